@@ -1,0 +1,486 @@
+"""The engine contract: what a broker, a result store and a coordinator promise.
+
+An engine is one server behind three small interfaces. The state diagram of a message stands here,
+once, and every engine follows it::
+
+    published ──▶ ready ──claim──▶ leased ──ack──────▶ gone (result and follow-ups stored with it)
+        │           ▲  ▲             │ │ └─give back──▶ ready    (same place in line, not counted)
+        └─▶ delayed ┘  └─lease lost──┘ └──delay(until)▶ delayed  (retry, eta)      ──▶ parked (over a limit)
+                         (counted if started) └─dead(reason)▶ dead ──replay──▶ ready
+
+Rules that hold for all of them:
+
+* A message is in exactly one of the states *ready, delayed, leased, parked, dead*, or gone. Every arrow
+  is one atomic step in the store.
+* A claim leaves a *lease*: the message belongs to one :class:`Incarnation` under one *token*. Tokens grow
+  and are never used twice, also over restarts and failovers of the store: they are fencing tokens.
+* Leases have no clock of their own. They last while the incarnation's node *beats*; when a beat is older
+  than the lease time by the store's clock, :meth:`Broker.recover` takes the node's leases away.
+* Whatever carries a token is conditional on it. A token whose lease is gone changes nothing and is
+  reported as refused.
+* Time is the store's time: ``delay`` is counted from when the store receives it.
+* Order is first in, first out within a queue and priority. A message given back, or recovered from a dead
+  worker, goes to the front of the line it came from, in claim order.
+* Engines move envelopes as bytes and never re-encode one inside the store.
+
+An engine is created by ``celeriac.engines.create`` from a URL. It connects lazily, may be shared by
+threads, and drops every connection it inherited when the process forks. A :class:`Consumer` belongs to one
+thread at a time.
+
+Errors: an unreachable or failing server is :class:`~celeriac.exceptions.OperationalError` (the message names
+the masked URL and what to do), a full one :class:`~celeriac.exceptions.StoreFull`, a lease owner whom the
+store no longer knows :class:`~celeriac.exceptions.Fenced`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
+
+from celeriac.message import Message
+
+# -- publishing --------------------------------------------------------------------------------------
+
+
+class Publication(msgspec.Struct):
+    """A message on its way to a queue."""
+
+    message: Message
+    queue: str
+    priority: int = 0
+    """As in the message's properties; what a number means is the engine's (see the priorities table)."""
+    delay: float | None = None
+    """Seconds to wait, counted by the store's clock from the moment it receives the message."""
+    due: float | None = None
+    """Or: the epoch second, by the store's clock, before which the message is not to be delivered."""
+    exchange: str = ""
+    routing_key: str = ""
+    track: float | None = None
+    """If set, record in the same step that the task is queued, for so many seconds (``Presence.QUEUED``)."""
+
+
+# -- claiming and settling -----------------------------------------------------------------------------
+
+
+class Incarnation(NamedTuple):
+    """The owner of leases: one life of one child process of a node."""
+
+    node: str
+    """The node's id, unique to one life of one worker (``NodeInfo.id``)."""
+    child: int
+    """The child's number within its node."""
+    epoch: int
+    """Which life of that child this is: 1, 2, ..."""
+    slots: int = 1
+    """How many messages the child may have started at once."""
+
+    @property
+    def name(self) -> str:
+        """The owner's name in the store."""
+        return f"{self.node}:{self.child}:{self.epoch}"
+
+
+class Delivery(msgspec.Struct):
+    """A message claimed by us: leased under ``token`` until it is settled."""
+
+    token: int
+    queue: str
+    payload: bytes
+    """The envelope; :func:`celeriac.message.decode_envelope` reads it, and may find that it cannot."""
+    lane: int = 0
+    """Which of the queue's priority lines it came from; given back, it returns there."""
+    admitted: bool = False
+    """It was parked over a rate limit and has just been granted its token: do not ask again."""
+
+
+class Verdict(enum.IntEnum):
+    """What becomes of a leased message. The numbers stand in scripts: do not reorder."""
+
+    ACK = 0
+    """Done; the message is gone."""
+    GIVE_BACK = 1
+    """To the front of its line; the delivery does not count."""
+    DELAY = 2
+    """Deliver again later; with ``message`` in a new envelope (a retry), else in the old one."""
+    PARK = 3
+    """Over the rate limit ``bucket``: wait in order for a token of it."""
+    DEAD = 4
+    """Keep it as a dead letter, with ``reason``."""
+    REQUEUE = 5
+    """To the back of its line (``Reject(requeue=True)``)."""
+
+
+class ResultRecord(msgspec.Struct):
+    """A task's state to be stored and announced."""
+
+    id: str
+    state: str
+    payload: bytes
+    """The result as Celery stores it: a serialised ``{"status": ..., "result": ..., ...}``."""
+    ttl: float | None = None
+    """Seconds until it expires; ``None`` keeps it."""
+    reply: str | None = None
+    """The client's reply address from the message, to be told as well."""
+    lease: tuple[str, str, int] | None = None
+    """``(owner name, queue, token)``: store only while this lease is held, where the broker's store is ours
+    (state updates of a running task). Settles need none, they are conditional as a whole."""
+
+
+class Outcome(msgspec.Struct):
+    """How one leased message ended, with everything that must be stored in the same step.
+
+    Where broker and results are one store, ``result`` and ``publications`` are part of the atomic step.
+    """
+
+    token: int
+    queue: str
+    verdict: Verdict = Verdict.ACK
+    result: ResultRecord | None = None
+    publications: Sequence[Publication] = ()
+    """Follow-ups: a chain's next step, callbacks, ..."""
+    message: Message | None = None
+    """The new envelope for DELAY, REQUEUE and DEAD; ``None`` keeps the old one."""
+    delay: float | None = None
+    due: float | None = None
+    """When to deliver again (DELAY): seconds from now, or an epoch second; both by the store's clock."""
+    bucket: str = ""
+    """The rate limit's name (PARK)."""
+    reason: str = ""
+    """Why it is a dead letter (DEAD): one word of ``DEAD_REASONS``."""
+    detail: str = ""
+    """The same for people (DEAD): one line."""
+    task: str = ""
+    task_id: str = ""
+    """For the dead letter's entry (DEAD)."""
+
+
+DEAD_REASONS = ("deliveries", "undecodable", "unknown", "rejected", "expired", "revoked", "failed", "lost")
+"""deliveries: its start killed workers too often; undecodable, unknown (no such task), rejected (by the
+task), expired, revoked, failed (retries exhausted, if the task asks for it), lost (``acks_late=False`` and
+its worker died)."""
+
+
+class Answer(msgspec.Struct):
+    """What an exchange brought."""
+
+    deliveries: list[Delivery]
+    """In the order in which they must be started."""
+    refused: list[int]
+    """Tokens of outcomes whose lease was no longer held: nothing of them was stored."""
+    now: float
+    """The store's clock, epoch seconds."""
+    next_due: float | None = None
+    """When the next delayed or parked message of these queues falls due, if one waits."""
+    version: int = 0
+    """The control version: it grows with every revoke, pause and changed limit (``Coordinator.control``)."""
+
+
+class Consumer(Protocol):
+    """One incarnation's connection to the broker. Made by :meth:`Broker.attach`; one thread at a time."""
+
+    owner: Incarnation
+
+    def exchange(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
+        """Settle ``outcomes`` and claim up to ``limit`` messages, in one atomic round trip.
+
+        ``queues`` are served in the order given, all lanes of higher urgency first; due delayed and
+        parked messages are promoted on the way. ``limit=0`` only settles. Paused queues give nothing.
+        It never waits for messages. Raises ``Fenced`` if this incarnation has been recovered by others
+        (nothing was stored), ``OperationalError`` if the answer did not come: then nobody knows whether
+        the step happened, and :meth:`repeat` finds out.
+        """
+        ...
+
+    def repeat(self) -> Answer:
+        """Send the unanswered exchange again, after reconnecting; it takes effect once.
+
+        The request carries a number: if the first one was carried out, its recorded answer comes back.
+        Raises as :meth:`exchange`.
+        """
+        ...
+
+    def wait(self, queues: Sequence[str], timeout: float, wakeup_fd: int | None = None) -> bool:
+        """Sleep until a message may be ready, ``timeout`` seconds have passed or ``wakeup_fd`` is readable.
+
+        Returns whether a message may be ready. It holds no message: nothing can be lost here.
+        """
+        ...
+
+    def mark_once(self, delivery: Delivery) -> bool:
+        """Note on the lease that the message must not run a second time (``acks_late=False``).
+
+        Returns whether the lease is still held. If it is lost afterwards, the message comes back with
+        ``Notes.lost = "once"``.
+        """
+        ...
+
+    def close(self, detach: bool = True) -> None:
+        """Disconnect; with ``detach`` also give back every lease still held and forget the incarnation."""
+        ...
+
+
+# -- losing leases -------------------------------------------------------------------------------------
+
+
+class Loss(msgspec.Struct):
+    """Why a started delivery ended with its process.
+
+    ``counted`` adds one to ``Notes.deliveries``. ``mark`` (``Notes.lost``) says that the message must not
+    be run again, only brought to its end by whoever claims it next: ``"once"``, ``"timeout:<seconds>"``,
+    ``"terminated:<signal number>"``.
+    """
+
+    counted: bool = True
+    mark: str | None = None
+
+
+class Recovered(NamedTuple):
+    """One node or child whose leases were taken away."""
+
+    owner: str
+    messages: int
+    started: int
+
+
+class NodeInfo(msgspec.Struct):
+    """What a worker tells of itself with its beat."""
+
+    id: str
+    """Unique to one life of the worker."""
+    name: str
+    """The node name, ``celery@host``."""
+    host: str
+    """Names a machine's boot and process namespace: pids can be compared within it."""
+    pid: int
+    started: float
+    """The process's start in clock ticks since boot: a reused pid is told apart by it."""
+    lease: float = 15.0
+    """Seconds without a beat after which others may take over."""
+    queues: list[str] = msgspec.field(default_factory=list)
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Pool, concurrency, versions, registered tasks, counters: for people, not for the engine."""
+    seen: float | None = None
+    """Set when read: epoch second of the last beat, by the store's clock."""
+
+
+class Depth(NamedTuple):
+    """How many messages of a queue are in which state; ``age`` is that of the oldest ready one, seconds."""
+
+    ready: int = 0
+    delayed: int = 0
+    leased: int = 0
+    parked: int = 0
+    dead: int = 0
+    age: float | None = None
+
+
+class DeadLetter(msgspec.Struct):
+    """A message that was given up, kept until it is replayed or purged."""
+
+    key: str
+    """Its own id in the store (an undecodable message has no task id)."""
+    queue: str
+    reason: str
+    detail: str
+    at: float
+    task: str
+    task_id: str
+    payload: bytes
+
+
+class Broker(Protocol):
+    """Messages, from publish to settle."""
+
+    def publish(self, batch: Sequence[Publication]) -> None:
+        """Store messages durably, all or none, in one round trip; never repeated on a lost answer."""
+        ...
+
+    def attach(self, owner: Incarnation) -> Consumer:
+        """Register a lease owner and return its consumer. An owner of the same name must not exist."""
+        ...
+
+    def give_back(self, owner: str, leases: Sequence[tuple[str, int]]) -> int:
+        """Return not-started messages ``(queue, token)`` of a living owner to the front of their lines.
+
+        The caller holds the start fence, so none of them can start meanwhile. Returns how many were held.
+        """
+        ...
+
+    def release(self, owner: str, started: Mapping[int, Loss]) -> int:
+        """End a dead owner: give back what it held, ``started`` tokens as their loss says; forget the owner.
+
+        Returns the number of messages given back. Safe to repeat.
+        """
+        ...
+
+    def beat(self, node: NodeInfo) -> float:
+        """Register the node and renew its leases; return the store's clock. Raises ``Fenced`` if the node
+        was recovered by others since its last beat: it must start again under a new id."""
+        ...
+
+    def recover(self, host: str, alive: Callable[[int, float], bool]) -> list[Recovered]:
+        """Take over the leases of nodes that stopped beating, and at once of dead ones on this ``host``.
+
+        ``alive(pid, started)`` tells whether a process of this host lives. The tokens that were started
+        are taken to be an owner's lowest ``slots`` ones; they count as a delivery. If the store itself
+        was away (the last pass of anyone is older than half a lease), every node gets a fresh lease
+        first. Call it about every fifth of a lease, from any node.
+        """
+        ...
+
+    def leave(self, node: str) -> None:
+        """Forget a node that stopped in order; what its children still held is given back, uncounted."""
+        ...
+
+    def cancel(self, ids: Sequence[str]) -> list[str]:
+        """Remove delayed and parked messages of these task ids; return the ids found. Revoking also
+        needs :meth:`Coordinator.revoke`, for those that are ready or leased."""
+        ...
+
+    def queues(self) -> list[str]:
+        """The queues the store knows of, sorted."""
+        ...
+
+    def depth(self, queues: Sequence[str]) -> dict[str, Depth]: ...
+
+    def peek(self, queue: str, offset: int = 0, limit: int = 50, state: str = "ready") -> list[bytes]:
+        """Envelopes in order, without claiming; ``state`` is ready, delayed, leased or parked."""
+        ...
+
+    def purge(self, queues: Sequence[str]) -> int:
+        """Delete ready, delayed and parked messages; return how many."""
+        ...
+
+    def pause(self, queue: str) -> None:
+        """Let nothing be claimed from the queue until :meth:`resume`; survives restarts."""
+        ...
+
+    def resume(self, queue: str) -> None: ...
+
+    def dead_letters(self, queue: str | None = None, offset: int = 0, limit: int = 50) -> list[DeadLetter]:
+        """Dead letters, newest first."""
+        ...
+
+    def replay(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
+        """Put dead letters back in line, with count and mark cleared; all of ``queue`` if no keys."""
+        ...
+
+    def purge_dead(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int: ...
+
+    def close(self) -> None: ...
+
+
+# -- results ---------------------------------------------------------------------------------------------
+
+
+class Presence(enum.Enum):
+    """What the store knows of a task id (``AsyncResult.presence``)."""
+
+    KNOWN = "known"
+    """A state is stored."""
+    QUEUED = "queued"
+    """It was published, and no state is stored yet (``task_track_queued``)."""
+    EXPIRED = "expired"
+    """It had a result, which has expired; remembered for ``result_tombstone_expires``."""
+    UNKNOWN = "unknown"
+
+
+class Subscription(Protocol):
+    """Interest in results; ``close`` ends it. Safe to close twice."""
+
+    def close(self) -> None: ...
+
+
+class ResultBackend(Protocol):
+    """Task states and results."""
+
+    def store(self, records: Sequence[ResultRecord]) -> list[str]:
+        """Store and announce states, in order; return the ids that were refused.
+
+        Refused is what would replace SUCCESS, and what carries a lease that is not held.
+        """
+        ...
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The stored payloads of those ids that have one."""
+        ...
+
+    def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> Subscription:
+        """Call ``callback(id, payload)`` for every state already stored and every one to come.
+
+        It is called from a thread of the engine's, at least once a state while it is the newest; it must be
+        quick and must not raise. Works by notification; a slow poll is the net under it.
+        """
+        ...
+
+    def forget(self, ids: Sequence[str]) -> None: ...
+
+    def presence(self, ids: Sequence[str]) -> dict[str, Presence]: ...
+
+    def reply_address(self) -> str | None:
+        """This process's address for ``Notes.reply``, or ``None`` if the store needs none."""
+        ...
+
+    def cleanup(self) -> int:
+        """Delete expired results (a no-op where the server does it); return how many."""
+        ...
+
+    def close(self) -> None: ...
+
+
+# -- coordination ------------------------------------------------------------------------------------------
+
+
+class Control(msgspec.Struct):
+    """What operators have ordered, as of ``version``."""
+
+    version: int
+    revoked: list[str]
+    """Task ids revoked since the version asked for."""
+    paused: list[str]
+    """All paused queues."""
+    rate_limits: dict[str, str]
+    """All overridden limits: task name -> limit as in ``rate_limit`` ("10/m", "" = none)."""
+
+
+class Coordinator(Protocol):
+    """What workers must agree on."""
+
+    def admit(self, queue: str, bucket: str, interval: float) -> bool:
+        """Take a token of a rate limit with one token every ``interval`` seconds (no burst), globally.
+
+        ``False`` if none is there or messages of the bucket are parked already: settle with PARK. Parked
+        messages are handed out in order, one a token, by later exchanges (``Delivery.admitted``).
+        """
+        ...
+
+    def revoke(self, ids: Sequence[str], expires: float) -> int:
+        """Remember revoked ids for ``expires`` seconds; return the new control version."""
+        ...
+
+    def control(self, since: int = 0) -> Control: ...
+
+    def limit_rate(self, task: str, rate: str | None) -> int:
+        """Override a task's rate limit everywhere (``None`` removes the override); return the version."""
+        ...
+
+    def nodes(self) -> list[NodeInfo]:
+        """The living workers, by their last beat."""
+        ...
+
+
+@runtime_checkable
+class Engine(Broker, ResultBackend, Coordinator, Protocol):
+    """A server that can be all three."""
+
+    scheme: str
+    """The URL scheme it was created for."""
+    url: str
+    """Where it connects, with the password masked: fit to be shown."""
+
+    def shares_store(self, other: object) -> bool:
+        """Whether ``other`` is the same server, so that results can be stored in the settling step."""
+        ...
