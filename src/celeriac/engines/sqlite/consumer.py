@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.dead import bury
 from celeriac.engines.sqlite.recovery import end_owner
-from celeriac.engines.sqlite.step import Place, Step
+from celeriac.engines.sqlite.step import Parcel, Place, Step, pack
 from celeriac.engines.sqlite.store import Store
-from celeriac.exceptions import Fenced, OperationalError, StoreFull
+from celeriac.exceptions import Fenced, StoreFull
 from celeriac.message import encode_envelope
 
 _OWNER = "SELECT request, answer FROM owner WHERE id = ?"
@@ -37,6 +38,23 @@ _ANY_READY = "SELECT EXISTS (SELECT 1 FROM ready WHERE queue = ?)"
 _MARK_ONCE = "UPDATE leased SET once = 1 WHERE token = ? AND owner = ?"
 
 
+class Settlement(NamedTuple):
+    """An outcome with every envelope encoded: nothing of ours can fail once the transaction has begun."""
+
+    outcome: Outcome
+    body: bytes | None
+    parcels: list[Parcel]
+
+
+class Request(NamedTuple):
+    """An exchange as it is sent, and sent again."""
+
+    number: int
+    settlements: list[Settlement]
+    queues: list[str]
+    limit: int
+
+
 class SQLiteConsumer:
     """See :class:`celeriac.engines.base.Consumer`."""
 
@@ -45,27 +63,38 @@ class SQLiteConsumer:
         self._store = store
         self._number = number
         self._connection = store.connect()
-        self._request = 0
-        self._asked: tuple[Sequence[Outcome], Sequence[str], int] = ((), (), 0)
+        self._number_of_requests = 0
+        self._request: Request | None = None
         self._paused: frozenset[str] = frozenset()
         self._paused_version = -1
 
     def exchange(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
-        self._request += 1
-        self._asked = (outcomes, list(dict.fromkeys(queues)), limit)
+        """Settle and claim in one step."""
+        settlements = [_prepare(outcome) for outcome in outcomes]
+        self._number_of_requests += 1
+        self._request = Request(
+            self._number_of_requests, settlements, list(dict.fromkeys(queues)), limit
+        )
         return self.repeat()
 
     def repeat(self) -> Answer:
+        """Send the unanswered exchange (again)."""
+        if self._request is None:
+            raise RuntimeError("there is no unanswered exchange to repeat: every answer has arrived")
+        answer = self._roundtrip(self._request)
+        self._request = None
+        return answer
+
+    def _roundtrip(self, request: Request) -> Answer:
         try:
-            return self._carry_out(*self._asked)
+            return self._carry_out(request)
         except StoreFull:
             # SQLite cannot even delete on a full disk. Settling goes on from the reserve, then without claims.
-            outcomes, queues, limit = self._asked
             if self._store.release_reserve():
-                return self._carry_out(outcomes, queues, limit)
-            if not outcomes or not limit:
+                return self._carry_out(request)
+            if not request.settlements or not request.limit:
                 raise
-            return self._carry_out(outcomes, queues, 0)
+            return self._carry_out(request._replace(limit=0))
 
     def wait(self, queues: Sequence[str], timeout: float, wakeup_fd: int | None = None) -> bool:
         return self._store.bell.wait(list(dict.fromkeys(queues)), timeout, wakeup_fd, self._look)
@@ -87,28 +116,27 @@ class SQLiteConsumer:
 
     # -- one exchange ----------------------------------------------------------------------------------
 
-    def _carry_out(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
+    def _carry_out(self, request: Request) -> Answer:
         with self._connection.write(self._store.relaxed) as handle:
             row = handle.execute(_OWNER, (self._number,)).fetchone()
             if row is None:
                 raise Fenced(
-                    f"{self.owner.name} is no longer known to {self._store.path}: others took over what it held"
+                    f"{self._store.path} no longer knows the lease owner {self.owner.name}: others took over what "
+                    "it held, because its node's beat was too old or it was released. Attach a new incarnation"
                 )
             work = Step(self._store, handle)
-            open_queues = self._unpaused(work, queues)
-            if row[0] == self._request:
+            queues = self._unpaused(work, request.queues)
+            if row[0] == request.number:
                 deliveries, refused = self._recorded(handle, row[1])
             else:
-                refused = self._settle(work, outcomes)
-                deliveries = self._claim(work, open_queues, limit) if limit > 0 and open_queues else []
-                if outcomes or deliveries:
-                    handle.execute(_NOTE_ANSWER, (self._request, _packed(deliveries, refused), self._number))
+                refused = self._settle(work, request.settlements)
+                deliveries = self._claim(work, queues, request.limit) if request.limit > 0 and queues else []
+                if request.settlements or deliveries:
+                    handle.execute(_NOTE_ANSWER, (request.number, _packed(deliveries, refused), self._number))
                 work.finish()
-            answer = Answer(
-                deliveries, refused, work.now, _next_due(handle, open_queues, work.now), work.version
-            )
+            due = _next_due(handle, queues)
         work.announce()
-        return answer
+        return Answer(deliveries, refused, work.now, due, work.version)
 
     def _recorded(self, handle: sqlite3.Connection, answer: str) -> tuple[list[Delivery], list[int]]:
         first, last, *refused = map(int, answer.split())
@@ -127,11 +155,12 @@ class SQLiteConsumer:
 
     # -- settling --------------------------------------------------------------------------------------
 
-    def _settle(self, work: Step, outcomes: Sequence[Outcome]) -> list[int]:
+    def _settle(self, work: Step, settlements: Sequence[Settlement]) -> list[int]:
         refused: list[int] = []
         done: list[tuple[int]] = []
         execute = work.handle.execute
-        for outcome in outcomes:
+        for settlement in settlements:
+            outcome = settlement.outcome
             row = execute(_TAKE_LEASE, (outcome.token, self._number, outcome.queue)).fetchone()
             if row is None:
                 refused.append(outcome.token)
@@ -139,11 +168,11 @@ class SQLiteConsumer:
             if outcome.verdict is Verdict.ACK:
                 done.append((row[3],))
             else:
-                _put_aside(work, outcome, Place(*row))
+                _put_aside(work, settlement, Place(*row))
             if outcome.result is not None:
                 work.keep(outcome.result)
-            if outcome.publications:
-                work.publish(outcome.publications)
+            if settlement.parcels:
+                work.publish(settlement.parcels)
         if done:
             work.handle.executemany(_DROP_PAYLOAD, done)
         return refused
@@ -177,14 +206,20 @@ class SQLiteConsumer:
             if any(handle.execute(_ANY_READY, (queue,)).fetchone()[0] for queue in queues):
                 return True, None
             now = clock.now()
-            due = _next_due(handle, queues, now)
+            due = _next_due(handle, queues)
         return due is not None and due <= now, None if due is None else due - now
 
 
-def _put_aside(work: Step, outcome: Outcome, place: Place) -> None:
+def _prepare(outcome: Outcome) -> Settlement:
+    body = None if outcome.message is None else encode_envelope(outcome.message)
+    return Settlement(outcome, body, pack(outcome.publications))
+
+
+def _put_aside(work: Step, settlement: Settlement, place: Place) -> None:
     """Carry out a verdict that keeps the message."""
-    if outcome.message is not None:
-        work.rewrite(place.id, encode_envelope(outcome.message))
+    outcome = settlement.outcome
+    if settlement.body is not None:
+        work.rewrite(place.id, settlement.body)
     verdict = outcome.verdict
     if verdict is Verdict.GIVE_BACK:
         work.restore([place])
@@ -209,7 +244,7 @@ def _packed(deliveries: Sequence[Delivery], refused: Sequence[int]) -> str:
     return " ".join(map(str, (first, last, *refused)))
 
 
-def _next_due(handle: sqlite3.Connection, queues: Sequence[str], now: float) -> float | None:
+def _next_due(handle: sqlite3.Connection, queues: Sequence[str]) -> float | None:
     if not queues:
         return None
     sql = _NEXT_DUE.format(marks=",".join("?" * len(queues)))

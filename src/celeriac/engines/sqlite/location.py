@@ -34,7 +34,7 @@ class Options:
     result_tombstone_expires: float = 7 * 86400.0
     """How long to remember that a task had a result which has expired."""
     dead_letter_max: int = 10_000
-    """How many dead letters to keep, all queues together; the oldest go first."""
+    """How many dead letters of a queue to keep; the oldest go first."""
     dead_letter_expires: float = 30 * 86400.0
     """How long to keep a dead letter."""
     reserve: int = 8 << 20

@@ -17,7 +17,7 @@ from celeriac.engines.base import Publication, ResultRecord
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import DecodeError
-from celeriac.message import decode_envelope, encode_envelope
+from celeriac.message import Message, decode_envelope, encode_envelope
 
 PROMOTED_AT_ONCE = 100
 """How many due messages of a queue one step moves; the next step moves the rest."""
@@ -55,6 +55,24 @@ class Place(NamedTuple):
     admitted: int
 
 
+class Parcel(NamedTuple):
+    """A publication, encoded before the transaction begins: others wait for us meanwhile."""
+
+    publication: Publication
+    body: bytes
+    task_id: str
+
+
+def pack(publications: Iterable[Publication]) -> list[Parcel]:
+    """Encode publications; whatever is wrong with a message shows here, before anything is stored."""
+    return [Parcel(item, encode_envelope(item.message), task_id_of(item.message)) for item in publications]
+
+
+def task_id_of(message: Message) -> str:
+    """The task's id, by which delayed and parked messages can be cancelled."""
+    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
+
+
 class Step:
     """What one open transaction does; ``finish`` before the commit, ``announce`` after it."""
 
@@ -76,6 +94,12 @@ class Step:
         self.serial += 1
         return self.serial
 
+    def order(self) -> int:
+        """Count an operator's order; return the new control version."""
+        self.version += 1
+        self.handle.execute("UPDATE state SET version = ?", (self.version,))
+        return self.version
+
     def finish(self) -> None:
         """Write what has been counted."""
         if self.serial != self._first:
@@ -91,23 +115,23 @@ class Step:
 
     # -- into line -------------------------------------------------------------------------------------
 
-    def publish(self, batch: Iterable[Publication]) -> None:
+    def publish(self, parcels: Iterable[Parcel]) -> None:
         """Put new messages into line, or among the delayed."""
         bodies, ready, delayed, tracked = [], [], [], []
-        for publication in batch:
-            message, queue = publication.message, publication.queue
+        for publication, body, task_id in parcels:
+            queue = publication.queue
             self.know(queue)
             id = self.number()
-            bodies.append((id, encode_envelope(message)))
+            bodies.append((id, body))
             rank = self.store.sign * publication.priority
             due = self.due(publication.delay, publication.due)
             if due is not None and due > self.now:
-                delayed.append((queue, due, id, rank, str(message.headers.get("id") or "")))
+                delayed.append((queue, due, id, rank, task_id))
                 self._call_early(queue, due)
             else:
                 ready.append((queue, rank, id, id, self.now, 0))
                 self.calls[queue] += 1
-            if publication.track is not None and (task_id := message.headers.get("id")):
+            if publication.track is not None:
                 tracked.append((task_id, self.now + publication.track, self.now))
         handle = self.handle
         handle.executemany(_ADD_PAYLOAD, bodies)
@@ -125,8 +149,7 @@ class Step:
     def restore(self, places: Sequence[Place]) -> None:
         """Put messages back to just where they came from."""
         self.handle.executemany(_ADD_READY, places)
-        for place in places:
-            self.calls[place.queue] += 1
+        self.calls.update(place.queue for place in places)
 
     def append(self, queue: str, rank: int, id: int) -> None:
         """Put a stored message at the back of its line."""
@@ -151,7 +174,7 @@ class Step:
     def task_id(self, id: int) -> str:
         """The task id in the envelope of a stored message, "" if it cannot be read."""
         try:
-            return str(decode_envelope(self.body(id)).headers.get("id") or "")
+            return task_id_of(decode_envelope(self.body(id)))
         except DecodeError:
             return ""
 
@@ -169,7 +192,8 @@ class Step:
             due = self.handle.execute(_DUE, (queue, self.now, PROMOTED_AT_ONCE)).fetchall()
             if due:
                 self.handle.executemany(_DROP_DELAYED, [(queue, when, id) for when, id, _ in due])
-                self.restore([Place(queue, rank, self.number(), id, when, 0) for when, id, rank in due])
+                places = [(queue, rank, self.number(), id, when, 0) for when, id, rank in due]
+                self.handle.executemany(_ADD_READY, places)  # wakes nobody: we are about to claim
             for bucket, free, interval in self.handle.execute(_PARKED_BUCKETS, (queue,)).fetchall():
                 # A free time further off than one interval is a clock that was set back.
                 if free <= self.now or free > self.now + interval:
@@ -179,7 +203,7 @@ class Step:
         seq, id, rank, since = self.handle.execute(_FIRST_PARKED, (queue, bucket)).fetchone()
         self.handle.execute(_DROP_PARKED, (queue, bucket, seq))
         self.handle.execute(_TAKE_TOKEN, (self.now + interval, bucket))
-        self.restore([Place(queue, rank, seq, id, since, 1)])
+        self.handle.execute(_ADD_READY, (queue, rank, seq, id, since, 1))
 
     def _call_early(self, queue: str, due: float) -> None:
         # Who sleeps must learn of a due time; within the poll interval the poll would be too late.

@@ -15,6 +15,7 @@ from celeriac.engines.sqlite.connection import Connection
 from celeriac.engines.sqlite.errors import translated
 from celeriac.engines.sqlite.gate import Gate
 from celeriac.engines.sqlite.location import Location
+from celeriac.engines.sqlite.news import News
 from celeriac.engines.sqlite.wake import Bell
 from celeriac.exceptions import OperationalError, SchemaError
 
@@ -42,6 +43,9 @@ class Store:
         self.sign = 1 if self.options.task_priority_order == "lower" else -1
         """What turns a priority into a rank."""
         self.bell = Bell(location.folder)
+        self.news = News(location.folder)
+        self.known_queues: set[str] = set()
+        """Queues that are in the file for sure."""
         self.lost: str | None = None
         """Why this process must not open the file any more, if so."""
         self._lock = threading.Lock()

@@ -49,7 +49,7 @@ class Bell:
         queues: Sequence[str],
         timeout: float,
         wakeup_fd: int | None,
-        look: Callable[[], tuple[bool, float | None]],
+        look: Callable[[Sequence[str]], tuple[bool, float | None]],
     ) -> bool:
         """Sleep until ``look`` finds a message; see ``Consumer.wait``.
 
@@ -61,13 +61,13 @@ class Bell:
             with _Sleeper(pipes, wakeup_fd) as sleeper:
                 while True:
                     # After the pipes are open: what was published before that rang for nobody.
-                    found, due = look()
+                    found, due = look(queues)
                     left = deadline - time.monotonic()
                     if found or left <= 0:
                         return found
                     woken = sleeper.sleep(min(left, POLL, POLL if due is None else max(due, 0.0)))
                     if wakeup_fd is not None and wakeup_fd in woken:
-                        return look()[0]
+                        return look(queues)[0]
                     for pipe in woken:
                         _take_one(pipe)
         finally:
