@@ -275,10 +275,15 @@ def test_a_full_file_refuses_publishes_and_keeps_what_it_has(
 ) -> None:
     limit_pages(monkeypatch, 200)
     published = 0
-    with pytest.raises(StoreFull, match=r"store\.db has no room left.*Free some space"):
+
+    def publish_until_full() -> None:
+        nonlocal published
         while True:
             engine.publish([pub(f"task-{published}", body=b"x" * 10_000)])
             published += 1
+
+    with pytest.raises(StoreFull, match=r"store\.db has no room left.*Free some space"):
+        publish_until_full()
     assert published > 10
     assert engine.depth(["q"])["q"].ready == published
     assert integrity(path_of(engine)) == "ok"
