@@ -40,7 +40,18 @@ def test_a_retry_carries_the_next_attempt_and_sends_nothing(app: Celeriac) -> No
     built = caught.value.publication
     headers, old = built.message.headers, first.headers
     assert headers["retries"] == 1
-    same = ("id", "root_id", "parent_id", "group", "group_index", "expires", "my", "timelimit", "task", "argsrepr")
+    same = (
+        "id",
+        "root_id",
+        "parent_id",
+        "group",
+        "group_index",
+        "expires",
+        "my",
+        "timelimit",
+        "task",
+        "argsrepr",
+    )
     assert {k: headers[k] for k in same} == {k: old[k] for k in same}
     assert (built.queue, built.priority, built.delay) == ("q", 4, 7.0)
     assert notes(built.message).reply == "client"

@@ -92,7 +92,9 @@ def test_a_request_has_every_attribute_of_celerys(app: Celeriac) -> None:
 
 def test_a_request_of_a_message(app: Celeriac) -> None:
     app.send_task("t", (1,), {"k": 2}, headers={"tenant": "acme"}, time_limit=9, priority=3, group_id="g")
-    context = running(message(app), delivery_token=5, redelivered=True, hostname="w@h", lease=("o", "celery", 5))
+    context = running(
+        message(app), delivery_token=5, redelivered=True, hostname="w@h", lease=("o", "celery", 5)
+    )
     assert (context.args, context.kwargs, context.tenant) == ([1], {"k": 2}, "acme")
     assert context.headers == {"tenant": "acme"}
     assert (context.time_limit, context.soft_time_limit) == (9, None)
