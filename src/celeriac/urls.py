@@ -38,6 +38,9 @@ def _mask_one(url: str) -> str:
 
 
 def _at_sign_of_broken_url(rest: str, authority: str) -> int:
-    """Where the credentials end in a URL whose authority has none, or -1 if it is a plain host:port."""
+    """Where the credentials end in a URL whose authority has none; -1 if it is host:port and no more."""
     port = authority.rpartition(":")[2]
-    return -1 if port.isdigit() or not port else rest.rfind("@")
+    at = rest.rfind("@")
+    if port.isdigit() and "=" in rest[:at].partition("?")[2]:
+        return rest.partition("?")[0].rfind("@")
+    return at

@@ -68,17 +68,18 @@ Inside `broker_transport_options` and `result_backend_transport_options`:
 def markdown() -> str:
     """Return the page."""
     parts = [_HEAD, _DIFFERENCES]
-    parts += [
-        f"| `{row.name}` | {'no such setting' if row.ours else _value(row.celery_default)} | {_value(row.default)} | {row.why} |\n"
-        for row in SETTINGS.values()
-        if row.why
-    ]
+    parts += [_difference(row) for row in SETTINGS.values() if row.why]
     for title, rows in SECTIONS.items():
         parts.append(f"\n## {title}\n\n| setting | default | class | |\n|---|---|---|---|\n")
         parts += _rows(rows)
     parts.append(_OPTIONS)
     parts += [f"| `{name}` | {sentence.capitalize()} |\n" for name, sentence in SETTLED_OPTIONS.items()]
     return "".join(parts)
+
+
+def _difference(row: Setting) -> str:
+    celery = "no such setting" if row.ours else _value(row.celery_default)
+    return f"| `{row.name}` | {celery} | {_value(row.default)} | {_escape(row.why)} |\n"
 
 
 def _rows(rows: Iterable[Setting]) -> list[str]:

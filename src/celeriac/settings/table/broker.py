@@ -141,6 +141,7 @@ ROWS = (
         SECONDS,
         5.0,
         "Seconds that a publish may take in all, its retries included, before OperationalError.",
+        why="In Celery a publish can wait for minutes, or for ever, for a broker that is down.",
     ),
     own(
         "broker_delay",
@@ -148,6 +149,7 @@ ROWS = (
         "store",
         "Where delayed messages wait: in the store ('store'), or sent at once with an eta as Celery does "
         "('celery'), for queues that only Celery's workers consume.",
+        why="Celery keeps delayed tasks in the memory of a worker.",
     ),
     own(
         "message_max_size",
@@ -155,6 +157,7 @@ ROWS = (
         16 * 1024 * 1024,
         "Bytes that a message may have; a larger one is refused where it is sent. None means no limit.",
         optional=True,
+        why="Celery knows no limit, and RabbitMQ has this one.",
     ),
     # -- Redis, as a result store ----------------------------------------------------------------------
     works("redis_backend_use_ssl", TLS, None, "TLS to a Redis result store: a dictionary of ssl_* options."),

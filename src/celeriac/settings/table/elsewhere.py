@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from celeriac.settings.kinds import BOOLEAN, INTEGER, MAPPING, REFERENCE, SECONDS, TEXT, Kind
+from celeriac.settings.kinds import BOOLEAN, MAPPING, NUMBER, REFERENCE, TEXT, Kind
 from celeriac.settings.setting import Setting
 from celeriac.settings.table.rows import refused
 
-_KINDS: dict[type, Kind] = {bool: BOOLEAN, int: INTEGER, float: SECONDS, str: TEXT, dict: MAPPING}
+_KINDS: dict[type, Kind] = {bool: BOOLEAN, int: NUMBER, float: NUMBER, str: TEXT, dict: MAPPING}
 
 
 def _store(title: str, prefix: str, **defaults: Any) -> list[Setting]:

@@ -98,6 +98,7 @@ ROWS = (
         16 * 1024 * 1024,
         "Bytes that a result may have; with a larger one the task fails and says so. None means no limit.",
         optional=True,
+        why="Celery knows no limit, and a huge result is a danger to the store.",
     ),
     own(
         "result_tombstone_expires",

@@ -36,6 +36,7 @@ ROWS = (
         None,
         "What becomes of a task whose process died: True and None deliver it again (up to "
         "task_max_deliveries), False ends it as FAILURE.",
+        why="In Celery, None ends it as FAILURE; here a task is not lost with its process.",
     ),
     works(
         "task_acks_on_failure_or_timeout",
@@ -69,6 +70,7 @@ ROWS = (
         "How often a message may be started by workers that die of it before it becomes a dead letter; None "
         "means without limit.",
         optional=True,
+        why="Celery delivers a message that kills its workers again and again.",
     ),
     own("dead_letter_expires", SECONDS, 30 * 86400.0, "Seconds for which dead letters are kept."),
     own(

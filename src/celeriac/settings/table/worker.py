@@ -86,6 +86,7 @@ ROWS = (
         "Seconds that running tasks get at a shutdown before they are killed and given back; None waits for "
         "them without limit, as Celery's warm shutdown does.",
         optional=True,
+        why="Celery waits without limit, until the container's runtime kills it with what it runs.",
     ),
     own(
         "worker_lease",
@@ -157,7 +158,7 @@ ROWS = (
         "worker_soft_shutdown_timeout",
         SECONDS,
         0.0,
-        "worker_shutdown_grace is the time that running tasks get at every shutdown.",
+        "Running tasks get the time of worker_shutdown_grace at every shutdown.",
     ),
     settled(
         "worker_enable_soft_shutdown_on_idle",
