@@ -14,6 +14,8 @@ from celeriac.platforms import EX_FAILURE
 class Failure(click.ClickException):
     """A command cannot do what it was asked; ``exit_code`` is the process's status."""
 
+    exit_code: int
+
     def __init__(self, message: str, exit_code: int = EX_FAILURE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
