@@ -111,6 +111,9 @@ def run(arguments: Sequence[str] | None = None, app: Celeriac | None = None) -> 
     """
     try:
         status = celeriac(args=arguments, prog_name="celeriac", standalone_mode=False, obj=Session(app))
+    except Failure as exc:
+        exc.show()
+        return exc.status
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from celeriac.cli.errors import Failure, wants_traceback
-from celeriac.exceptions import CeleriacError
+from celeriac.exceptions import CeleriacError, ImproperlyConfigured
+from celeriac.platforms import EX_USAGE
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -45,15 +46,18 @@ class Session:
     def application(self) -> Celeriac:
         """The application that ``-A`` names (Celery's rules), with its tasks still to be imported.
 
-        Raises ``ImproperlyConfigured`` saying what was tried, ``Failure`` if its module fails.
+        Raises ``Failure`` saying what was tried, or where its module fails.
         """
         self.enter()
         if self._given is not None and not self.app:
             return self._given
         from celeriac.app.find import find_app
 
-        with _in_user_code(f"-A {self.app}"):
-            return find_app(self.app)
+        try:
+            with _in_user_code(f"-A {self.app}"):
+                return find_app(self.app)
+        except ImproperlyConfigured as exc:
+            raise Failure(str(exc), EX_USAGE) from None
 
     def import_tasks(self) -> None:
         """Import the modules of the application's tasks. Raises ``Failure`` if one fails."""

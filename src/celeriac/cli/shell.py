@@ -47,10 +47,9 @@ def namespace(session: Session, without_tasks: bool = False) -> dict[str, Any]:
         if found is not None:
             names[name] = found
     if not without_tasks:
+        own = ("celery.", "celeriac.")
         tasks = {
-            task.__name__: task
-            for name, task in app.tasks.items()
-            if not name.startswith(("celery.", "celeriac."))
+            name.rpartition(".")[2]: task for name, task in app.tasks.items() if not name.startswith(own)
         }
         names = {**tasks, **names}
     return names
