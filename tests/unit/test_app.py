@@ -388,7 +388,7 @@ def test_control() -> None:
     app.control.rate_limit("x", None)
     assert app.broker.control().rate_limits == {}
     assert app.control.purge() == 1
-    with pytest.raises(ValueError, match="SIGNOPE"):
+    with pytest.raises(ValueError, match="NOPE"):
         app.control.terminate(results[0].id, signal="NOPE")
     assert not hasattr(app.control, "inspect")
 
