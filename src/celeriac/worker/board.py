@@ -12,7 +12,6 @@ it costs about 2 us, and only messages claimed several at a time pay it.
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import struct
@@ -21,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from fcntl import LOCK_EX, LOCK_UN, lockf
 from typing import NamedTuple
 
 MAX_CLAIMS = 256
@@ -237,12 +237,18 @@ class ChildRecord:
         once: bool,
     ) -> bool:
         """Start the next claim in order, under the fence; ``False`` if it has been withdrawn."""
-        with self.fence():
-            count, started, withdrawn = _CLAIM_HEAD.unpack_from(self._memory, self._claims)
-            if withdrawn or started >= count:
-                return False
-            _U32.pack_into(self._memory, self._claims + 4, started + 1)
-            self.note_start(slot, token, queue, task_id, task, limits, once)
+        # The fence, written out: as a context manager it costs 2 us more of every task in a batch.
+        fd, memory = self.board.fd, self._memory
+        with self._mutex:
+            lockf(fd, LOCK_EX, 1, self._offset)
+            try:
+                count, started, withdrawn = _CLAIM_HEAD.unpack_from(memory, self._claims)
+                if withdrawn or started >= count:
+                    return False
+                _U32.pack_into(memory, self._claims + 4, started + 1)
+                self.note_start(slot, token, queue, task_id, task, limits, once)
+            finally:
+                lockf(fd, LOCK_UN, 1, self._offset)
         return True
 
     def withdraw(self) -> list[tuple[int, int]]:
@@ -266,11 +272,11 @@ class ChildRecord:
     def fence(self) -> Iterator[None]:
         """Exclude other processes (record lock) and other threads of this one (mutex)."""
         with self._mutex:
-            fcntl.lockf(self.board.fd, fcntl.LOCK_EX, 1, self._offset)
+            lockf(self.board.fd, LOCK_EX, 1, self._offset)
             try:
                 yield
             finally:
-                fcntl.lockf(self.board.fd, fcntl.LOCK_UN, 1, self._offset)
+                lockf(self.board.fd, LOCK_UN, 1, self._offset)
 
     def _u32(self, at: int) -> int:
         return int(_U32.unpack_from(self._memory, self._offset + at)[0])

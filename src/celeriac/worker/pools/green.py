@@ -1,6 +1,8 @@
 """Slots that are greenlets: the gevent and eventlet pools.
 
-The process was patched before it imported anything (``celeriac.worker.born``). Limits are raised in the greenlet when it next gives way."""
+The process was patched before it imported anything (``celeriac.worker.born``). Limits are raised
+in the greenlet when it next gives way.
+"""
 
 from __future__ import annotations
 
