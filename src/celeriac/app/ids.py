@@ -1,22 +1,10 @@
-"""Names of things: task ids, and who sent a message."""
+"""Who sent a message: this process's names in messages."""
 
 from __future__ import annotations
 
 import os
 import socket
 from uuid import NAMESPACE_OID, uuid3
-
-
-def uuid() -> str:
-    """A new random id, a version-4 UUID as text.
-
-    Written by hand: ``str(uuid.uuid4())`` takes 3 us, a tenth of what a ``delay()`` may cost; this 0.7.
-    """
-    h = os.urandom(16).hex()
-    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:]}"
-
-
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def origin() -> str:

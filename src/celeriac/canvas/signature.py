@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import app_or_default
+from celeriac.message import new_id
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -128,9 +129,7 @@ class Signature(dict[str, Any]):
         """Fix the id that the task will have, and return its result's handle, without sending."""
         options = self["options"]
         if "task_id" not in options or _id is not None:
-            from celeriac.app.ids import uuid
-
-            options["task_id"] = _id or options.get("task_id") or uuid()
+            options["task_id"] = _id or options.get("task_id") or new_id()
         for key, value in (
             ("root_id", root_id),
             ("parent_id", parent_id),
