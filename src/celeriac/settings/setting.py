@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.settings.kinds import Kind
+from celeriac.settings.kinds import Kind, Unfit
 
 
 class Support(enum.StrEnum):
@@ -68,10 +68,9 @@ class Setting(msgspec.Struct, frozen=True):
             return self.kind.convert(value)
         except (ValueError, TypeError, OverflowError) as exc:
             shown = "the given value" if self.secret else repr(value)
-            reason = f" ({exc})" if str(exc) else ""
+            reason = f": {exc}" if isinstance(exc, Unfit) else ""
             raise ImproperlyConfigured(
                 f"setting {self.name}: {shown} is not {self.kind.name}{reason}"
-                + (", nor None" if self.optional else "")
             ) from None
 
 
