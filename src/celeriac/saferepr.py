@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from functools import partial
 from numbers import Number
 from typing import Any, Final
 
@@ -83,54 +82,55 @@ class _Writer:
         self.open: list[int] = []
 
     def write(self, value: Any) -> None:
-        if isinstance(value, Number) and not isinstance(value, Decimal):
-            self.token(lambda left: _shorten(_text_of(str, value), left))
-        elif isinstance(value, str):
-            self.token(lambda left: "'" + _shorten(value, left).replace("'", "\\'") + "'")
+        if isinstance(value, str):
+            self.put("'" + _shorten(value, self.room()).replace("'", "\\'") + "'")
+        elif type(value) in _SIMPLE or (isinstance(value, Number) and not isinstance(value, Decimal)):
+            self.put(_shorten(_text_of(str, value), self.room()))
         elif isinstance(value, bytes):
-            self.token(lambda left: _quote_bytes(value, left))
+            self.put(_quote_bytes(value, self.room()))
         elif isinstance(value, set | frozenset) and not value:
-            self.token(lambda left: _shorten(f"{type(value).__name__}()", left))
+            self.put(_shorten(f"{type(value).__name__}()", self.room()))
         elif isinstance(value, tuple | list | dict | set | frozenset):
-            self.container(value)
+            self.write_container(value)
         else:
-            self.token(lambda left: _shorten(_text_of(repr, value), left))
+            self.put(_shorten(_text_of(repr, value), self.room()))
 
-    def container(self, value: Any) -> None:
+    def write_container(self, value: Any) -> None:
+        left = self.room()
         start, end = _brackets(value)
         if self.levels and len(self.open) >= self.levels:
-            return self.token(lambda left: f"{start}...{end}")
+            return self.put(f"{start}...{end}")
         if id(value) in self.open:
-            return self.token(
-                lambda left: _shorten(f"<Recursion on {type(value).__name__} with id={id(value)}>", left)
-            )
-        self.token(lambda left: start)
+            return self.put(_shorten(f"<Recursion on {type(value).__name__} with id={id(value)}>", left))
+        self.put(start)
         self.open.append(id(value))
         try:
-            self.items(value)
+            self.write_items(value)
         finally:
             # Closed in every case, and beyond the limit too, so that the text stays balanced.
             self.open.pop()
             self.put(end)
 
-    def items(self, value: Any) -> None:
+    def write_items(self, value: Any) -> None:
         entries = value.items() if isinstance(value, dict) else value
         for position, item in enumerate(entries):
             if position:
-                self.token(lambda left: ", ")
+                self.room()
+                self.put(", ")
             if isinstance(value, dict):
-                self.token(partial(repr_args, item[0], levels=self.levels))
-                self.token(lambda left: ": ")
+                self.put(repr_args(item[0], self.room(), self.levels))
+                self.room()
+                self.put(": ")
                 self.write(item[1])
             else:
                 self.write(item)
 
-    def token(self, text: Callable[[int | None], str]) -> None:
-        """Write ``text(characters left)``, or end here if none are left."""
+    def room(self) -> int | None:
+        """Return the characters left; if there are none, write that more was there, and end."""
         if self.left is not None and self.left <= 0:
             self.parts.append(", ...")
             raise _Full
-        self.put(text(self.left))
+        return self.left
 
     def put(self, text: str) -> None:
         self.parts.append(text)

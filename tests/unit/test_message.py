@@ -1,4 +1,7 @@
-"""Envelopes and bodies: what is written is read again, and garbage is named."""
+"""Envelopes and bodies: what is written is read again, and garbage is named.
+
+``data/celery_envelopes.json`` holds what the real Celery 5.7 wrote (``tests/celery_peer.py``, command ``write``).
+"""
 
 from __future__ import annotations
 
