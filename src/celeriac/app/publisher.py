@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
@@ -23,6 +25,8 @@ from celeriac.serialization import repr_args
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.task import Task
+
+_collecting: ContextVar[list[Publication] | None] = ContextVar("celeriac_collecting", default=None)
 
 _NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -238,6 +242,10 @@ class Publisher:
         conf = self._app.conf
         if signals.before_task_publish.receivers:
             self._announce_before(publications, retry_policy)
+        batch = _collecting.get()
+        if batch is not None:
+            batch.extend(publications)
+            return
         try:
             self._app.write_broker.publish(publications)
         except OperationalError as exc:
@@ -246,6 +254,16 @@ class Publisher:
             self._send_again(publications, exc, policy if wanted else None, timeout, bool(retry))
         if signals.after_task_publish.receivers:
             self._announce_after(publications)
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Publication]]:
+        """Collect, in this block and thread, what would be sent: a worker stores it with the task's ack."""
+        batch: list[Publication] = []
+        token = _collecting.set(batch)
+        try:
+            yield batch
+        finally:
+            _collecting.reset(token)
 
     def _send_again(
         self,
