@@ -26,7 +26,7 @@ class RedisInspection(RedisBroker):
     """The part of :class:`celeriac.engines.base.Broker` that looks and puts in order."""
 
     address: Address
-    dead_expires: int
+    dead_expires: float
 
     def cancel(self, ids: Sequence[str]) -> list[str]:
         """Remove delayed and parked messages of these task ids; return the ids found."""

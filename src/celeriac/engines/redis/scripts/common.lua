@@ -91,7 +91,7 @@ local function store(id, payload, ttl, reply, mark)
     if ttl == '' then redis.call('SET', name, '1') else redis.call('SET', name, '1', 'PX', ttl) end
   end
   if TOMBSTONE > 0 and ttl ~= '' then
-    redis.call('SET', RESULT_PREFIX .. 'celeriac:tombstone:' .. id, '1', 'PX', ttl + TOMBSTONE * 1000)
+    redis.call('SET', RESULT_PREFIX .. 'celeriac:tombstone:' .. id, '1', 'PX', string.format('%.0f', ttl + TOMBSTONE * 1000))
   end
   announce(key, payload)
   if reply ~= '' then

@@ -60,14 +60,18 @@ local function bury(queue, token, meta, envelope)
   end
 end
 
+local function next_token(rate)
+  local state = redis.call('HMGET', rate, 'taken', 'interval')
+  return tonumber(state[1] or 0) + tonumber(state[2] or 0)
+end
+
 local function park(queue, bucket, id, value)
   local rate = PREFIX .. 'celeriac:rate:' .. bucket
   local member = keep(own(queue, 'parked'), id, value)
   redis.call('LPUSH', own(queue, 'parked:' .. bucket), member)
   redis.call('SADD', own(queue, 'buckets'), bucket)
   redis.call('SADD', rate .. ':queues', queue)
-  local due = redis.call('HGET', rate, 'next') or seconds(now)
-  redis.call('ZADD', own(queue, 'delayed'), due, '\0' .. bucket)
+  redis.call('ZADD', own(queue, 'delayed'), seconds(next_token(rate)), '\0' .. bucket)
 end
 
 local function settle(verdict, index, token, first)
@@ -158,9 +162,7 @@ end
 local function grant(index, bucket)
   local queue = queues[index]
   local rate, list = PREFIX .. 'celeriac:rate:' .. bucket, own(queue, 'parked:' .. bucket)
-  local state = redis.call('HMGET', rate, 'next', 'interval')
-  local next_token, interval = tonumber(state[1] or 0), tonumber(state[2] or 0)
-  while count < limit and next_token <= now do
+  while count < limit and next_token(rate) <= now do
     local member = redis.call('RPOP', list)
     if not member then break end
     local value = redis.call('HGET', own(queue, 'parked'), member)
@@ -168,11 +170,10 @@ local function grant(index, bucket)
       redis.call('HDEL', own(queue, 'parked'), member)
       local lane, _, envelope = split(value)
       lease(index, lane, 'a', envelope)
-      next_token = now + interval
-      redis.call('HSET', rate, 'next', seconds(next_token))
+      redis.call('HSET', rate, 'taken', seconds(now))
     end
   end
-  if redis.call('EXISTS', list) == 1 then return next_token end
+  if redis.call('EXISTS', list) == 1 then return next_token(rate) end
   redis.call('SREM', own(queue, 'buckets'), bucket)
   redis.call('SREM', rate .. ':queues', queue)
   return nil
