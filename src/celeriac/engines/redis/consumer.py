@@ -277,5 +277,3 @@ def _readable(fd: int, other: int | None, timeout: float) -> set[int]:
     if other is not None:
         poll.register(other, select.POLLIN)
     return {ready for ready, _ in poll.poll(timeout * 1000)}
-
-

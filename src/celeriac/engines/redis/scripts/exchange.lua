@@ -96,13 +96,17 @@ local function settle(verdict, index, token, first)
       if ARGV[first + 1] == 's' then due = due + now end
       delay(queue, due, ARGV[first + 3], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '3' then -- PARK
-      park(queue, ARGV[first], ARGV[first + 1], lane .. '||' .. envelope)
+      park(queue, ARGV[first], ARGV[first + 1], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '4' then -- DEAD
       if ARGV[first + 1] ~= '' then envelope = ARGV[first + 1] end
       bury(queue, token, ARGV[first], envelope)
     else -- REQUEUE
-      if ARGV[first] ~= '' then envelope = ARGV[first] end
-      redis.call('LPUSH', line(queue, lane), envelope)
+      if ARGV[first] ~= '' then envelope, flags = ARGV[first], '' end
+      if string.find(flags, 'r', 1, true) then
+        redis.call('LPUSH', own(queue, 'returned'), lane .. '|r|' .. envelope)
+      else
+        redis.call('LPUSH', line(queue, lane), envelope)
+      end
       woken[queue] = true
     end
   end
@@ -168,8 +172,8 @@ local function grant(index, bucket)
     local value = redis.call('HGET', own(queue, 'parked'), member)
     if value then -- else it was cancelled
       redis.call('HDEL', own(queue, 'parked'), member)
-      local lane, _, envelope = split(value)
-      lease(index, lane, 'a', envelope)
+      local lane, flags, envelope = split(value)
+      lease(index, lane, flags .. 'a', envelope)
       redis.call('HSET', rate, 'taken', seconds(now))
     end
   end
