@@ -29,12 +29,12 @@ class Proxy:
         """The object that this stands for now."""
         return object.__getattribute__(self, "_Proxy__local")()
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # isinstance() must see the real class
         return self._get_current_object().__class__
 
     @property
-    def __dict__(self) -> Any:
+    def __dict__(self) -> Any:  # type: ignore[override]
         return self._get_current_object().__dict__
 
     def __getattr__(self, name: str) -> Any:

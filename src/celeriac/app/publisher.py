@@ -11,22 +11,21 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
-from celeriac.app.state import worker_frame
+from celeriac.app.state import Frame, worker_frame
 from celeriac.engines.base import Publication
 from celeriac.exceptions import EncodeError, OperationalError
-from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id
+from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
 from celeriac.serialization import repr_args
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.task import Task
-
-_collecting: ContextVar[list[Publication] | None] = ContextVar("celeriac_collecting", default=None)
 
 _NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -47,6 +46,9 @@ _OPTIONS = frozenset(
      "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "routing_key",
      "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout")
 )  # fmt: skip
+
+
+_collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
 
 
 class Publisher:
@@ -180,7 +182,7 @@ class Publisher:
         if held:
             note["held"] = True
         if not ignore_result:
-            address = reply or app.reply_address()
+            address = reply or _inherited_reply(frame) or app.reply_address()
             if address is not None:
                 note["reply"] = address
         header[OWN_HEADER] = note
@@ -194,6 +196,19 @@ class Publisher:
             target.routing_key,
             self._track(when) if not ignore_result and app.tracks_queued else None,
         )
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Publication]]:
+        """In this block (and thread, or coroutine) :meth:`send` only appends to the list that it gives.
+
+        A worker stores follow-ups with it in the step that ends the task.
+        """
+        batch: list[Publication] = []
+        token = _collected.set(batch)
+        try:
+            yield batch
+        finally:
+            _collected.reset(token)
 
     def embed(self, options: Mapping[str, Any]) -> Embed:
         """What follows a call with these options, for its body."""
@@ -215,8 +230,8 @@ class Publisher:
         limit = self._app.conf.message_max_size
         if limit is not None and len(body) > limit:
             raise EncodeError(
-                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows ({limit}): "
-                "store them elsewhere and pass a reference, or raise the setting"
+                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows "
+                f"({limit}): store them elsewhere and pass a reference, or raise the setting"
             )
 
     def _track(self, when: times.When) -> float:
@@ -235,16 +250,16 @@ class Publisher:
         """Store the messages, all or none.
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
-        ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is raised.
-        If the answer to a request got lost, the messages may be stored already: they are sent again only
+        ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
+        raised. If the answer to a request got lost, the messages may be stored already: they are sent again only
         with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         conf = self._app.conf
         if signals.before_task_publish.receivers:
             self._announce_before(publications, retry_policy)
-        batch = _collecting.get()
-        if batch is not None:
-            batch.extend(publications)
+        collected = _collected.get()
+        if collected is not None:
+            collected.extend(publications)
             return
         try:
             self._app.write_broker.publish(publications)
@@ -254,16 +269,6 @@ class Publisher:
             self._send_again(publications, exc, policy if wanted else None, timeout, bool(retry))
         if signals.after_task_publish.receivers:
             self._announce_after(publications)
-
-    @contextmanager
-    def collecting(self) -> Iterator[list[Publication]]:
-        """Collect, in this block and thread, what would be sent: a worker stores it with the task's ack."""
-        batch: list[Publication] = []
-        token = _collecting.set(batch)
-        try:
-            yield batch
-        finally:
-            _collecting.reset(token)
 
     def _send_again(
         self,
@@ -342,6 +347,12 @@ def _pauses(policy: Mapping[str, Any] | None) -> Iterable[float]:
         attempt += 1
 
 
+def _inherited_reply(frame: Frame | None) -> str | None:
+    """The address of the client that waits for what a running task sets off."""
+    message = frame.request.message if frame is not None else None
+    return notes(message).reply if message is not None else None
+
+
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     for key in ("producer", "publisher", "connection", "router"):
         if options.get(key) is not None:
@@ -350,9 +361,15 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
                 "which are shared and thread-safe. Leave it out, or use another Celeriac() for another broker"
             )
     for key in options.keys() - _OPTIONS - _PROPERTIES:
-        near = difflib.get_close_matches(key, _OPTIONS, 1, 0.75)
+        near = _near_miss(key)
         if near:
-            raise TypeError(f"{name}: there is no option {key!r} of apply_async; did you mean {near[0]!r}?")
+            raise TypeError(f"{name}: there is no option {key!r} of apply_async; did you mean {near!r}?")
+
+
+@lru_cache(maxsize=256)
+def _near_miss(option: str) -> str | None:
+    # Applications may have options of their own, which their routes and signal receivers read.
+    return next(iter(difflib.get_close_matches(option, _OPTIONS, 1, 0.75)), None)
 
 
 def _delivery_mode(mode: int | str | None) -> int:
