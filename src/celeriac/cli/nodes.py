@@ -32,7 +32,7 @@ _PAUSE: Final = 0.1
 @destination_option
 @json_option
 @pass_session
-def status(session: Session, timeout: float, destination: list[str] | None, as_json: bool) -> None:
+def status(session: Session, /, timeout: float, destination: list[str] | None, as_json: bool) -> None:
     """List the workers that are alive.
 
     The exit status is 69 if there is none.
@@ -60,9 +60,9 @@ class InspectGroup(Group):
     """Says of Celery's other commands what they need."""
 
     LATER: Final = (
-        "active active_queues clock conf memdump memsample objgraph query_task registered report reserved "
-        "revoked scheduled stats"
-    ).split()
+        *("active", "active_queues", "clock", "conf", "memdump", "memsample", "objgraph", "query_task"),
+        *("registered", "report", "reserved", "revoked", "scheduled", "stats"),
+    )
 
     def unknown(self, ctx: click.Context, name: str) -> str:
         """What is said about a command that does not exist, or not yet."""
@@ -81,7 +81,7 @@ def inspect() -> None:
 @destination_option
 @json_option
 @pass_session
-def ping(session: Session, timeout: float, destination: list[str] | None, as_json: bool) -> None:
+def ping(session: Session, /, timeout: float, destination: list[str] | None, as_json: bool) -> None:
     """See which workers are alive, by the beat that they keep up in the store.
 
     The exit status is 69 if there is none.

@@ -6,12 +6,17 @@ import json
 import os
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from celeriac.cli.errors import did_you_mean
 from celeriac.cli.session import Session
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # older versions of click do not have it generic
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -43,7 +48,9 @@ def global_options() -> list[Option]:
     return [
         Option(["-A", "--app"], envvar="APP", help="The application: module, module:attribute, ..."),
         Option(["-b", "--broker"], envvar="BROKER_URL", metavar="URL", help="Overrides broker_url."),
-        Option(["--result-backend"], envvar="RESULT_BACKEND", metavar="URL", help="Overrides result_backend."),
+        Option(
+            ["--result-backend"], envvar="RESULT_BACKEND", metavar="URL", help="Overrides result_backend."
+        ),
         Option(["--loader"], envvar="LOADER", help="Loader class, if not the application's own."),
         Option(["--config"], envvar="CONFIG_MODULE", metavar="MODULE", help="Module of settings."),
         Option(["--workdir"], type=click.Path(file_okay=False), help="Directory to change to first."),
@@ -103,7 +110,7 @@ pass_session = click.make_pass_decorator(Session, ensure=True)
 # -- types of values ---------------------------------------------------------------------------------------
 
 
-class CommaList(click.ParamType):
+class CommaList(ParamType):
     """Names separated by commas."""
 
     name = "comma separated list"
@@ -115,7 +122,7 @@ class CommaList(click.ParamType):
         return [part.strip() for part in str(value).split(",") if part.strip()]
 
 
-class Json(click.ParamType):
+class Json(ParamType):
     """A JSON value of one kind."""
 
     def __init__(self, kind: type, name: str, example: str) -> None:
@@ -134,7 +141,7 @@ class Json(click.ParamType):
         return found
 
 
-class Time(click.ParamType):
+class Time(ParamType):
     """A point in time in ISO 8601, or a number of seconds from now where ``seconds`` allows it."""
 
     def __init__(self, seconds: bool = False) -> None:
@@ -156,12 +163,10 @@ class Time(click.ParamType):
             return datetime.fromisoformat(value)
         except ValueError:
             also = ", nor a number of seconds" if self.seconds else ""
-            self.fail(
-                f"{value!r} is not a time as in 2030-12-31T18:00:00+01:00 (ISO 8601){also}", param, ctx
-            )
+            self.fail(f"{value!r} is not a time as in 2030-12-31T18:00:00+01:00 (ISO 8601){also}", param, ctx)
 
 
-class Level(click.ParamType):
+class Level(ParamType):
     """A log level, in any case."""
 
     name = "level"
