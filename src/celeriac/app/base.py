@@ -603,6 +603,11 @@ class Celeriac:
         frame = state.worker_frame()
         return frame.task if frame is not None else None
 
+    @property
+    def opened(self) -> bool:
+        """Whether a store has been opened since the start, or since :meth:`disconnect`."""
+        return self._broker is not None or self._write_broker is not None or self._backend is not _UNSET
+
     def disconnect(self) -> None:
         """Close the connections to the stores; they are opened again when they are needed."""
         with self._lock:

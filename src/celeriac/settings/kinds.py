@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
+class Unfit(ValueError):
+    """A value is of the right type and still will not do; the text says why and repeats no value."""
+
+
 class Kind(NamedTuple):
     """A type of settings."""
 
@@ -66,21 +70,21 @@ def _integer(value: Any) -> int:
 def _count(value: Any) -> int:
     number = _integer(value)
     if number < 0:
-        raise ValueError("it is negative")
+        raise Unfit("it is negative")
     return number
 
 
 def _positive(value: Any) -> int:
     number = _integer(value)
     if number < 1:
-        raise ValueError("it is below 1")
+        raise Unfit("it is below 1")
     return number
 
 
 def _seconds(value: Any) -> int | float:
     number = value.total_seconds() if isinstance(value, datetime.timedelta) else _number(value)
     if number < 0:
-        raise ValueError("it is negative")
+        raise Unfit("it is negative")
     return number
 
 
@@ -148,7 +152,7 @@ def _rate(value: Any) -> str | int | float:
         raise ValueError
     number = _number(value)
     if number < 0:
-        raise ValueError("it is negative")
+        raise Unfit("it is negative")
     return number
 
 
@@ -167,7 +171,7 @@ def _timezone(value: Any) -> Any:
         try:
             ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(
+            raise Unfit(
                 "no such zone is installed; names are as Europe/Berlin, and the package tzdata brings them"
             ) from None
     return name

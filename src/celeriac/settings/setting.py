@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.settings.kinds import Kind
+from celeriac.settings.kinds import Kind, Unfit
 
 
 class Support(enum.StrEnum):
@@ -22,7 +20,7 @@ class Support(enum.StrEnum):
     """An error when set to anything but Celery's default, because what it asks for does not exist here."""
 
 
-class Setting(msgspec.Struct, frozen=True):
+class Setting(NamedTuple):
     """What is known of one setting."""
 
     name: str
@@ -68,10 +66,9 @@ class Setting(msgspec.Struct, frozen=True):
             return self.kind.convert(value)
         except (ValueError, TypeError, OverflowError) as exc:
             shown = "the given value" if self.secret else repr(value)
-            reason = f" ({exc})" if str(exc) else ""
+            reason = f": {exc}" if isinstance(exc, Unfit) else ""
             raise ImproperlyConfigured(
                 f"setting {self.name}: {shown} is not {self.kind.name}{reason}"
-                + (", nor None" if self.optional else "")
             ) from None
 
 
