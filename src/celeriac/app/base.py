@@ -539,7 +539,7 @@ class Celeriac:
             "dead_letters_expires": conf.dead_letter_expires,
             "result_tombstone_expires": conf.result_tombstone_expires,
             "task_priority_order": conf.task_priority_order,
-            "socket_connect_timeout": conf.broker_connection_timeout,
+            "socket_connect_timeout": min(conf.broker_connection_timeout, conf.broker_publish_timeout),
             "publish_timeout": conf.broker_publish_timeout,
             "broker_delay": conf.broker_delay,
         }
