@@ -251,8 +251,8 @@ class Publisher:
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
-        raised. If the answer to a request got lost, the messages may be stored already: they are sent again only
-        with an explicit ``retry=True``, under the same ids, and may then be there twice.
+        raised. If the answer to a request got lost, the messages may be stored already: they are sent again
+        only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         conf = self._app.conf
         if signals.before_task_publish.receivers:
