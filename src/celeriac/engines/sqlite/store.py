@@ -51,6 +51,7 @@ class Store:
         """Queues that are in the file for sure."""
         self.lost: str | None = None
         """Why this process must not open the file any more, if so."""
+        self._reserve = str(location.folder / "reserve")
         self._lock = threading.Lock()
         self._ready = False
         self._idle: list[Connection] = []
@@ -200,17 +201,16 @@ class Store:
     def restore_reserve(self) -> bool:
         """Set space aside, if it is not; return whether it is. SQLite cannot even settle on a full disk:
         giving the reserve back to the disk is what lets workers go on."""
-        path = self.location.folder / "reserve"
-        if not self.options.reserve or path.exists():
+        if not self.options.reserve or os.path.exists(self._reserve):
             return True
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, self.options.reserve)
             else:
                 os.pwrite(descriptor, bytes(self.options.reserve), 0)
         except OSError:
-            os.unlink(path)
+            os.unlink(self._reserve)
             return False
         finally:
             os.close(descriptor)
@@ -219,7 +219,7 @@ class Store:
     def release_reserve(self) -> bool:
         """Give the reserve to the full disk; return whether there was one."""
         try:
-            os.unlink(self.location.folder / "reserve")
+            os.unlink(self._reserve)
         except OSError:
             return False
         return True
