@@ -54,7 +54,12 @@ class Link:
         try:
             # Typed as Any: half of redis-py's connections has no types.
             self.connection: Any = _connection(address, protocol, timeout)
+            patience = timeout or address.timeout
+            # A server that accepts and then says nothing is no better than one that does not accept.
+            self.connection.socket_timeout = min(patience, address.connect_timeout)
             self.connection.connect()
+            self.connection.socket_timeout = patience
+            self.patience(patience)
         except (errors.RedisError, OSError) as error:
             raise OperationalError(
                 f"cannot connect to Redis at {address.masked}: {error}. Is the server running and reachable?"
