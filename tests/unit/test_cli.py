@@ -97,14 +97,13 @@ def bury(app: Celeriac, count: int = 1) -> list[str]:
 def test_help_is_quick_and_imports_no_worker_and_no_server() -> None:
     code = """
 import sys, time
-start = time.perf_counter()
 from celeriac.cli.root import run
 run(["--help"])
-print(time.perf_counter() - start, file=sys.stderr)
+print(time.process_time(), file=sys.stderr)
 print(sorted(sys.modules), file=sys.stderr)
 """
     best = 9.0
-    for _ in range(5):  # the quickest of a few: the machine may be busy
+    for _ in range(5):  # the quickest of a few, in processor time: the machine may be busy
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT
         )
