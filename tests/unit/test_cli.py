@@ -95,25 +95,26 @@ def bury(app: Celeriac, count: int = 1) -> list[str]:
 
 
 def test_help_is_quick_and_imports_no_worker_and_no_server() -> None:
-    code = """
-import sys, time
-from celeriac.cli.root import run
-run(["--help"])
-print(time.process_time(), file=sys.stderr)
-print(sorted(sys.modules), file=sys.stderr)
-"""
-    best = 9.0
-    for _ in range(5):  # the quickest of a few, in processor time: the machine may be busy
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT
-        )
-        took, modules = done.stderr.splitlines()
-        best = min(best, float(took))
-    assert best < 0.1
+    end = "; import sys, time; print(time.process_time(), sorted(sys.modules), file=sys.stderr)"
+
+    def measure(code: str) -> tuple[float, str, str]:
+        command = [sys.executable, "-c", code + end]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+        took, _, modules = done.stderr.partition(" ")
+        return float(took), modules, done.stdout
+
+    # Processor time, and against what the option parser alone costs: the machine may be slow or busy.
+    # It was 66 ms by the clock where this was written, click alone 62.
+    help_, click_ = [], []
+    for _ in range(5):
+        click_.append(measure("import click")[0])
+        took, modules, out = measure("from celeriac.cli.root import run; run(['--help'])")
+        help_.append(took)
+    assert min(help_) < 1.8 * min(click_)
     for name in ("redis", "rich", "asyncio", "celeriac.worker", "celeriac.app.base", "celeriac.engines.base"):
         assert f"'{name}'" not in modules, name
     for name in root.COMMANDS:
-        assert f"  {name} " in done.stdout
+        assert f"  {name} " in out
 
 
 @pytest.mark.parametrize("name", root.COMMANDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -143,6 +142,8 @@ class Json(ParamType):
         """Read the JSON text; fail with an example if it is something else."""
         if isinstance(value, self.kind):
             return value
+        import json  # not above: --help does without
+
         try:
             found = json.loads(value)
         except ValueError as exc:
