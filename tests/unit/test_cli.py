@@ -224,6 +224,7 @@ def test_an_error_in_the_applications_module_names_its_line(
     (tmp_path / "clitest_bad.py").write_text("import json\n\nx = undefined\n")
     ran = run("--workdir", str(tmp_path), "-A", "clitest_bad", "queues")
     assert ran.status == 1
+    assert "Did you mean clitest_bad" in run("-A", "clitest_bda", "queues").err
     assert "NameError" in ran.err
     assert "clitest_bad.py, line 3" in ran.err
     monkeypatch.setenv("CELERIAC_DEBUG", "1")
