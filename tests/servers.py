@@ -152,7 +152,8 @@ class RedisServer:
         settings = self.folder / "sentinel.conf"  # it writes its state into this file
         if not settings.exists():
             settings.write_text(
-                f"port {self.port}\nbind {self.host}\nsentinel monitor primary {primary.host} {primary.port} 1\n"
+                f"port {self.port}\nbind {self.host}\n"
+                f"sentinel monitor primary {primary.host} {primary.port} 1\n"
             )
         return [server_binary("redis-server", "valkey-server"), str(settings), "--sentinel"]
 

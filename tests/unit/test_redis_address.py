@@ -101,7 +101,17 @@ def test_priorities_use_celery_s_lists() -> None:
         "app.celery\x06\x166",
         "app.celery\x06\x169",
     ]
-    assert [keys.lane(priority) for priority in (None, -1, 0, 2, 3, 5, 8, 9, 100)] == [0, 0, 0, 0, 1, 1, 2, 3, 3]
+    assert [keys.lane(priority) for priority in (None, -1, 0, 2, 3, 5, 8, 9, 100)] == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_other_steps_and_separators() -> None:

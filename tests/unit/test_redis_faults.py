@@ -7,14 +7,25 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.conformance.helpers import (
+    claim,
+    drain,
+    ids_of,
+    incarnation,
+    node,
+    outcome,
+    pub,
+    pubs,
+    record,
+    settle,
+)
+from tests.proxy import Proxy
+from tests.servers import RedisServer
 
 from celeriac.engines import create
 from celeriac.engines.base import Consumer, Outcome, Verdict
 from celeriac.engines.redis import RedisEngine
 from celeriac.exceptions import OperationalError, StoreFull
-from tests.conformance.helpers import claim, drain, ids_of, incarnation, node, outcome, pub, pubs, record, settle
-from tests.proxy import Proxy
-from tests.servers import RedisServer
 
 
 def opened(url: str, **options: object) -> RedisEngine:
@@ -108,7 +119,9 @@ def test_nobody_listening_is_a_clear_error() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_results_arrive_over_a_cut_connection(engine: RedisEngine, proxy: Proxy, redis_server: RedisServer) -> None:
+def test_results_arrive_over_a_cut_connection(
+    engine: RedisEngine, proxy: Proxy, redis_server: RedisServer
+) -> None:
     told: list[str] = []
     engine.subscribe(["a"], lambda task_id, payload: told.append(task_id))
     engine.subscribe(["b"], lambda task_id, payload: told.append(task_id))

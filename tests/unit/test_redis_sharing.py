@@ -1,4 +1,4 @@
-"""The Redis engine beside others: Celery's library on the same lists, results in another database, processes."""
+"""The Redis engine beside others: Celery's library, another database, other processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from typing import Any
 
 import pytest
 from kombu import Connection
-
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Loss, Outcome, Presence, Verdict
-from celeriac.engines.redis import RedisEngine
-from celeriac.message import encode_envelope
 from tests.conformance.helpers import (
     claim,
     drain,
@@ -31,6 +26,11 @@ from tests.conformance.helpers import (
     settle,
 )
 from tests.servers import RedisServer
+
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Loss, Outcome, Presence, Verdict
+from celeriac.engines.redis import RedisEngine
+from celeriac.message import encode_envelope
 
 
 def opened(url: str, **options: object) -> RedisEngine:
@@ -63,7 +63,9 @@ def consumer(engine: RedisEngine) -> Iterator[Consumer]:
 # -- Celery's library ------------------------------------------------------------------------------------
 
 
-def test_what_kombu_publishes_is_claimed(server: RedisServer, engine: RedisEngine, consumer: Consumer) -> None:
+def test_what_kombu_publishes_is_claimed(
+    server: RedisServer, engine: RedisEngine, consumer: Consumer
+) -> None:
     with Connection(server.url()) as connection, connection.SimpleQueue("q") as queue:
         for priority, task_id in ((9, "late"), (0, "first"), (4, "middle")):
             body = [[1], {}, {}]
@@ -89,9 +91,11 @@ def test_a_global_prefix_is_kombu_s(server: RedisServer) -> None:
     engine = opened(server.url(), global_keyprefix="app.")
     engine.publish([pub("a")])
     options = {"global_keyprefix": "app."}
-    with Connection(server.url(), transport_options=options) as connection:
-        with connection.SimpleQueue("q") as queue:
-            assert queue.get(timeout=5).headers["id"] == "a"
+    with (
+        Connection(server.url(), transport_options=options) as connection,
+        connection.SimpleQueue("q") as queue,
+    ):
+        assert queue.get(timeout=5).headers["id"] == "a"
     engine.close()
 
 
@@ -186,7 +190,9 @@ def test_the_reply_channel_tells_of_ids_with_odd_names(engine: RedisEngine) -> N
     eventually(lambda: odd in told)
 
 
-def test_a_tracked_message_is_queued_until_its_result_is_there(engine: RedisEngine, consumer: Consumer) -> None:
+def test_a_tracked_message_is_queued_until_its_result_is_there(
+    engine: RedisEngine, consumer: Consumer
+) -> None:
     engine.publish([pub("a", track=60.0)])
     assert engine.presence(["a"]) == {"a": Presence.QUEUED}
     (delivery,) = claim(consumer)
