@@ -7,7 +7,6 @@ import pickle
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ from .helpers import make_app
 
 
 @pytest.fixture(autouse=True)
-def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests must not see each other's current applications and shared tasks."""
     monkeypatch.setattr(state, "_default_app", None)
     monkeypatch.setattr(state, "_on_finalize", [])
     monkeypatch.setattr(state, "_local", threading.local())
-    yield
 
 
 def test_celery_is_an_alias() -> None:

@@ -31,8 +31,27 @@ def add(app: Celeriac) -> Any:
     return add
 
 
-HEADERS = """lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr
-kwargsrepr origin ignore_result replaced_task_nesting stamped_headers stamps""".split()
+HEADERS = [
+    "lang",
+    "task",
+    "id",
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+]
 
 
 def test_headers_are_those_of_protocol_2_in_their_order(app: Celeriac, add: Any) -> None:
@@ -151,7 +170,7 @@ def test_a_message_that_is_too_large_is_refused() -> None:
 
 
 def test_a_mistyped_option_is_named_and_foreign_ones_pass(app: Celeriac, add: Any) -> None:
-    with pytest.raises(TypeError, match="contdown.*did you mean 'countdown'"):
+    with pytest.raises(TypeError, match=r"contdown.*did you mean 'countdown'"):
         add.apply_async((1,), contdown=5)
     with pytest.raises(TypeError, match="connection= is not supported"):
         add.apply_async((1,), connection=object())

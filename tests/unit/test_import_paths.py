@@ -8,24 +8,24 @@ from importlib import import_module
 
 import pytest
 
-PATHS = """
-celeriac:Celeriac,Celery,shared_task,current_app,current_task,Task,Signature,signature,subtask,maybe_signature
-celeriac:uuid,bugreport,app_or_default,Queue,Exchange,AsyncResult,__version__
-celeriac.app:Celery,app_or_default,shared_task
-celeriac.app.base:Celery
-celeriac.app.task:Task,Context
-celeriac.app.control:Control
-celeriac.canvas:Signature,signature,subtask,maybe_signature
-celeriac.exceptions:CeleryError,Retry,Ignore,Reject,MaxRetriesExceededError,SoftTimeLimitExceeded,TimeoutError
-celeriac.exceptions:OperationalError,TaskRevokedError,NotRegistered,ImproperlyConfigured,WorkerLostError
-celeriac.local:Proxy
-celeriac.result:AsyncResult,EagerResult,allow_join_result,denied_join_result,result_from_tuple
-celeriac.signals:task_prerun,worker_ready
-celeriac.states:SUCCESS,READY_STATES
-celeriac.task:Task
-celeriac.utils:uuid,get_current_task
-celeriac.utils.log:get_task_logger,get_logger
-""".split()
+PATHS = [
+    "celeriac:Celeriac,Celery,shared_task,current_app,current_task,Task,Signature,signature,subtask,maybe_signature",
+    "celeriac:uuid,bugreport,app_or_default,Queue,Exchange,AsyncResult,__version__",
+    "celeriac.app:Celery,app_or_default,shared_task",
+    "celeriac.app.base:Celery",
+    "celeriac.app.task:Task,Context",
+    "celeriac.app.control:Control",
+    "celeriac.canvas:Signature,signature,subtask,maybe_signature",
+    "celeriac.exceptions:CeleryError,Retry,Ignore,Reject,MaxRetriesExceededError,SoftTimeLimitExceeded,TimeoutError",
+    "celeriac.exceptions:OperationalError,TaskRevokedError,NotRegistered,ImproperlyConfigured,WorkerLostError",
+    "celeriac.local:Proxy",
+    "celeriac.result:AsyncResult,EagerResult,allow_join_result,denied_join_result,result_from_tuple",
+    "celeriac.signals:task_prerun,worker_ready",
+    "celeriac.states:SUCCESS,READY_STATES",
+    "celeriac.task:Task",
+    "celeriac.utils:uuid,get_current_task",
+    "celeriac.utils.log:get_task_logger,get_logger",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -79,10 +79,44 @@ def test_a_string_is_no_list_of_arguments(app: Celeriac) -> None:
 
 def test_a_request_has_every_attribute_of_celerys(app: Celeriac) -> None:
     context = Context()
-    names = """id root_id parent_id correlation_id args kwargs retries eta expires group group_index chord chain
-    callbacks errbacks headers hostname logfile loglevel origin reply_to delivery_info properties timelimit
-    time_limit soft_time_limit utc is_eager called_directly ignore_result shadow replaced_task_nesting
-    stamped_headers stamps taskset children""".split()
+    names = [
+        "id",
+        "root_id",
+        "parent_id",
+        "correlation_id",
+        "args",
+        "kwargs",
+        "retries",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "chord",
+        "chain",
+        "callbacks",
+        "errbacks",
+        "headers",
+        "hostname",
+        "logfile",
+        "loglevel",
+        "origin",
+        "reply_to",
+        "delivery_info",
+        "properties",
+        "timelimit",
+        "time_limit",
+        "soft_time_limit",
+        "utc",
+        "is_eager",
+        "called_directly",
+        "ignore_result",
+        "shadow",
+        "replaced_task_nesting",
+        "stamped_headers",
+        "stamps",
+        "taskset",
+        "children",
+    ]
     for name in names:
         getattr(context, name)
     assert context.called_directly
@@ -333,7 +367,7 @@ def test_models_as_arguments_and_results(app: Celeriac) -> None:
     assert buy.apply(({"count": "many"},)).state == "FAILURE"
 
 
-# -- signatures ------------------------------------------------------------------------------------------------
+# -- signatures ----------------------------------------------------------------------------------------
 
 
 def test_signatures(app: Celeriac) -> None:

@@ -251,8 +251,8 @@ class Publisher:
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
-        raised. If the answer to a request got lost, the messages may be stored already: they are sent again only
-        with an explicit ``retry=True``, under the same ids, and may then be there twice.
+        raised. If the answer to a request got lost, the messages may be stored already: they are sent again
+        only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         conf = self._app.conf
         if signals.before_task_publish.receivers:
@@ -261,12 +261,13 @@ class Publisher:
         if collected is not None:
             collected.extend(publications)
             return
+        started = time.monotonic()
         try:
             self._app.write_broker.publish(publications)
         except OperationalError as exc:
             policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
             wanted = conf.task_publish_retry if retry is None else retry
-            self._send_again(publications, exc, policy if wanted else None, timeout, bool(retry))
+            self._send_again(publications, exc, started, policy if wanted else None, timeout, bool(retry))
         if signals.after_task_publish.receivers:
             self._announce_after(publications)
 
@@ -274,18 +275,20 @@ class Publisher:
         self,
         publications: Sequence[Publication],
         error: OperationalError,
+        started: float,
         policy: Mapping[str, Any] | None,
         timeout: float | None,
         told: bool,
     ) -> None:
         seconds = self._app.conf.broker_publish_timeout if timeout is None else timeout
-        deadline = time.monotonic() + seconds
+        deadline = started + seconds
         for pause in _pauses(policy):
-            if error.maybe_done and not told:
-                break
-            if time.monotonic() + pause >= deadline:
+            # The next attempt may take as long as the last one did.
+            took = time.monotonic() - started
+            if (error.maybe_done and not told) or time.monotonic() + pause + took >= deadline:
                 break
             time.sleep(pause)
+            started = time.monotonic()
             try:
                 self._app.write_broker.publish(publications)
                 return
