@@ -1,0 +1,390 @@
+"""Publisher: from a call to messages in the broker.
+
+:meth:`Publisher.build` writes a message (protocol 2) without any I/O; :meth:`Publisher.send` stores
+messages within a bounded time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals
+from celeriac.app import ids, times
+from celeriac.app.defaults import call_defaults
+from celeriac.app.state import Frame, worker_frame
+from celeriac.engines.base import Publication
+from celeriac.exceptions import EncodeError, OperationalError
+from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
+from celeriac.serialization import repr_args
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.task import Task
+
+_NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+_YEAR = 365 * 86400.0
+
+_PLACE = ("queue", "exchange", "routing_key", "exchange_type")
+
+_PROPERTIES = frozenset(
+    ("expiration", "user_id", "app_id", "message_id", "type", "mandatory", "immediate", "cluster_id",
+     "correlation_id", "content_encoding", "timestamp")
+)  # fmt: skip
+"""Options that become message properties."""
+
+_OPTIONS = frozenset(
+    ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "countdown",
+     "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id", "group_index", "headers",
+     "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
+     "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "routing_key",
+     "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout")
+)  # fmt: skip
+
+
+_collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
+
+
+class Publisher:
+    """Builds and sends the messages of one application."""
+
+    def __init__(self, app: Celeriac) -> None:
+        self._app = app
+
+    def build(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        task: Task[..., Any] | None = None,
+        task_id: str | None = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        expires: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        chain: list[Any] | None = None,
+        chord: Any = None,
+        group_id: str | None = None,
+        group_index: int | None = None,
+        retries: int = 0,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        priority: int | None = None,
+        serializer: str | None = None,
+        compression: str | None = None,
+        ignore_result: bool | None = None,
+        headers: Mapping[str, Any] | None = None,
+        reply_to: str | None = None,
+        reply: str | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        delivery_mode: int | str | None = None,
+        argsrepr: str | None = None,
+        kwargsrepr: str | None = None,
+        stamped_headers: list[str] | None = None,
+        replaced_task_nesting: int = 0,
+        **options: Any,
+    ) -> Publication:
+        """Return the message of a call, addressed; nothing is sent.
+
+        The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
+        that are not set. ``retries`` and ``reply`` (the client's address for the result, if it is not this
+        process) serve the worker. Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        """
+        app = self._app
+        kwargs = kwargs if kwargs is not None else {}
+        if options:
+            _check_options(name, options)
+        frame = worker_frame()
+        if frame is not None and frame.request.id != task_id:
+            parent = frame.request
+            root_id = root_id or parent.root_id or parent.id
+            parent_id = parent_id or parent.id
+            if priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
+                priority = parent.delivery_info.get("priority")
+        target = app.router.target(name, {k: options[k] for k in _PLACE if k in options}, task)
+        defaults = call_defaults(app, task, target)
+        if priority is None:
+            priority = defaults.priority
+        if time_limit is None:
+            time_limit = defaults.time_limit
+        if soft_time_limit is None:
+            soft_time_limit = defaults.soft_time_limit
+        if time_limit is not None and soft_time_limit is not None and soft_time_limit > time_limit:
+            raise ValueError("soft_time_limit must be less than or equal to time_limit")
+        if ignore_result is None:
+            ignore_result = defaults.ignore_result
+        if expires is None:
+            expires = defaults.expires
+        when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
+        task_id = task_id or new_id()
+        header: dict[str, Any] = {
+            "lang": "py",
+            "task": name,
+            "id": task_id,
+            "shadow": shadow,
+            "eta": when.eta,
+            "expires": None,
+            "group": group_id,
+            "group_index": group_index,
+            "retries": retries,
+            "timelimit": [time_limit, soft_time_limit],
+            "root_id": root_id or task_id,
+            "parent_id": parent_id,
+            "argsrepr": repr_args(args) if argsrepr is None else argsrepr,
+            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs)) if kwargsrepr is None else kwargsrepr,
+            "origin": ids.origin(),
+            "ignore_result": ignore_result,
+            "replaced_task_nesting": replaced_task_nesting,
+            "stamped_headers": stamped_headers,
+            "stamps": {},
+        }
+        properties: dict[str, Any] = {
+            "correlation_id": task_id,
+            "reply_to": reply_to or ids.oid(),
+            "delivery_mode": _delivery_mode(delivery_mode or defaults.delivery_mode),
+            "delivery_info": {"exchange": target.exchange, "routing_key": target.routing_key},
+            "priority": priority,
+        }
+        if expires is not None:
+            header["expires"], seconds = times.expiry(expires, app.timezone)
+            if seconds is not None:
+                properties["expiration"] = str(int(seconds * 1000))
+        if options:
+            properties.update({k: v for k, v in options.items() if k in _PROPERTIES and v is not None})
+            if "expiration" in options:
+                properties["expiration"] = str(int(float(options["expiration"]) * 1000))
+        if stamped_headers:
+            header["stamps"] = {key: options.get(key, (headers or {}).get(key)) for key in stamped_headers}
+        if headers:
+            header.update(headers)
+        body, content_type, encoding, added = encode_body(
+            args,
+            kwargs,
+            _embed(link, link_error, chain, chord),
+            serializer or defaults.serializer,
+            compression or defaults.compression,
+        )
+        self.check_size(name, body)
+        if added:
+            header.update(added)
+        held = when is not times.NOW and app.conf.broker_delay == "store"
+        note: dict[str, Any] = {"sent": time.time()}
+        if held:
+            note["held"] = True
+        if not ignore_result:
+            address = reply or _inherited_reply(frame) or app.reply_address()
+            if address is not None:
+                note["reply"] = address
+        header[OWN_HEADER] = note
+        return Publication(
+            Message(header, properties, body, content_type, encoding),
+            target.queue,
+            priority,
+            when.delay if held else None,
+            when.due if held else None,
+            target.exchange,
+            target.routing_key,
+            self._track(when) if not ignore_result and app.tracks_queued else None,
+        )
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Publication]]:
+        """In this block (and thread, or coroutine) :meth:`send` only appends to the list that it gives.
+
+        A worker stores follow-ups with it in the step that ends the task.
+        """
+        batch: list[Publication] = []
+        token = _collected.set(batch)
+        try:
+            yield batch
+        finally:
+            _collected.reset(token)
+
+    def embed(self, options: Mapping[str, Any]) -> Embed:
+        """What follows a call with these options, for its body."""
+        return _embed(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
+
+    def coding(
+        self, name: str, task: Task[..., Any] | None, options: Mapping[str, Any]
+    ) -> tuple[str, str | None]:
+        """The serializer and compression of a call with these options."""
+        place = {key: options[key] for key in _PLACE if key in options}
+        defaults = call_defaults(self._app, task, self._app.router.target(name, place, task))
+        return (
+            options.get("serializer") or defaults.serializer,
+            options.get("compression") or defaults.compression,
+        )
+
+    def check_size(self, name: str, body: bytes) -> None:
+        """Raise ``EncodeError`` if a body is larger than ``message_max_size``."""
+        limit = self._app.conf.message_max_size
+        if limit is not None and len(body) > limit:
+            raise EncodeError(
+                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows "
+                f"({limit}): store them elsewhere and pass a reference, or raise the setting"
+            )
+
+    def _track(self, when: times.When) -> float:
+        """For how long to remember that the task is queued: as long as its result would be kept, at least."""
+        wait = when.delay or (max(0.0, when.due - time.time()) if when.due is not None else 0.0)
+        return wait + (self._app.conf.result_expires or _YEAR)
+
+    def send(
+        self,
+        publications: Sequence[Publication],
+        *,
+        timeout: float | None = None,
+        retry: bool | None = None,
+        retry_policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store the messages, all or none.
+
+        A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
+        ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
+        raised. If the answer to a request got lost, the messages may be stored already: they are sent again only
+        with an explicit ``retry=True``, under the same ids, and may then be there twice.
+        """
+        conf = self._app.conf
+        if signals.before_task_publish.receivers:
+            self._announce_before(publications, retry_policy)
+        collected = _collected.get()
+        if collected is not None:
+            collected.extend(publications)
+            return
+        try:
+            self._app.write_broker.publish(publications)
+        except OperationalError as exc:
+            policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
+            wanted = conf.task_publish_retry if retry is None else retry
+            self._send_again(publications, exc, policy if wanted else None, timeout, bool(retry))
+        if signals.after_task_publish.receivers:
+            self._announce_after(publications)
+
+    def _send_again(
+        self,
+        publications: Sequence[Publication],
+        error: OperationalError,
+        policy: Mapping[str, Any] | None,
+        timeout: float | None,
+        told: bool,
+    ) -> None:
+        seconds = self._app.conf.broker_publish_timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        for pause in _pauses(policy):
+            if error.maybe_done and not told:
+                break
+            if time.monotonic() + pause >= deadline:
+                break
+            time.sleep(pause)
+            try:
+                self._app.write_broker.publish(publications)
+                return
+            except OperationalError as exc:
+                error = exc
+        doubt = " The messages may have been stored: the answer got lost." if error.maybe_done else ""
+        failed = OperationalError(
+            f"{len(publications)} message(s) could not be sent to {self._app.broker_shown}: {error}.{doubt} "
+            "Check that the broker runs and broker_url is right, then call again"
+        )
+        failed.maybe_done = error.maybe_done
+        raise failed from error
+
+    def _announce_before(
+        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None
+    ) -> None:
+        policy = {**self._app.conf.task_publish_retry_policy, **(retry_policy or {})}
+        for publication in publications:
+            message = publication.message
+            signals.before_task_publish.send(
+                sender=message.headers["task"],
+                body=_body(self._app, message),
+                exchange=publication.exchange,
+                routing_key=publication.routing_key,
+                declare=[self._app.queues[publication.queue]],
+                headers=message.headers,
+                properties=message.properties,
+                retry_policy=policy,
+            )
+
+    def _announce_after(self, publications: Iterable[Publication]) -> None:
+        for publication in publications:
+            message = publication.message
+            signals.after_task_publish.send(
+                sender=message.headers["task"],
+                body=_body(self._app, message),
+                headers=message.headers,
+                exchange=publication.exchange,
+                routing_key=publication.routing_key,
+            )
+
+
+def _body(app: Celeriac, message: Message) -> Any:
+    return decode_body(message, {message.content_type})
+
+
+def _pauses(policy: Mapping[str, Any] | None) -> Iterable[float]:
+    """Seconds to wait before each repeat."""
+    if policy is None:
+        return
+    pause = float(policy.get("interval_start", 0) or 0)
+    step = float(policy.get("interval_step", 0.2) or 0)
+    most = float(policy.get("interval_max", 1) or 0)
+    limit = policy.get("max_retries", 3)
+    attempt = 0
+    while limit is None or attempt < limit:
+        yield min(pause, most) if most else pause
+        pause += step
+        attempt += 1
+
+
+def _inherited_reply(frame: Frame | None) -> str | None:
+    """The address of the client that waits for what a running task sets off."""
+    message = frame.request.message if frame is not None else None
+    return notes(message).reply if message is not None else None
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    for key in ("producer", "publisher", "connection", "router"):
+        if options.get(key) is not None:
+            raise TypeError(
+                f"{name}: {key}= is not supported: messages go over the application's own connections, "
+                "which are shared and thread-safe. Leave it out, or use another Celeriac() for another broker"
+            )
+    for key in options.keys() - _OPTIONS - _PROPERTIES:
+        near = _near_miss(key)
+        if near:
+            raise TypeError(f"{name}: there is no option {key!r} of apply_async; did you mean {near!r}?")
+
+
+@lru_cache(maxsize=256)
+def _near_miss(option: str) -> str | None:
+    # Applications may have options of their own, which their routes and signal receivers read.
+    return next(iter(difflib.get_close_matches(option, _OPTIONS, 1, 0.75)), None)
+
+
+def _delivery_mode(mode: int | str | None) -> int:
+    if mode in (1, "1", "transient"):
+        return 1
+    return 2
+
+
+def _embed(link: Any, link_error: Any, chain: list[Any] | None, chord: Any) -> Embed:
+    if link is None and link_error is None and chain is None and chord is None:
+        return _NO_EMBED
+    return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
+
+
+def _listed(value: Any) -> list[Any] | None:
+    if value is None:
+        return None
+    return list(value) if isinstance(value, list | tuple) else [value]

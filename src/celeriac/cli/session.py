@@ -1,0 +1,129 @@
+"""One run of the command line: the global options, and the application they lead to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import click
+
+from celeriac.cli.errors import Failure, wants_traceback
+from celeriac.exceptions import CeleriacError, ImproperlyConfigured
+from celeriac.platforms import EX_USAGE
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.engines.base import Broker, Coordinator
+
+_ENVIRONMENT = {
+    "broker": "CELERY_BROKER_URL",
+    "result_backend": "CELERY_RESULT_BACKEND",
+    "loader": "CELERY_LOADER",
+    "config": "CELERY_CONFIG_MODULE",
+}
+
+
+class Session:
+    """The global options as given, before or after the command."""
+
+    def __init__(self, given: Celeriac | None = None) -> None:
+        self._given = given
+        self.app: str | None = None
+        self.broker: str | None = None
+        self.result_backend: str | None = None
+        self.loader: str | None = None
+        self.config: str | None = None
+        self.workdir: str | None = None
+        self.no_color: bool | None = None
+        self.quiet: bool | None = None
+        self.skip_checks: bool | None = None
+
+    @cached_property
+    def application(self) -> Celeriac:
+        """The application that ``-A`` names (Celery's rules), with its tasks still to be imported.
+
+        Raises ``Failure`` saying what was tried, or where its module fails.
+        """
+        self.enter()
+        if self._given is not None and not self.app:
+            return self._given
+        from celeriac.app.find import find_app
+
+        try:
+            with _in_user_code(f"-A {self.app}"):
+                return find_app(self.app)
+        except ImproperlyConfigured as exc:
+            raise Failure(str(exc), EX_USAGE) from None
+
+    def import_tasks(self) -> None:
+        """Import the modules of the application's tasks. Raises ``Failure`` if one fails."""
+        with _in_user_code("importing the tasks' modules"):
+            self.application.import_tasks()
+            self.application.finalize()
+
+    @property
+    def broker_engine(self) -> Broker:
+        """The application's broker."""
+        return self.application.broker
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """What its workers agree on. Raises ``Failure`` if neither broker nor result backend can be that."""
+        coordinator = self.application.coordinator
+        if coordinator is None:
+            raise Failure(
+                "neither the broker nor the result backend of this application keeps track of workers: "
+                "use SQLite or Redis for one of them"
+            )
+        return coordinator
+
+    def enter(self) -> None:
+        """Change directory and hand the options on by the environment, where child processes see them too."""
+        if self.workdir:
+            try:
+                os.chdir(self.workdir)
+            except OSError as exc:
+                raise Failure(f"--workdir: cannot change to {self.workdir}: {exc.strerror}") from None
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        for name, variable in _ENVIRONMENT.items():
+            if value := getattr(self, name):
+                os.environ[variable] = value
+        if self.skip_checks:
+            os.environ["CELERY_SKIP_CHECKS"] = "true"
+
+    def say(self, text: str) -> None:
+        """Tell people something on standard error, unless ``--quiet``; scripts read standard output."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+
+@contextmanager
+def _in_user_code(doing: str) -> Iterator[None]:
+    """Tell an error in the application's own modules in a sentence that names the line."""
+    try:
+        yield
+    except CeleriacError:
+        raise
+    except Exception as exc:
+        if wants_traceback():
+            raise
+        import traceback
+
+        frames = [
+            frame
+            for frame in traceback.extract_tb(exc.__traceback__)
+            if not frame.filename.startswith("<frozen")
+        ]
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}"
+        if isinstance(exc, SyntaxError) and exc.filename:
+            where = f"{exc.filename}, line {exc.lineno}"
+        raise Failure(
+            f"{doing}: {type(exc).__name__}: {getattr(exc, 'msg', None) or exc} ({where}). "
+            "CELERIAC_DEBUG=1 shows the whole traceback."
+        ) from exc
