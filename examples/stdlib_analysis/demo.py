@@ -1,0 +1,161 @@
+"""Analyse the whole standard library, one task a file, first with one worker process and then with two.
+
+Run it with ``make demo``, or ``python examples/stdlib_analysis/demo.py``. It needs no server, takes well
+under a minute, and removes what it made: the worker, and the folder with messages and results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from analysis import library_files
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+HERE = Path(__file__).parent
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Run the analysis twice and compare."""
+    parser = argparse.ArgumentParser(description="Analyse Python's standard library with Celeriac workers.")
+    parser.add_argument("--files", type=int, metavar="N", help="only the first N files")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the worker and the folder go, too
+
+    files = library_files()[: options.files]
+    console.print(
+        f"{len(files)} modules of Python {sys.version.split()[0]}'s standard library, one task each"
+    )
+    with tempfile.TemporaryDirectory(prefix="celeriac-demo-") as home:
+        os.environ["CELERIAC_HOME"] = home
+        console.print(f"Messages and results: SQLite, {home}/celeriac.db\n")
+        slow, _ = run(files, processes=1, home=home)
+        fast, reports = run(files, processes=2, home=home)
+    summarise(reports)
+    compare(slow, fast)
+
+
+def run(files: list[tuple[str, str]], processes: int, home: str) -> tuple[float, list[dict[str, Any]]]:
+    """Analyse ``files`` with a worker of so many processes; return the seconds it took and the reports."""
+    from tasks import analyse_file, ping
+
+    with worker(processes, home):
+        ping.delay().get(timeout=30)  # the clock starts when the worker is up
+        started = time.perf_counter()
+        results = analyse_file.enqueue_many(files)
+        reports = follow(results, f"{processes} process{'es' if processes > 1 else ''}")
+        return time.perf_counter() - started, reports
+
+
+@contextmanager
+def worker(processes: int, home: str) -> Iterator[None]:
+    """Run ``celeriac -A tasks worker`` for the length of the block."""
+    log = Path(home, f"worker-{processes}.log")
+    command = [sys.executable, "-m", "celeriac", "-A", "tasks", "worker", "-c", str(processes), "-l", "INFO"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=HERE, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield
+    except Exception:
+        console.print(f"[red]The end of the worker's log:[/red]\n{log.read_text()[-3000:]}", markup=True)
+        raise
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def follow(results: list[Any], title: str) -> list[dict[str, Any]]:
+    """Show the progress until every result is there; return them as they come."""
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, refresh_per_second=10) as progress:
+            bar = progress.add_task(title, total=len(results))
+            return [_advanced(progress, bar, report) for report in arrivals(results)]
+    reports = []
+    for report in arrivals(results):
+        reports.append(report)
+        if len(reports) % 100 == 0 or len(reports) == len(results):
+            console.print(f"{title}: {len(reports)} of {len(results)} files")
+    return reports
+
+
+def _advanced(progress: Progress, bar: Any, report: dict[str, Any]) -> dict[str, Any]:
+    progress.advance(bar)
+    return report
+
+
+def arrivals(results: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the tasks' reports, about in the order in which they end; tell of retries on the way."""
+    from celeriac.exceptions import TimeoutError
+
+    waiting = deque(results)
+    told: set[str] = set()
+    while waiting:
+        result = waiting.popleft()
+        try:
+            yield result.get(timeout=0.1)
+        except TimeoutError:
+            waiting.append(result)
+            if result.state == "RETRY" and result.id not in told:
+                told.add(result.id)
+                console.print(f"  failed, will be retried: {result.info}")
+
+
+def summarise(reports: list[dict[str, Any]]) -> None:
+    """Print the totals, and the extremes of the library."""
+
+    def total(figure: str) -> str:
+        return f"{sum(report[figure] for report in reports):,}"
+
+    table = Table(title="\nThe standard library", title_justify="left", show_header=False)
+    for figure in ("lines", "comments", "classes", "functions", "branches", "names", "instructions"):
+        table.add_row(figure, total(figure))
+    table.columns[1].justify = "right"
+    console.print(table)
+
+    extremes = Table(title_justify="left")
+    for heading in ("longest functions", "most branches in a function", "slowest files"):
+        extremes.add_column(heading)
+    longest = top(reports, lambda report: report["longest"][1])
+    knottiest = top(reports, lambda report: report["knottiest"][1])
+    slowest = top(reports, lambda report: report["seconds"])
+    for one, two, three in zip(longest, knottiest, slowest, strict=True):
+        extremes.add_row(
+            f"{one['longest'][1]:>4} lines  {one['module']}.{one['longest'][0]}",
+            f"{two['knottiest'][1] - 1:>4}  {two['module']}.{two['knottiest'][0]}",
+            f"{three['seconds'] * 1000:>4.0f} ms  {three['module']}",
+        )
+    console.print(extremes)
+    retried = [report["module"] for report in reports if report["retries"]]
+    console.print(f"Failed at first and succeeded when retried: {', '.join(sorted(retried)) or 'none'}\n")
+
+
+def top(reports: list[dict[str, Any]], key: Any) -> list[dict[str, Any]]:
+    """The five reports with the greatest ``key``."""
+    return sorted(reports, key=key, reverse=True)[:5]
+
+
+def compare(slow: float, fast: float) -> None:
+    """Print how much a second process gained."""
+    console.print(
+        f"One process:    {slow:5.1f} s\nTwo processes:  {fast:5.1f} s   [bold]{slow / fast:.2f} x[/bold] as fast"
+    )
+    if len(os.sched_getaffinity(0)) < 2:
+        console.print("This machine has one processor: a second process cannot gain anything here.")
+
+
+if __name__ == "__main__":
+    main()
