@@ -151,7 +151,8 @@ def top(reports: list[dict[str, Any]], key: Any) -> list[dict[str, Any]]:
 def compare(slow: float, fast: float) -> None:
     """Print how much a second process gained."""
     console.print(
-        f"One process:    {slow:5.1f} s\nTwo processes:  {fast:5.1f} s   [bold]{slow / fast:.2f} x[/bold] as fast"
+        f"One process:    {slow:5.1f} s\n"
+        f"Two processes:  {fast:5.1f} s   [bold]{slow / fast:.2f} x[/bold] as fast"
     )
     if len(os.sched_getaffinity(0)) < 2:
         console.print("This machine has one processor: a second process cannot gain anything here.")
