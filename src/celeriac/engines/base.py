@@ -444,6 +444,8 @@ class Control(msgspec.Struct):
     """All paused queues."""
     rate_limits: dict[str, str]
     """All overridden limits: task name -> limit as in ``rate_limit`` ("10/m", "" = none)."""
+    terminate: dict[str, str] = msgspec.field(default_factory=dict)
+    """Of the revoked ids, those to be killed if they run: id -> signal name ("SIGTERM")."""
 
 
 class Coordinator(Protocol):
@@ -457,8 +459,11 @@ class Coordinator(Protocol):
         """
         ...
 
-    def revoke(self, ids: Sequence[str], expires: float) -> int:
-        """Remember revoked ids for ``expires`` seconds; return the new control version."""
+    def revoke(self, ids: Sequence[str], expires: float, signal: str = "") -> int:
+        """Remember revoked ids for ``expires`` seconds; return the new control version.
+
+        ``signal`` names the signal that is to end those that run already; empty lets them finish.
+        """
         ...
 
     def control(self, since: int = 0) -> Control: ...

@@ -1,0 +1,210 @@
+"""Settings of the broker, of the connections to it, and of the Redis connections."""
+
+from __future__ import annotations
+
+from celeriac.settings.kinds import (
+    BOOLEAN,
+    INTEGER,
+    LIMIT,
+    MAPPING,
+    POSITIVE,
+    REFERENCE,
+    SECONDS,
+    TEXT,
+    TIME_LIMIT,
+    TLS,
+    URL,
+    choice,
+)
+from celeriac.settings.setting import Setting
+from celeriac.settings.table.rows import own, refused, settled, works
+
+IN_THE_URL = "Write it into broker_url, as in redis://user:password@host:6379/0."
+IN_RESULT_URL = "Write it into result_backend, as in redis://user:password@host:6379/0."
+
+
+def _in_url(name: str, advice: str, secret: bool = False) -> Setting:
+    numeric = name.endswith(("_port", "_db"))
+    return refused(name, INTEGER if numeric else TEXT, None, advice, secret=secret)
+
+
+ROWS = (
+    works(
+        "broker_url",
+        URL,
+        None,
+        "Where messages are kept; several URLs (a list, or joined by ';') are tried in turn. None means "
+        "$CELERIAC_HOME/celeriac.db, or celeriac.db beside the application. CELERY_BROKER_URL overrides it.",
+    ),
+    works(
+        "broker_read_url",
+        URL,
+        None,
+        "The broker that workers read from; None means broker_url. CELERY_BROKER_READ_URL overrides it.",
+    ),
+    works(
+        "broker_write_url",
+        URL,
+        None,
+        "The broker that messages are sent to; None means broker_url. CELERY_BROKER_WRITE_URL overrides it.",
+    ),
+    works(
+        "broker_transport_options",
+        MAPPING,
+        {},
+        "Options of the engine, under Celery's names where Celery has them (global_keyprefix, "
+        "priority_steps, sep, master_name, sentinel_kwargs, socket_timeout, ...).",
+    ),
+    works("broker_use_ssl", TLS, False, "TLS to the broker: True, or a dictionary of ssl_* options."),
+    works("broker_connection_timeout", SECONDS, 4, "Seconds to wait for a connection to the broker."),
+    works(
+        "broker_connection_retry",
+        BOOLEAN,
+        True,
+        "A worker that loses the broker connects again with back-off and jitter; off, it exits.",
+    ),
+    works(
+        "broker_connection_retry_on_startup",
+        BOOLEAN,
+        None,
+        "A worker that finds no broker at its start tries again; None means as broker_connection_retry.",
+    ),
+    works(
+        "broker_connection_max_retries",
+        LIMIT,
+        100,
+        "Attempts to connect before a worker gives up; None or 0 means without limit.",
+        optional=True,
+    ),
+    works(
+        "broker_pool_limit",
+        LIMIT,
+        10,
+        "Connections that a process keeps open for publishing; None or 0 means a new one each time.",
+        optional=True,
+    ),
+    works(
+        "broker_pool_acquire_timeout",
+        SECONDS,
+        None,
+        "Seconds to wait for a free connection of the pool; None means as broker_publish_timeout.",
+    ),
+    works(
+        "broker_failover_strategy",
+        REFERENCE,
+        None,
+        "Order in which several broker URLs are tried: round-robin (None), shuffle, or a callable.",
+        pending="rabbitmq",
+    ),
+    works(
+        "broker_heartbeat",
+        TIME_LIMIT,
+        120,
+        "Seconds between AMQP heartbeats; None or 0 means none.",
+        optional=True,
+        pending="rabbitmq",
+    ),
+    works(
+        "broker_login_method",
+        TEXT,
+        None,
+        "SASL mechanism of an AMQP login; None means the server's best.",
+        pending="rabbitmq",
+    ),
+    works(
+        "broker_native_delayed_delivery_queue_type",
+        choice("classic", "quorum"),
+        "quorum",
+        "Type of the queues in which RabbitMQ keeps delayed messages.",
+        pending="rabbitmq",
+    ),
+    settled(
+        "broker_heartbeat_checkrate",
+        SECONDS,
+        3.0,
+        "Missed heartbeats are noticed at the interval that the server agreed to.",
+    ),
+    settled(
+        "broker_channel_error_retry",
+        BOOLEAN,
+        False,
+        "Every error of the broker that may pass is tried again, channel errors included.",
+    ),
+    _in_url("broker_transport", "The scheme of broker_url names the engine, as in redis:// or sqlite://."),
+    _in_url("broker_host", IN_THE_URL),
+    _in_url("broker_port", IN_THE_URL),
+    _in_url("broker_user", IN_THE_URL),
+    _in_url("broker_password", IN_THE_URL, secret=True),
+    _in_url("broker_vhost", IN_THE_URL),
+    own(
+        "broker_publish_timeout",
+        SECONDS,
+        5.0,
+        "Seconds that a publish may take in all, its retries included, before OperationalError.",
+        why="In Celery a publish can wait for minutes, or for ever, for a broker that is down.",
+    ),
+    own(
+        "broker_delay",
+        choice("store", "celery"),
+        "store",
+        "Where delayed messages wait: in the store ('store'), or sent at once with an eta as Celery does "
+        "('celery'), for queues that only Celery's workers consume.",
+        why="Celery keeps delayed tasks in the memory of a worker.",
+    ),
+    own(
+        "message_max_size",
+        LIMIT,
+        16 * 1024 * 1024,
+        "Bytes that a message may have; a larger one is refused where it is sent. None means no limit.",
+        optional=True,
+        why="Celery knows no limit, and RabbitMQ has this one.",
+    ),
+    # -- Redis, as a result store ----------------------------------------------------------------------
+    works("redis_backend_use_ssl", TLS, None, "TLS to a Redis result store: a dictionary of ssl_* options."),
+    works(
+        "redis_max_connections",
+        POSITIVE,
+        None,
+        "Connections to a Redis result store that a process may have; None means no limit.",
+    ),
+    works(
+        "redis_socket_timeout",
+        SECONDS,
+        120.0,
+        "Seconds to wait for an answer of a Redis result store; None means without limit.",
+        optional=True,
+    ),
+    works(
+        "redis_socket_connect_timeout",
+        SECONDS,
+        None,
+        "Seconds to wait for a connection to a Redis result store; None means as redis_socket_timeout.",
+    ),
+    works("redis_socket_keepalive", BOOLEAN, False, "TCP keep-alive on connections to a Redis result store."),
+    works(
+        "redis_client_name", TEXT, None, "Name that connections to a Redis result store give to the server."
+    ),
+    settled(
+        "redis_retry_on_timeout",
+        BOOLEAN,
+        False,
+        "Reads are tried again after a timeout, writes only where a repetition does no harm.",
+    ),
+    settled(
+        "redis_backend_health_check_interval",
+        SECONDS,
+        None,
+        "A dead connection is found when it is used, and the request repeated where that does no harm.",
+    ),
+    refused(
+        "redis_backend_credential_provider",
+        REFERENCE,
+        None,
+        "Credential providers are not supported: write user and password into result_backend.",
+    ),
+    _in_url("redis_host", IN_RESULT_URL),
+    _in_url("redis_port", IN_RESULT_URL),
+    _in_url("redis_db", IN_RESULT_URL),
+    _in_url("redis_username", IN_RESULT_URL),
+    _in_url("redis_password", IN_RESULT_URL, secret=True),
+)

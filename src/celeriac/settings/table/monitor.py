@@ -1,0 +1,133 @@
+"""Settings of the scheduler, of events and of remote control."""
+
+from __future__ import annotations
+
+from celeriac.settings.kinds import BOOLEAN, COUNT, MAPPING, REFERENCE, SECONDS, TEXT
+from celeriac.settings.setting import Setting
+from celeriac.settings.table.rows import refused, settled, works
+
+
+def _command_line(name: str) -> Setting:
+    option = "--" + name.partition("_")[2]
+    return refused(name, REFERENCE, None, f"Give it to the command, as {option}.")
+
+
+ROWS = (
+    works(
+        "beat_schedule",
+        MAPPING,
+        {},
+        "The periodic tasks: name to a dictionary of task, schedule, args, kwargs and options.",
+        pending="beat",
+    ),
+    works(
+        "beat_scheduler",
+        REFERENCE,
+        "celery.beat:PersistentScheduler",
+        "Class of the scheduler, as pkg.module:Class; Celery's default means ours.",
+        pending="beat",
+    ),
+    works(
+        "beat_max_loop_interval",
+        SECONDS,
+        0,
+        "Seconds that the scheduler sleeps at most; 0 means its own choice.",
+        pending="beat",
+    ),
+    works(
+        "beat_cron_starting_deadline",
+        SECONDS,
+        None,
+        "Seconds after which a missed tick is no longer made up for; None means always.",
+        pending="beat",
+    ),
+    works(
+        "beat_enable_remote_control",
+        BOOLEAN,
+        False,
+        "The scheduler answers remote control commands.",
+        pending="remote control",
+    ),
+    works(
+        "beat_remote_control_max_tick_age",
+        SECONDS,
+        None,
+        "Seconds since its last tick after which the scheduler does not answer a ping; None means never.",
+        pending="remote control",
+    ),
+    settled(
+        "beat_schedule_filename",
+        TEXT,
+        "celerybeat-schedule",
+        "The store keeps when each entry ran last: there is no schedule file.",
+    ),
+    settled("beat_sync_every", COUNT, 0, "Each tick is recorded in the step that sends its task."),
+    *(
+        _command_line(f"beat_{option}")
+        for option in ("pidfile", "logfile", "uid", "gid", "umask", "executable")
+    ),
+    works("event_exchange", TEXT, "celeryev", "Exchange of events.", pending="events"),
+    works("event_serializer", TEXT, "json", "Format of events.", pending="events"),
+    works("event_queue_prefix", TEXT, "celeryev", "Prefix of the names of event queues.", pending="events"),
+    works(
+        "event_queue_ttl",
+        SECONDS,
+        5.0,
+        "Seconds after which an event that nobody received is deleted; None means never.",
+        optional=True,
+        pending="events",
+    ),
+    works(
+        "event_queue_expires",
+        SECONDS,
+        60.0,
+        "Seconds after which an event queue that nobody reads is deleted; None means never.",
+        optional=True,
+        pending="events",
+    ),
+    works("event_queue_exclusive", BOOLEAN, True, "Event queues serve one connection.", pending="events"),
+    works(
+        "event_queue_durable",
+        BOOLEAN,
+        False,
+        "Event queues outlive a restart of the server.",
+        pending="events",
+    ),
+    works(
+        "control_exchange",
+        TEXT,
+        "celery",
+        "Prefix of the exchanges of remote control.",
+        pending="remote control",
+    ),
+    works(
+        "control_queue_ttl",
+        SECONDS,
+        300.0,
+        "Seconds after which a command that nobody received is deleted; None means never.",
+        optional=True,
+        pending="remote control",
+    ),
+    works(
+        "control_queue_expires",
+        SECONDS,
+        10.0,
+        "Seconds after which a command queue that nobody reads is deleted; None means never.",
+        optional=True,
+        pending="remote control",
+    ),
+    works(
+        "control_queue_exclusive",
+        BOOLEAN,
+        True,
+        "Command queues serve one connection.",
+        pending="remote control",
+    ),
+    works(
+        "control_queue_durable",
+        BOOLEAN,
+        False,
+        "Command queues outlive a restart of the server.",
+        pending="remote control",
+    ),
+)

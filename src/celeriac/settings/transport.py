@@ -1,0 +1,28 @@
+"""Options inside ``broker_transport_options`` that are answered by the design in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_LEASES = "a message is delivered again when its worker is dead, and not when a time is over."
+
+SETTLED_OPTIONS: dict[str, str] = {
+    "visibility_timeout": _LEASES,
+    "unacked_restore_interval": _LEASES,
+    "unacked_restore_throttle": _LEASES,
+    "unacked_restore_limit": _LEASES,
+    "unacked_mutex_expire": _LEASES,
+    "polling_interval": "workers wait for a message to arrive, and do not poll.",
+    "ack_emulation": "messages are always acknowledged.",
+    "retry_on_timeout": "requests are repeated only where that does no harm.",
+    "health_check_interval": "a dead connection is found when it is used.",
+}
+"""The option, and the sentence that a worker says at its start."""
+
+
+def transport_notes(setting: str, options: Mapping[str, Any]) -> list[str]:
+    """Return one line for each option in use that does not do here what it does in Celery."""
+    return [
+        f"{setting}[{name!r}]: {sentence}" for name, sentence in SETTLED_OPTIONS.items() if name in options
+    ]
