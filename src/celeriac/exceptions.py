@@ -27,8 +27,11 @@ class Retry(TaskPredicate):
     """The task is to run again later; raised by ``Task.retry``.
 
     ``exc`` is the error that caused it, ``when`` the delay in seconds or a ``datetime``, and ``sig``
-    the signature of the next attempt, which the worker stores in the step that ends this one.
+    the signature of the next attempt. In a worker ``publication`` is that attempt's message
+    (``engines.base.Publication``), which is stored in the step that ends this one.
     """
+
+    publication: Any = None
 
     def __init__(
         self,
@@ -188,7 +191,12 @@ class IncompleteStream(TaskError):
 
 
 class OperationalError(CeleriacError):
-    """A broker or result store cannot be reached or does not work now; it may later."""
+    """A broker or result store cannot be reached or does not work now; it may later.
+
+    ``maybe_done`` says that the request was sent and its answer did not come: it may have been carried out.
+    """
+
+    maybe_done: bool = False
 
 
 class StoreFull(OperationalError):

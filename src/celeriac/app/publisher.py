@@ -1,0 +1,324 @@
+"""Publisher: from a call to messages in the broker.
+
+:meth:`Publisher.build` writes a message (protocol 2) without any I/O; :meth:`Publisher.send` stores
+messages within a bounded time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals
+from celeriac.app import ids, times
+from celeriac.app.state import worker_frame
+from celeriac.engines.base import Publication
+from celeriac.exceptions import EncodeError, OperationalError
+from celeriac.message import OWN_HEADER, Embed, Message, encode_body, new_id
+from celeriac.serialization import repr_args
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.task import Task
+
+_NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+_PLACE = ("queue", "exchange", "routing_key", "exchange_type")
+
+_PROPERTIES = frozenset(
+    ("expiration", "user_id", "app_id", "message_id", "type", "mandatory", "immediate", "cluster_id",
+     "correlation_id", "content_encoding", "timestamp")
+)  # fmt: skip
+"""Options that become message properties."""
+
+_OPTIONS = frozenset(
+    ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "countdown",
+     "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id", "group_index", "headers",
+     "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
+     "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "routing_key",
+     "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout")
+)  # fmt: skip
+
+
+class Publisher:
+    """Builds and sends the messages of one application."""
+
+    def __init__(self, app: Celeriac) -> None:
+        self._app = app
+
+    def build(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        task: Task[..., Any] | None = None,
+        task_id: str | None = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        expires: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        chain: list[Any] | None = None,
+        chord: Any = None,
+        group_id: str | None = None,
+        group_index: int | None = None,
+        retries: int = 0,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        priority: int | None = None,
+        serializer: str | None = None,
+        compression: str | None = None,
+        ignore_result: bool | None = None,
+        headers: Mapping[str, Any] | None = None,
+        reply_to: str | None = None,
+        reply: str | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        delivery_mode: int | str | None = None,
+        argsrepr: str | None = None,
+        kwargsrepr: str | None = None,
+        stamped_headers: list[str] | None = None,
+        replaced_task_nesting: int = 0,
+        **options: Any,
+    ) -> Publication:
+        """Return the message of a call, addressed; nothing is sent.
+
+        The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
+        that are not set. ``retries`` and ``reply`` (the client's address for the result, if it is not this
+        process) serve the worker. Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        """
+        app = self._app
+        kwargs = kwargs if kwargs is not None else {}
+        if options:
+            _check_options(name, options)
+        frame = worker_frame()
+        if frame is not None:
+            parent = frame.request
+            root_id = root_id or parent.root_id or parent.id
+            parent_id = parent_id or parent.id
+            if priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
+                priority = parent.delivery_info.get("priority")
+        target = app.router.target(name, {k: options[k] for k in _PLACE if k in options}, task)
+        defaults = app.defaults.of(name, task, target)
+        if priority is None:
+            priority = defaults.priority
+        if time_limit is None:
+            time_limit = defaults.time_limit
+        if soft_time_limit is None:
+            soft_time_limit = defaults.soft_time_limit
+        if time_limit is not None and soft_time_limit is not None and soft_time_limit > time_limit:
+            raise ValueError("soft_time_limit must be less than or equal to time_limit")
+        if ignore_result is None:
+            ignore_result = defaults.ignore_result
+        if expires is None:
+            expires = defaults.expires
+        when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
+        task_id = task_id or new_id()
+        header: dict[str, Any] = {
+            "lang": "py",
+            "task": name,
+            "id": task_id,
+            "shadow": shadow,
+            "eta": when.eta,
+            "expires": None,
+            "group": group_id,
+            "group_index": group_index,
+            "retries": retries,
+            "timelimit": [time_limit, soft_time_limit],
+            "root_id": root_id or task_id,
+            "parent_id": parent_id,
+            "argsrepr": repr_args(args) if argsrepr is None else argsrepr,
+            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs)) if kwargsrepr is None else kwargsrepr,
+            "origin": ids.origin(),
+            "ignore_result": ignore_result,
+            "replaced_task_nesting": replaced_task_nesting,
+            "stamped_headers": stamped_headers,
+            "stamps": {},
+        }
+        properties: dict[str, Any] = {
+            "correlation_id": task_id,
+            "reply_to": reply_to or ids.oid(),
+            "delivery_mode": _delivery_mode(delivery_mode or defaults.delivery_mode),
+            "delivery_info": {"exchange": target.exchange, "routing_key": target.routing_key},
+            "priority": priority,
+        }
+        if expires is not None:
+            header["expires"], seconds = times.expiry(expires, app.timezone)
+            if seconds is not None:
+                properties["expiration"] = str(int(seconds * 1000))
+        if options:
+            properties.update({k: v for k, v in options.items() if k in _PROPERTIES and v is not None})
+            if "expiration" in options:
+                properties["expiration"] = str(int(float(options["expiration"]) * 1000))
+        if stamped_headers:
+            header["stamps"] = {key: options.get(key, (headers or {}).get(key)) for key in stamped_headers}
+        if headers:
+            header.update(headers)
+        if link is None and link_error is None and chain is None and chord is None:
+            embed = _NO_EMBED
+        else:
+            embed = {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
+        body, content_type, encoding, added = encode_body(
+            args, kwargs, embed, serializer or defaults.serializer, compression or defaults.compression
+        )
+        if added:
+            header.update(added)
+        if defaults.max_size is not None and len(body) > defaults.max_size:
+            raise EncodeError(
+                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows "
+                f"({defaults.max_size}): store them elsewhere and pass a reference, or raise the setting"
+            )
+        held = defaults.store_delays and when is not times.NOW
+        header[OWN_HEADER] = note = {"sent": time.time()}
+        if held:
+            note["held"] = True
+        if not ignore_result:
+            address = reply or defaults.reply_address()
+            if address is not None:
+                note["reply"] = address  # type: ignore[assignment]
+        return Publication(
+            Message(header, properties, body, content_type, encoding),
+            target.queue,
+            priority,
+            when.delay if held else None,
+            when.due if held else None,
+            target.exchange,
+            target.routing_key,
+            None if ignore_result or defaults.track is None else defaults.track + (when.delay or 0.0),
+        )
+
+    def send(
+        self,
+        publications: Sequence[Publication],
+        *,
+        timeout: float | None = None,
+        retry: bool | None = None,
+        retry_policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store the messages, all or none.
+
+        A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
+        ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is raised.
+        If the answer to a request got lost, the messages may be stored already: they are sent again only
+        with an explicit ``retry=True``, under the same ids, and may then be there twice.
+        """
+        conf = self._app.conf
+        if signals.before_task_publish.receivers:
+            self._announce_before(publications, retry_policy)
+        try:
+            self._app.broker.publish(publications)
+        except OperationalError as exc:
+            policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
+            wanted = conf.task_publish_retry if retry is None else retry
+            self._send_again(publications, exc, policy if wanted else None, timeout, bool(retry))
+        if signals.after_task_publish.receivers:
+            self._announce_after(publications)
+
+    def _send_again(
+        self,
+        publications: Sequence[Publication],
+        error: OperationalError,
+        policy: Mapping[str, Any] | None,
+        timeout: float | None,
+        told: bool,
+    ) -> None:
+        seconds = self._app.conf.broker_publish_timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        for pause in _pauses(policy):
+            if error.maybe_done and not told:
+                break
+            if time.monotonic() + pause >= deadline:
+                break
+            time.sleep(pause)
+            try:
+                self._app.broker.publish(publications)
+                return
+            except OperationalError as exc:
+                error = exc
+        doubt = " The messages may have been stored: the answer got lost." if error.maybe_done else ""
+        failed = OperationalError(
+            f"{len(publications)} message(s) could not be sent to {self._app.broker_shown}: {error}.{doubt} "
+            "Check that the broker runs and broker_url is right, then call again"
+        )
+        failed.maybe_done = error.maybe_done
+        raise failed from error
+
+    def _announce_before(
+        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None
+    ) -> None:
+        policy = {**self._app.conf.task_publish_retry_policy, **(retry_policy or {})}
+        for publication in publications:
+            message = publication.message
+            signals.before_task_publish.send(
+                sender=message.headers["task"],
+                body=_body(self._app, message),
+                exchange=publication.exchange,
+                routing_key=publication.routing_key,
+                declare=[self._app.queues[publication.queue]],
+                headers=message.headers,
+                properties=message.properties,
+                retry_policy=policy,
+            )
+
+    def _announce_after(self, publications: Iterable[Publication]) -> None:
+        for publication in publications:
+            message = publication.message
+            signals.after_task_publish.send(
+                sender=message.headers["task"],
+                body=_body(self._app, message),
+                headers=message.headers,
+                exchange=publication.exchange,
+                routing_key=publication.routing_key,
+            )
+
+
+def _body(app: Celeriac, message: Message) -> Any:
+    from celeriac.message import decode_body
+
+    return decode_body(message, {message.content_type})
+
+
+def _pauses(policy: Mapping[str, Any] | None) -> Iterable[float]:
+    """Seconds to wait before each repeat."""
+    if policy is None:
+        return
+    pause = float(policy.get("interval_start", 0) or 0)
+    step = float(policy.get("interval_step", 0.2) or 0)
+    most = float(policy.get("interval_max", 1) or 0)
+    limit = policy.get("max_retries", 3)
+    attempt = 0
+    while limit is None or attempt < limit:
+        yield min(pause, most) if most else pause
+        pause += step
+        attempt += 1
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    for key in ("producer", "publisher", "connection", "router"):
+        if options.get(key) is not None:
+            raise TypeError(
+                f"{name}: {key}= is not supported: messages go over the application's own connections, "
+                "which are shared and thread-safe. Leave it out, or use another Celeriac() for another broker"
+            )
+    for key in options.keys() - _OPTIONS - _PROPERTIES:
+        near = difflib.get_close_matches(key, _OPTIONS, 1, 0.75)
+        if near:
+            raise TypeError(f"{name}: there is no option {key!r} of apply_async; did you mean {near[0]!r}?")
+
+
+def _delivery_mode(mode: int | str | None) -> int:
+    if mode in (1, "1", "transient"):
+        return 1
+    return 2
+
+
+def _listed(value: Any) -> list[Any] | None:
+    if value is None:
+        return None
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+

@@ -1,0 +1,160 @@
+"""Context: what a running task knows about its own call (``self.request``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celeriac.message import Message
+
+_PROTOCOL_HEADERS = frozenset(
+    """lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr
+    kwargsrepr origin ignore_result replaced_task_nesting stamped_headers stamps compression celeriac
+    redelivered""".split()
+)
+
+
+class Context:
+    """One call's attributes; those a message does not set have the class's defaults.
+
+    Every header of the message is an attribute too, the user's own included. ``headers`` holds the
+    user's own alone (``None`` if there are none).
+    """
+
+    args: Any = None
+    callbacks: list[Any] | None = None
+    called_directly: bool = True
+    """``False`` in a worker and in eager mode."""
+    chain: list[Any] | None = None
+    """The steps that follow, the next one last."""
+    chord: Any = None
+    correlation_id: str | None = None
+    delivery_info: dict[str, Any] | None = None
+    """``exchange``, ``routing_key``, ``priority``, ``redelivered``."""
+    delivery_token: int | None = None
+    """Grows with every delivery of this message: a fencing id for stores that can check one."""
+    errbacks: list[Any] | None = None
+    eta: str | None = None
+    expires: Any = None
+    group: str | None = None
+    group_index: int | None = None
+    headers: dict[str, Any] | None = None
+    hostname: str | None = None
+    """The node name of the worker that runs the task."""
+    id: str | None = None
+    ignore_result: bool = False
+    is_eager: bool = False
+    kwargs: Any = None
+    lease: tuple[str, str, int] | None = None
+    """``(owner, queue, token)`` under which the worker holds the message (``ResultRecord.lease``)."""
+    logfile: str | None = None
+    loglevel: int | None = None
+    message: Message | None = None
+    """The message that brought the call; ``None`` for direct and eager calls."""
+    origin: str | None = None
+    parent_id: str | None = None
+    properties: dict[str, Any] | None = None
+    queue: str | None = None
+    """The queue from which the message was taken."""
+    redelivered: bool = False
+    replaced_task_nesting: int = 0
+    reply_to: str | None = None
+    retries: int = 0
+    """How many attempts came before this one."""
+    root_id: str | None = None
+    shadow: str | None = None
+    soft_time_limit: float | None = None
+    stamped_headers: list[str] | None = None
+    stamps: dict[str, Any] | None = None
+    taskset: str | None = None
+    time_limit: float | None = None
+    timelimit: Any = None
+    """``[hard, soft]``, seconds or ``None``."""
+    utc: bool | None = None
+    _children: list[Any] | None = None
+
+    def __init__(
+        self,
+        message: Message | None = None,
+        args: Any = None,
+        kwargs: Any = None,
+        embed: dict[str, Any] | None = None,
+        *,
+        queue: str | None = None,
+        delivery_token: int | None = None,
+        redelivered: bool = False,
+        hostname: str | None = None,
+        **attributes: Any,
+    ) -> None:
+        """Describe the call that ``message`` asks for, or one made here of ``attributes`` alone."""
+        values = self.__dict__
+        if message is not None:
+            values.update(message.headers)
+            self._take_message(message, embed or {}, queue, redelivered)
+            values["called_directly"] = False
+        values["args"] = args
+        values["kwargs"] = kwargs
+        values["queue"] = queue
+        values["delivery_token"] = delivery_token
+        values["redelivered"] = redelivered
+        values["hostname"] = hostname
+        if attributes:
+            values.update(attributes)
+        limits = values.get("timelimit")
+        if limits and len(limits) == 2:
+            values["time_limit"], values["soft_time_limit"] = limits
+
+    def _take_message(
+        self, message: Message, embed: dict[str, Any], queue: str | None, redelivered: bool
+    ) -> None:
+        values = self.__dict__
+        properties = message.properties
+        values["message"] = message
+        values["properties"] = properties
+        values["correlation_id"] = properties.get("correlation_id")
+        values["reply_to"] = properties.get("reply_to")
+        info = properties.get("delivery_info") or {}
+        values["delivery_info"] = {
+            "exchange": info.get("exchange", ""),
+            "routing_key": info.get("routing_key", queue),
+            "priority": properties.get("priority", 0),
+            "redelivered": redelivered,
+        }
+        if embed:
+            values["callbacks"] = embed.get("callbacks")
+            values["errbacks"] = embed.get("errbacks")
+            values["chain"] = embed.get("chain")
+            values["chord"] = embed.get("chord")
+        own = {k: v for k, v in message.headers.items() if k not in _PROTOCOL_HEADERS}
+        values["headers"] = own or None
+        values["taskset"] = values.get("group")
+
+    @property
+    def children(self) -> list[Any]:
+        """Results of the tasks that this one has called so far."""
+        if self._children is None:
+            self._children = []
+        return self._children
+
+    @property
+    def task_name(self) -> str | None:
+        """The name under which the task was called."""
+        name: str | None = self.__dict__.get("task")
+        return name
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The attribute ``key``, or ``default``."""
+        return getattr(self, key, default)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set attributes, as ``dict.update`` does."""
+        self.__dict__.update(*args, **kwargs)
+
+    def clear(self) -> None:
+        """Return to the defaults."""
+        self.__dict__.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"this task's request has no attribute or header {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<Context: {self.__dict__.get('task')} id={self.id} retries={self.retries}>"

@@ -1,0 +1,153 @@
+"""ResultFormat: a task's state as it is stored, in Celery's form."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celeriac import serialization, states
+from celeriac.engines.base import ResultRecord
+from celeriac.exceptions import DecodeError, EncodeError
+from celeriac.message import notes
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.app.request import Context
+    from celeriac.task import Task
+
+logger = logging.getLogger(__name__)
+
+_COMPRESSED = b"\0celery-compressed\0"
+"""Stands before a compressed payload, then the method's label and a zero byte."""
+
+
+class ResultFormat:
+    """Writes and reads the stored results of one application."""
+
+    def __init__(self, app: Celeriac) -> None:
+        self._app = app
+
+    def record(
+        self,
+        state: str,
+        value: Any,
+        request: Context | None,
+        *,
+        traceback: str | None = None,
+        task_id: str | None = None,
+    ) -> ResultRecord:
+        """Return a state of the task that ``request`` describes, ready to be stored.
+
+        ``value`` is the result, or the exception in the states that have one. Raises ``EncodeError`` if it
+        cannot be serialised or is larger than ``result_max_size``.
+        """
+        conf = self._app.conf
+        identifier = task_id or (request.id if request is not None else None)
+        if not identifier:
+            raise ValueError("a result needs the task's id")
+        if state in states.EXCEPTION_STATES and isinstance(value, BaseException):
+            value = serialization.encode_exception(value)
+        meta: dict[str, Any] = {
+            "status": state,
+            "result": value,
+            "traceback": traceback,
+            "children": _children(request),
+            "date_done": datetime.now(UTC).isoformat() if state in states.READY_STATES else None,
+        }
+        if request is not None:
+            if request.group:
+                meta["group_id"] = request.group
+            if request.parent_id:
+                meta["parent_id"] = request.parent_id
+            if conf.result_extended:
+                meta.update(_extended(request))
+        meta["task_id"] = identifier
+        ttl = conf.result_expires
+        if state == states.FAILURE and conf.result_failure_expires is not None:
+            ttl = conf.result_failure_expires
+        payload = self.encode(meta)
+        reply = notes(request.message).reply if request is not None and request.message is not None else None
+        return ResultRecord(identifier, state, payload, float(ttl) if ttl else None, reply)
+
+    def encode(self, meta: dict[str, Any]) -> bytes:
+        """Return a stored result's bytes: serialised by ``result_serializer``, perhaps compressed."""
+        conf = self._app.conf
+        _, _, payload = serialization.dumps(meta, conf.result_serializer, {"result": meta["result"], "meta": meta})
+        limit = conf.result_max_size
+        if limit is not None and len(payload) > limit:
+            raise EncodeError(
+                f"the result takes {len(payload)} bytes, more than result_max_size allows ({limit}): "
+                "store it elsewhere and return a reference, or raise the setting"
+            )
+        if conf.result_compression:
+            payload, label = serialization.compress(payload, conf.result_compression)
+            payload = _COMPRESSED + label.encode() + b"\0" + payload
+        return payload
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """Return what was stored, its exception made again.
+
+        Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
+        ``result_accept_content`` does not allow.
+        """
+        if payload.startswith(_COMPRESSED):
+            label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
+            payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
+        conf = self._app.conf
+        form = serialization.serializer(conf.result_serializer)
+        accept = conf.result_accept_content
+        accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
+        meta = serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+        if not isinstance(meta, dict) or "status" not in meta:
+            raise DecodeError("the stored result is not an object with a status")
+        if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
+            meta["result"] = serialization.decode_exception(meta["result"])
+        return meta
+
+    def update(self, task: Task[..., Any], task_id: str | None, state: str | None, meta: Any) -> None:
+        """Store a state of the user's own (``Task.update_state``).
+
+        Without an id, which a task called directly has not, and in eager mode unless results of eager
+        tasks are stored, there is nothing to store to, and nothing happens.
+        """
+        if state is None:
+            raise TypeError('update_state needs a state: update_state(state="PROGRESS", meta={...})')
+        request = task.request
+        identifier = task_id or request.id
+        if not identifier or (request.is_eager and not task.store_eager_result):
+            return
+        backend = task.backend
+        if backend is None:
+            return
+        own = identifier == request.id
+        record = self.record(state, meta, request if own else None, task_id=identifier)
+        if own:
+            record.lease = request.lease
+        if backend.store([record]):
+            logger.warning(
+                "Task %s[%s]: the state %s was not stored: the task has ended, or its lease is lost",
+                task.name, identifier, state,
+            )  # fmt: skip
+
+
+def _children(request: Context | None) -> list[Any]:
+    if request is None or request._children is None:
+        return []
+    return [child.as_tuple() for child in request._children]
+
+
+def _extended(request: Context) -> dict[str, Any]:
+    info = request.delivery_info or {}
+    more = {
+        "name": request.task_name,
+        "args": request.args,
+        "kwargs": request.kwargs,
+        "worker": request.hostname,
+        "retries": request.retries,
+        "queue": request.queue or info.get("routing_key"),
+    }
+    if request.stamps:
+        more["stamped_headers"] = request.stamped_headers
+        more.update({k: v for k, v in request.stamps.items() if k in (request.stamped_headers or ())})
+    return more

@@ -1,0 +1,143 @@
+"""What is current: the application, and the task that this thread, coroutine or greenlet runs."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.app.request import Context
+    from celeriac.task import Task
+
+
+class Frame(NamedTuple):
+    """One running task; ``below`` is the one that called it directly, if any."""
+
+    task: Task[..., Any]
+    request: Context
+    below: Frame | None
+
+
+running: ContextVar[Frame | None] = ContextVar("celeriac_running", default=None)
+"""The innermost running task. A context variable works in threads, coroutines and greenlets alike."""
+
+joining: ContextVar[bool] = ContextVar("celeriac_joining", default=False)
+"""Whether waiting for results inside a task is allowed here (``allow_join_result``)."""
+
+
+def get_current_task() -> Task[..., Any] | None:
+    """The task running here, also one called directly."""
+    frame = running.get()
+    return frame.task if frame is not None else None
+
+
+def worker_frame() -> Frame | None:
+    """The innermost running task that a worker (or eager mode) runs, not one called directly."""
+    frame = running.get()
+    while frame is not None and frame.request.called_directly:
+        frame = frame.below
+    return frame
+
+
+@contextmanager
+def allow_join_result() -> Iterator[None]:
+    """Allow waiting for results inside a task, in this block. It can deadlock: the waiting task holds a
+    worker slot that the awaited one may need."""
+    token = joining.set(True)
+    try:
+        yield
+    finally:
+        joining.reset(token)
+
+
+@contextmanager
+def denied_join_result() -> Iterator[None]:
+    """Forbid again, in this block, what :func:`allow_join_result` allowed."""
+    token = joining.set(False)
+    try:
+        yield
+    finally:
+        joining.reset(token)
+
+
+# -- applications ------------------------------------------------------------------------------------
+
+_lock = threading.RLock()
+_local = threading.local()
+_default_app: Celeriac | None = None
+_apps: weakref.WeakSet[Celeriac] = weakref.WeakSet()
+_on_finalize: list[Callable[[Celeriac], Any]] = []
+
+
+def set_current_app(app: Celeriac) -> None:
+    """Make ``app`` the current one in this thread, and the default of threads that set none."""
+    global _default_app
+    _local.app = app
+    with _lock:
+        if _default_app is None or _default_app.main == _FALLBACK_MAIN:
+            _default_app = app
+
+
+def set_default_app(app: Celeriac) -> None:
+    """Make ``app`` the one that threads without a current application use."""
+    global _default_app
+    _default_app = app
+
+
+def get_current_app() -> Celeriac:
+    """The current application; if none was ever made, one without a name is."""
+    global _default_app
+    app: Celeriac | None = getattr(_local, "app", None)
+    if app is not None:
+        return app
+    with _lock:
+        if _default_app is None:
+            from celeriac.app.base import Celeriac
+
+            _default_app = Celeriac(_FALLBACK_MAIN, set_as_current=False)
+        return _default_app
+
+
+def app_or_default(app: Celeriac | None = None) -> Celeriac:
+    """``app``, or the current application if it is ``None``."""
+    return get_current_app() if app is None else app
+
+
+def forget_app(app: Celeriac) -> None:
+    """Undo :func:`set_current_app` for a closed application."""
+    global _default_app
+    if getattr(_local, "app", None) is app:
+        del _local.app
+    with _lock:
+        if _default_app is app:
+            _default_app = None
+        _apps.discard(app)
+
+
+def register_app(app: Celeriac) -> None:
+    """Remember a living application: shared tasks join all of them."""
+    with _lock:
+        _apps.add(app)
+
+
+def share(make: Callable[[Celeriac], Any]) -> None:
+    """Call ``make(app)`` for every application, now or when it is finalised (``shared_task``)."""
+    with _lock:
+        _on_finalize.append(make)
+        finalized = [app for app in _apps if app.finalized]
+    for app in finalized:
+        make(app)
+
+
+def shared() -> list[Callable[[Celeriac], Any]]:
+    """What :func:`share` has been given so far."""
+    with _lock:
+        return list(_on_finalize)
+
+
+_FALLBACK_MAIN = "default"

@@ -1,0 +1,337 @@
+"""Signature: a call that has been written down but not made.
+
+It is a dictionary, so that it can travel in a message: ``task`` (a name), ``args``, ``kwargs``,
+``options`` (as for ``apply_async``), ``subtask_type`` and ``immutable``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from celeriac.app.state import app_or_default
+from celeriac.message import new_id
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.result import AsyncResult
+    from celeriac.task import Task
+
+
+class Signature(dict[str, Any]):
+    """A task's name with arguments and options, to be called later or by a worker.
+
+    Arguments given to a call come before the written ones, keyword arguments and options are merged;
+    an ``immutable`` signature keeps its own.
+    """
+
+    _app: Celeriac | None = None
+    _type: Task[..., Any] | None = None
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Celeriac | None = None) -> Signature:
+        """Make a signature of its dictionary form (as found in a message)."""
+        return cls(d, app=app)
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        type: Any = None,
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Celeriac | None = None,
+        **ex: Any,
+    ) -> None:
+        """``task`` is a task, a name, or another signature's dictionary; ``ex`` are more options."""
+        self._app = app
+        if isinstance(task, Mapping):
+            super().__init__(_normal(task))
+            return
+        if type is None and not isinstance(task, str):
+            type = task
+        self._type = type
+        super().__init__(
+            task=task if isinstance(task, str) else getattr(type, "name", None),
+            args=tuple(args or ()),
+            kwargs=dict(kwargs or {}),
+            options=dict(options or {}, **ex),
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    # -- calling ---------------------------------------------------------------------------------------
+
+    def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """Run the task here and now, and return what it returns."""
+        args, kwargs, _ = self._merge(partial_args, partial_kwargs, None)
+        return self.type(*args, **kwargs)
+
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[Any]:
+        """Send the task; see :meth:`apply_async`."""
+        return self.apply_async(partial_args, partial_kwargs)
+
+    def apply_async(
+        self,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        route_name: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Send the task with these arguments before the written ones, and return its result's handle."""
+        merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
+        if self._known():
+            return self.type.apply_async(merged_args, merged_kwargs, **merged_options)
+        return self.app.send_task(self["task"], merged_args, merged_kwargs, **merged_options)
+
+    def apply(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Run the task here, as a worker would (``Task.apply``)."""
+        merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
+        return self.type.apply(merged_args, merged_kwargs, **merged_options)
+
+    # -- changing --------------------------------------------------------------------------------------
+
+    def clone(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **opts: Any
+    ) -> Signature:
+        """A copy that shares nothing with this one, with more arguments and options merged in."""
+        merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, opts)
+        signature = self.__class__.from_dict(
+            {
+                "task": self["task"],
+                "args": tuple(copy.deepcopy(merged_args)),
+                "kwargs": copy.deepcopy(merged_kwargs),
+                "options": copy.deepcopy(merged_options),
+                "subtask_type": self["subtask_type"],
+                "immutable": self["immutable"],
+            },
+            app=self._app,
+        )
+        signature._type = self._type
+        return signature
+
+    partial = clone
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> AsyncResult[Any]:
+        """Fix the id that the task will have, and return its result's handle, without sending."""
+        options = self["options"]
+        if "task_id" not in options or _id is not None:
+            options["task_id"] = _id or options.get("task_id") or new_id()
+        for key, value in (
+            ("root_id", root_id),
+            ("parent_id", parent_id),
+            ("group_id", group_id),
+            ("chord", chord),
+            ("group_index", group_index),
+        ):
+            if value is not None:
+                options[key] = value
+        options.setdefault("reply_to", self.app.oid)
+        return self.app.AsyncResult(options["task_id"])
+
+    _freeze = freeze
+
+    def replace(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature:
+        """A copy with these arguments, keyword arguments or options in place of the written ones."""
+        signature = self.clone()
+        if args is not None:
+            signature["args"] = tuple(args)
+        if kwargs is not None:
+            signature["kwargs"] = dict(kwargs)
+        if options is not None:
+            signature["options"] = dict(options)
+        return signature
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
+        """Set options of ``apply_async``; return the signature itself."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self["options"].update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Whether the signature keeps its own arguments when it is called with others."""
+        self["immutable"] = immutable
+
+    # -- callbacks -------------------------------------------------------------------------------------
+
+    def link(self, callback: Any) -> Any:
+        """Send ``callback`` with the result when the task succeeds; return ``callback``."""
+        return self._append("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Send ``errback`` when the task fails; return ``errback``."""
+        return self._append("link_error", errback)
+
+    def on_error(self, errback: Any) -> Self:
+        """The same as :meth:`link_error`, but return the signature itself."""
+        self.link_error(errback)
+        return self
+
+    def flatten_links(self) -> list[Signature]:
+        """This signature and all its callbacks, theirs included."""
+        found: list[Signature] = [self]
+        for callback in _listed(self["options"].get("link")):
+            found.extend(maybe_signature(callback, self._app).flatten_links())
+        return found
+
+    def append_to_list_option(self, key: str, value: Any) -> Any:
+        """Append ``value`` to the option's list unless it is in it already; return ``value``."""
+        return self._append(key, value)
+
+    def extend_list_option(self, key: str, value: Any) -> None:
+        """Append each of ``value`` to the option's list."""
+        for item in _listed(value):
+            self._append(key, item)
+
+    # -- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def type(self) -> Task[..., Any]:
+        """The task; raises ``NotRegistered`` if the application does not know it."""
+        return self._type or self.app.tasks[self["task"]]
+
+    @property
+    def app(self) -> Celeriac:
+        """The application in which the signature is called."""
+        if self._app is None and self._type is not None:
+            return self._type.app
+        return app_or_default(self._app)
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        name: str = self["task"]
+        return name
+
+    @property
+    def id(self) -> str | None:
+        """The id fixed by :meth:`freeze`, if any."""
+        identifier: str | None = self["options"].get("task_id")
+        return identifier
+
+    task = property(lambda self: self["task"], lambda self, value: self.__setitem__("task", value))
+    args = property(lambda self: self["args"], lambda self, value: self.__setitem__("args", value))
+    kwargs = property(lambda self: self["kwargs"], lambda self, value: self.__setitem__("kwargs", value))
+    options = property(lambda self: self["options"], lambda self, value: self.__setitem__("options", value))
+    subtask_type = property(lambda self: self["subtask_type"])
+    immutable = property(
+        lambda self: self["immutable"], lambda self, value: self.__setitem__("immutable", value)
+    )
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """The call as text: ``tasks.add(2, 2)``."""
+        merged_args, merged_kwargs, _ = self._merge(args, kwargs, None, force=True)
+        shown = [repr(a) for a in merged_args] + [f"{k}={v!r}" for k, v in merged_kwargs.items()]
+        return f"{self['task']}({', '.join(shown)})"
+
+    def __repr__(self) -> str:
+        return self.reprcall()
+
+    def __json__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signature:
+        memo[id(self)] = self
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signature, (dict(self),)
+
+    def __or__(self, other: Any) -> Any:
+        # dict's own "|" would merge two signatures into nonsense.
+        return NotImplemented
+
+    __ror__ = __or__
+
+    def __ior__(self, other: Any) -> Self:
+        raise TypeError("signatures cannot be joined with |=")
+
+    def _known(self) -> bool:
+        return self._type is not None or self["task"] in self.app.tasks
+
+    def _append(self, key: str, value: Any) -> Any:
+        items = _listed(self["options"].get(key))
+        if value not in items:
+            items.append(value)
+        self["options"][key] = items
+        return value
+
+    def _merge(
+        self,
+        args: Iterable[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any] | None,
+        force: bool = False,
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        merged = {**self["options"], **{k: v for k, v in (options or {}).items() if v is not None}}
+        if self["immutable"] and not force:
+            return tuple(self["args"]), dict(self["kwargs"]), merged
+        return (*(args or ()), *self["args"]), {**self["kwargs"], **(kwargs or {})}, merged
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature:
+    """Make a :class:`Signature` of a task, a name, or a signature's dictionary (which is copied)."""
+    app = kwargs.get("app")
+    if isinstance(varies, Mapping):
+        if isinstance(varies, Signature):
+            return varies.clone()
+        return Signature.from_dict(varies, app=app)
+    return Signature(varies, *args, **kwargs)
+
+
+subtask = signature
+
+
+def maybe_signature(d: Any, app: Celeriac | None = None, clone: bool = False) -> Any:
+    """``d`` as a :class:`Signature` if it is one or a dictionary, else ``d`` itself (also ``None``)."""
+    if not isinstance(d, Mapping):
+        return d
+    result = signature(d) if clone or not isinstance(d, Signature) else d
+    if app is not None:
+        result._app = app
+    return result
+
+
+maybe_subtask = maybe_signature
+
+
+def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
+    """The six keys, from a dictionary that may lack some (other programs' signatures do)."""
+    return {
+        "task": d["task"],
+        "args": tuple(d.get("args") or ()),
+        "kwargs": dict(d.get("kwargs") or {}),
+        "options": dict(d.get("options") or {}),
+        "subtask_type": d.get("subtask_type"),
+        "immutable": bool(d.get("immutable", False)),
+    }
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [value]
+
+
+Callback = Callable[..., Any] | Signature | dict[str, Any]

@@ -1,0 +1,62 @@
+"""The memory engine: the whole contract in one process, for tests and as its executable specification.
+
+``memory://name`` opens the store of that name; whoever names it in this process shares it, and it lasts as
+long as the process. Options (transport options; all have defaults):
+
+* ``clock``: a function that returns the store's time in epoch seconds, so that tests can drive delays and
+  leases without waiting. It belongs to the store: the last one given holds.
+* ``dead_letters_max`` (10,000 a queue) and ``dead_letters_expires`` (30 days): how many dead letters are
+  kept, and how long.
+* ``result_tombstone_expires`` (7 days): how long it is remembered that a result has expired.
+
+The priority is the lane: a higher number is served first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celeriac.engines.base import Incarnation
+from celeriac.engines.memory.broker import MemoryBroker
+from celeriac.engines.memory.consumer import MemoryConsumer
+from celeriac.engines.memory.coordinator import MemoryCoordinator
+from celeriac.engines.memory.results import Caller, MemoryResults
+from celeriac.engines.memory.state import STORES, Store
+
+DAY = 86400.0
+
+
+class MemoryEngine(MemoryBroker, MemoryResults, MemoryCoordinator):
+    """One process's door to a named store (:class:`celeriac.engines.base.Engine`)."""
+
+    scheme = "memory"
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        name = url.partition("://")[2].rpartition("@")[2]
+        self.url = f"memory://{name}"
+        self.state = STORES.setdefault(name, Store())
+        if "clock" in options:
+            self.state.clock = options["clock"]
+        self.dead_max = int(options.get("dead_letters_max", 10_000))
+        self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
+        self.tombstone_expires = float(options.get("result_tombstone_expires", 7 * DAY))
+        self._caller = Caller()
+
+    def attach(self, owner: Incarnation) -> MemoryConsumer:
+        """Register a lease owner and return its consumer."""
+        self.register(owner)
+        return MemoryConsumer(self.state, owner, self.dead_max)
+
+    def shares_store(self, other: object) -> bool:
+        """Whether ``other`` opened the same name."""
+        return isinstance(other, MemoryEngine) and other.state is self.state
+
+    def close(self) -> None:
+        """End the thread that calls subscribers; the store stays."""
+        self._caller.close()
+
+
+def create(url: str, options: Mapping[str, Any]) -> MemoryEngine:
+    """Open a memory store by its URL."""
+    return MemoryEngine(url, options)

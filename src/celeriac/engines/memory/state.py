@@ -1,0 +1,257 @@
+"""What a memory store holds, and the elementary moves of a message in it.
+
+All of it is guarded by ``Store.lock``, so a method that holds the lock is one atomic step.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from celeriac.engines.base import Answer, DeadLetter, Delivery, Incarnation, Loss, NodeInfo, ResultRecord
+from celeriac.engines.envelopes import after_loss
+
+ONCE = "once"
+"""The mark of a lost message that must not run again (``Notes.lost``)."""
+
+
+@dataclass
+class Entry:
+    """A message in the store, in whichever state."""
+
+    payload: bytes
+    queue: str
+    lane: int
+    task_id: str
+    since: float
+    """When it became ready, epoch seconds."""
+
+
+@dataclass
+class Lease:
+    """A claimed message and who holds it."""
+
+    token: int
+    owner: str
+    entry: Entry
+    once: bool = False
+    """``Consumer.mark_once`` was called: if it is lost, it must not run again."""
+
+
+@dataclass
+class Owner:
+    """A lease owner, with its last request's number and answer (``Consumer.repeat``)."""
+
+    incarnation: Incarnation
+    attached: float
+    number: int = 0
+    answer: Answer | None = None
+
+
+@dataclass
+class Bucket:
+    """A rate limit's bucket: one token, back ``interval`` seconds after it was taken."""
+
+    interval: float
+    taken: float = float("-inf")
+
+    @property
+    def next(self) -> float:
+        """When the next token is there, epoch seconds."""
+        return self.taken + self.interval
+
+
+@dataclass
+class Kept:
+    """A stored result."""
+
+    record: ResultRecord
+    expires: float | None
+
+
+class Waiter:
+    """One sleeping consumer: woken through a socket, so that it can watch other files as well."""
+
+    def __init__(self, queues: Iterable[str]) -> None:
+        self.queues = frozenset(queues)
+        self.ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+
+    def wake(self) -> None:
+        """End the sleep; a socket already full of calls has woken it."""
+        try:
+            self._mouth.send(b"w")
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Free both ends."""
+        self.ear.close()
+        self._mouth.close()
+
+
+@dataclass
+class Store:
+    """Everything that lives under one name, and its lock."""
+
+    clock: Callable[[], float] = time.time
+    lock: AbstractContextManager[object] = field(default_factory=threading.RLock)
+    tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    ready: dict[str, dict[int, deque[Entry]]] = field(default_factory=dict)
+    """Queue -> lane -> its line, the next one first. A queue stays known when it is empty."""
+    delayed: dict[str, list[tuple[float, int, Entry]]] = field(default_factory=dict)
+    """Queue -> (due, a number that keeps the order of equals, entry), earliest first."""
+    parked: dict[str, dict[str, deque[Entry]]] = field(default_factory=dict)
+    """Queue -> bucket -> line."""
+    leases: dict[int, Lease] = field(default_factory=dict)
+    dead: dict[str, tuple[DeadLetter, int]] = field(default_factory=dict)
+    """Key -> (letter, its lane), oldest first."""
+    owners: dict[str, Owner] = field(default_factory=dict)
+    nodes: dict[str, NodeInfo] = field(default_factory=dict)
+    fenced: set[str] = field(default_factory=set)
+    """Nodes that were recovered by others: their ids are burnt."""
+    last_pass: float | None = None
+    """When anyone last looked for overdue nodes."""
+    paused: set[str] = field(default_factory=set)
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    version: int = 0
+    revoked: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Task id -> (version, when the order expires)."""
+    rate_limits: dict[str, str] = field(default_factory=dict)
+    results: dict[str, Kept] = field(default_factory=dict)
+    queued: dict[str, float] = field(default_factory=dict)
+    """Task id -> until when it is known as published (``Publication.track``)."""
+    tombstones: dict[str, float] = field(default_factory=dict)
+    """Task id -> until when it is remembered that its result has expired."""
+    listeners: dict[str, list[Any]] = field(default_factory=dict)
+    """Task id -> open subscriptions."""
+    waiters: list[Waiter] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    # -- a message's moves ---------------------------------------------------------------------------
+
+    def append(self, entry: Entry) -> None:
+        """To the back of its line."""
+        self._line(entry).append(entry)
+        self.wake(entry.queue)
+
+    def prepend(self, entry: Entry) -> None:
+        """To the front of its line."""
+        self._line(entry).appendleft(entry)
+        self.wake(entry.queue)
+
+    def put_off(self, entry: Entry, due: float) -> None:
+        """Hold it until ``due``. Sleepers are woken, so that they learn of an earlier due time."""
+        self.ready.setdefault(entry.queue, {})
+        bisect.insort(
+            self.delayed.setdefault(entry.queue, []),
+            (due, next(self.numbers), entry),
+            key=lambda item: item[:2],
+        )
+        self.wake(entry.queue)
+
+    def park(self, entry: Entry, bucket: str) -> None:
+        """To the back of those that wait for a token of ``bucket``."""
+        self.buckets.setdefault(bucket, Bucket(interval=0))
+        self.parked.setdefault(entry.queue, {}).setdefault(bucket, deque()).append(entry)
+
+    def lease(self, entry: Entry, owner: str, admitted: bool = False) -> Delivery:
+        """Hand it to ``owner`` under a new token."""
+        token = next(self.tokens)
+        self.leases[token] = Lease(token, owner, entry)
+        return Delivery(token, entry.queue, entry.payload, entry.lane, admitted)
+
+    def held(self, owner: str, queue: str, token: int) -> Lease | None:
+        """The lease, if ``owner`` holds ``token`` of ``queue``."""
+        lease = self.leases.get(token)
+        return lease if lease and lease.owner == owner and lease.entry.queue == queue else None
+
+    def held_by(self, owner: str) -> list[Lease]:
+        """All leases of an owner, in claim order."""
+        return [lease for _, lease in sorted(self.leases.items()) if lease.owner == owner]
+
+    def give_back(self, leases: Sequence[Lease], losses: Mapping[int, Loss]) -> None:
+        """End leases, whatever their order here: the messages go to the front of their lines in claim order.
+
+        ``losses`` holds those that were started, by token. One marked once is never given back clean.
+        """
+        for lease in sorted(leases, key=lambda lease: lease.token, reverse=True):
+            del self.leases[lease.token]
+            loss = losses.get(lease.token, Loss(counted=False))
+            if lease.once and loss.mark is None:
+                loss = Loss(loss.counted, ONCE)
+            lease.entry.payload = after_loss(lease.entry.payload, loss)
+            self.prepend(lease.entry)
+
+    def end_owner(self, owner: str, losses: Mapping[int, Loss]) -> int:
+        """Give back what ``owner`` holds and forget it; return how many that were."""
+        leases = self.held_by(owner)
+        self.give_back(leases, losses)
+        self.owners.pop(owner, None)
+        return len(leases)
+
+    def owners_of(self, node: str) -> list[tuple[str, Owner]]:
+        """The lease owners of a node."""
+        return [(name, owner) for name, owner in self.owners.items() if owner.incarnation.node == node]
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def ready_entries(self, queue: str) -> list[Entry]:
+        """The queue's ready messages in the order in which they will be claimed, urgent lanes first."""
+        lanes = self.ready.get(queue, {})
+        return [entry for lane in sorted(lanes, reverse=True) for entry in lanes[lane]]
+
+    def parked_entries(self, queue: str) -> list[Entry]:
+        """The queue's parked messages, a bucket at a time."""
+        return [entry for line in self.parked.get(queue, {}).values() for entry in line]
+
+    def next_due(self, queues: Iterable[str]) -> float | None:
+        """When the next delayed or parked message of the queues falls due."""
+        times = [self.delayed[queue][0][0] for queue in queues if self.delayed.get(queue)]
+        for queue in queues:
+            times += [self.buckets[name].next for name, line in self.parked.get(queue, {}).items() if line]
+        return min(times, default=None)
+
+    def unpaused(self, queues: Iterable[str]) -> list[str]:
+        """The queues of these from which may be claimed, each once."""
+        return [queue for queue in dict.fromkeys(queues) if queue not in self.paused]
+
+    # -- the rest ------------------------------------------------------------------------------------
+
+    def wake(self, queue: str) -> None:
+        """Wake all who sleep over this queue."""
+        for waiter in self.waiters:
+            if queue in waiter.queues:
+                waiter.wake()
+
+    def order(self) -> int:
+        """Count an operator's order; return the new control version."""
+        self.version += 1
+        return self.version
+
+    def _line(self, entry: Entry) -> deque[Entry]:
+        return self.ready.setdefault(entry.queue, {}).setdefault(entry.lane, deque())
+
+
+STORES: dict[str, Store] = {}
+"""The stores of this process by name: they live as long as it does."""
+
+
+def _after_fork() -> None:
+    """Give the child stores of its own: copies, whose locks no lost thread holds and nobody sleeps over."""
+    for store in STORES.values():
+        store.lock = threading.RLock()
+        store.waiters = []
+        store.listeners = {}
+
+
+os.register_at_fork(after_in_child=_after_fork)

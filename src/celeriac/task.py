@@ -1,0 +1,421 @@
+"""Task: a function that can be called here, later, or in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
+
+from celeriac.app import state
+from celeriac.app.request import Context
+from celeriac.canvas.signature import Signature
+from celeriac.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, TaskPredicate
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.engines.base import ResultBackend
+    from celeriac.result import AsyncResult, EagerResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+__all__ = ["Context", "Ignore", "Reject", "Retry", "Task", "TaskPredicate"]
+
+
+class _Setting:
+    """A class attribute that reads a setting until a task gives it a value of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
+        app = owner.app if task is None else task.app
+        return getattr(app.conf, self.name)
+
+
+def _setting(name: str) -> Any:
+    return _Setting(name)
+
+
+class _App:
+    """The attribute ``app`` of tasks and task classes: their own application, else the current one."""
+
+    def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Celeriac:
+        return owner._app or state.get_current_app()
+
+
+class Task(Generic[P, R]):
+    """A task of an application; made by ``@app.task`` or by ``app.register_task`` of a subclass.
+
+    Every attribute can be given to the decorator. Those that read "setting" follow that setting unless
+    the task has a value of its own. Times are in seconds.
+    """
+
+    _app: ClassVar[Celeriac | None] = None
+    app: Any = _App()
+    name: str = None  # type: ignore[assignment]  # given at registration
+    abstract: bool = True
+    typing: bool | None = None
+    """Check the arguments of a call against the function's signature (``None``: ``app.strict_typing``)."""
+    max_retries: int | None = 3
+    """How many times ``retry`` may run the task again; ``None`` for ever."""
+    default_retry_delay: float = 180.0
+    rate_limit: str | float | None = _setting("task_default_rate_limit")
+    """Runs allowed in a second, minute or hour: ``"10/s"``, ``"100/m"``, ``"5/h"``, or a number a second."""
+    ignore_result: bool = _setting("task_ignore_result")
+    store_errors_even_if_ignored: bool = _setting("task_store_errors_even_if_ignored")
+    store_eager_result: bool = _setting("task_store_eager_result")
+    trail: bool = True
+    """Record the results of tasks called by this one (``AsyncResult.children``)."""
+    send_events: bool = True
+    serializer: str = _setting("task_serializer")
+    compression: str | None = _setting("task_compression")
+    time_limit: float | None = None
+    """Kill the task after so many seconds."""
+    soft_time_limit: float | None = None
+    """Raise ``SoftTimeLimitExceeded`` in the task after so many seconds."""
+    track_started: bool = _setting("task_track_started")
+    acks_late: bool = _setting("task_acks_late")
+    acks_on_failure_or_timeout: bool = _setting("task_acks_on_failure_or_timeout")
+    acks_on_failure: bool | None = _setting("task_acks_on_failure")
+    acks_on_timeout: bool | None = _setting("task_acks_on_timeout")
+    reject_on_worker_lost: bool | None = _setting("task_reject_on_worker_lost")
+    retry_on_worker_lost: bool = _setting("task_retry_on_worker_lost")
+    throws: tuple[type[BaseException], ...] = ()
+    """Expected errors: a failure by one of them is logged in one line, without a traceback."""
+    expires: Any = None
+    """Do not run the task after so many seconds, or after this ``datetime``."""
+    priority: int | None = _setting("task_default_priority")
+    resultrepr_maxsize: int = 1024
+    queue: Any = None
+    exchange: Any = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
+    delivery_mode: int | str | None = None
+    options: Mapping[str, Any] | None = None
+    """More options of ``apply_async``."""
+    pydantic: bool = False
+
+    MaxRetriesExceededError: ClassVar[type[Exception]] = MaxRetriesExceededError
+    OperationalError: ClassVar[type[Exception]]
+
+    _backend: Any = None
+    _check: Callable[[Any, Any], None] | None = None
+    _default_request: Context | None = None
+    _is_async: bool | None = None
+    __wrapped__: Callable[..., Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "abstract" not in cls.__dict__:
+            cls.abstract = False
+
+    # -- what a subclass overrides -----------------------------------------------------------------------
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The task's work."""
+        raise NotImplementedError(f"task {self.name or type(self).__name__} must define run()")
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called in the worker before the task runs."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called in the worker after the task returned."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker when the task is to be run again."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker when the task failed for good."""
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        """Called in the worker after every end of a run."""
+
+    def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str | None:
+        """A name to show for this call in place of the task's (the header ``shadow``)."""
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Called when the task has been registered with ``app``."""
+
+    # -- calling -----------------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the task's function here and now."""
+        context = Context(None, args, kwargs)
+        if self.is_async:
+            return self._call_async(context, args, kwargs)  # type: ignore[return-value]
+        self.push_request(context)
+        try:
+            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
+        finally:
+            self.pop_request()
+
+    async def _call_async(self, context: Context, args: Any, kwargs: Any) -> Any:
+        self.push_request(context)
+        try:
+            return await self.run(*args, **kwargs)
+        finally:
+            self.pop_request()
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send the task with these arguments; the short form of :meth:`apply_async`."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Send the task to its queue and return the handle of its result.
+
+        Options: ``countdown`` (seconds), ``eta`` (``datetime``), ``expires`` (seconds or ``datetime``),
+        ``queue``, ``exchange``, ``routing_key``, ``priority``, ``serializer``, ``compression``, ``time_limit``,
+        ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``, ``retry_policy``, ``timeout``,
+        ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``, ``group_index``, ``chord``, ``chain``,
+        ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
+
+        Raises ``TypeError`` if the arguments do not fit the function, ``EncodeError`` if one cannot be
+        serialised, ``OperationalError`` if the broker cannot be reached within ``broker_publish_timeout``.
+        """
+        args = args if type(args) is tuple else self._as_args(args)
+        checked = kwargs or {}
+        app: Celeriac = self.app
+        typing = self.typing
+        if app.strict_typing if typing is None else typing:
+            self.check_arguments(args, checked)
+        if app.conf.task_always_eager:
+            return app.eager.apply_async(
+                self, args, checked, task_id=task_id, link=link, link_error=link_error, **options
+            )
+        if type(self).shadow_name is not Task.shadow_name and shadow is None:
+            shadow = self.shadow_name(args, checked, options)
+        return app.call(
+            self.name, args, checked, self, task_id=task_id, producer=producer, link=link,
+            link_error=link_error, shadow=shadow, **options,
+        )  # fmt: skip
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """:meth:`delay` for coroutines: the event loop is not held up by the broker."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """:meth:`apply_async` for coroutines: it runs in a thread, with this context's current task."""
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
+
+    def enqueue_many(self, calls: Iterable[Any], **options: Any) -> list[AsyncResult[R]]:
+        """Send the task once for each of ``calls``, many messages a round trip.
+
+        A call is a tuple or list of arguments, or a pair ``(arguments, keyword arguments)`` of a list or
+        tuple and a dictionary; anything else is the only argument. The options are those of
+        :meth:`apply_async` but ``task_id``. Each round trip is all or nothing: after an error, messages of
+        earlier ones have been sent.
+        """
+        return self.app.bulk.send(self, calls, options)  # type: ignore[no-any-return]
+
+    def apply(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: str | None = None,
+        retries: int = 0,
+        throw: bool | None = None,
+        logfile: str | None = None,
+        loglevel: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Run the task here as a worker would, retries included, and return its outcome.
+
+        ``throw`` raises the task's error (default: ``task_eager_propagates``).
+        """
+        return self.app.eager.apply(  # type: ignore[no-any-return]
+            self, self._as_args(args), dict(kwargs or {}), link=link, link_error=link_error,
+            task_id=task_id, retries=retries, throw=throw, logfile=logfile, loglevel=loglevel,
+            headers=headers, **options,
+        )  # fmt: skip
+
+    def check_arguments(self, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Raise ``TypeError`` if the task's function cannot be called with these arguments."""
+        check = self._check
+        if check is None:
+            check = self._check = _argument_check(self.name, self.run)
+        check(args, kwargs)
+
+    # -- from inside the task ----------------------------------------------------------------------------
+
+    def retry(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Run the task again later: raise ``Retry``, which the worker stores as the next attempt.
+
+        The attempt keeps the task's id; its arguments are the same unless given. It runs after
+        ``countdown`` seconds (``default_retry_delay``) or at ``eta``. After ``max_retries`` attempts ``exc``
+        is raised, or ``MaxRetriesExceededError`` without one. With ``throw=False`` the attempt is sent at
+        once and the exception returned. Called directly, the task raises ``exc``.
+        """
+        from celeriac.app.retry import retry
+
+        return retry(self, args, kwargs, exc, throw, eta, countdown, max_retries, options)
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
+        """Store a state of the user's own, such as ``"PROGRESS"``, with ``meta`` as its result.
+
+        It is refused by the store, with a warning in the log, once another worker has taken the task over.
+        """
+        self.app.results.update(self, task_id, state, meta, **kwargs)
+
+    @property
+    def request(self) -> Context:
+        """The call that is running here; outside of one, a context with the defaults."""
+        frame = state.running.get()
+        while frame is not None:
+            if frame.task is self:
+                return frame.request
+            frame = frame.below
+        if self._default_request is None:
+            self._default_request = Context()
+        return self._default_request
+
+    def push_request(self, *args: Any, **kwargs: Any) -> None:
+        """Make a :class:`Context` (or one made of these arguments) this task's running call."""
+        context = args[0] if args and isinstance(args[0], Context) else Context(*args, **kwargs)
+        state.running.set(state.Frame(self, context, state.running.get()))
+
+    def pop_request(self) -> None:
+        """Undo :meth:`push_request`."""
+        frame = state.running.get()
+        if frame is not None:
+            state.running.set(frame.below)
+
+    def add_trail(self, result: Any) -> Any:
+        """Record ``result`` as a child of the running call; return it."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
+
+    # -- as data -----------------------------------------------------------------------------------------
+
+    def signature(self, args: Iterable[Any] | None = None, *starargs: Any, **starkwargs: Any) -> Signature:
+        """A :class:`Signature` of this task: ``signature((2, 2), countdown=10)``."""
+        starkwargs.setdefault("app", self.app)
+        return Signature(self, args, *starargs, **starkwargs)
+
+    subtask = signature
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
+        """A signature with these arguments."""
+        return self.signature(args, kwargs)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
+        """An immutable signature: it takes no result of a previous task."""
+        return self.signature(args, kwargs, immutable=True)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
+        """The handle of the result of the call with this id."""
+        return self.app.AsyncResult(task_id, task_name=self.name, **kwargs)  # type: ignore[no-any-return]
+
+    # -- what it is --------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> ResultBackend | None:
+        """Where results are stored: the application's backend unless one was set for the task."""
+        return self._backend if self._backend is not None else self.app.backend
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the task's function is a coroutine function."""
+        if self._is_async is None:
+            self._is_async = inspect.iscoroutinefunction(self.run)
+        return self._is_async
+
+    @property
+    def __name__(self) -> str:
+        return type(self).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (self.name, type(self).__module__)
+
+    def __repr__(self) -> str:
+        return f"<@task: {self.name} of {self.app.main}>" if self._app else f"<unbound {type(self).__name__}>"
+
+    def _as_args(self, args: Iterable[Any] | None) -> tuple[Any, ...]:
+        if args is None:
+            return ()
+        if isinstance(args, str | bytes):
+            raise TypeError(f"{self.name}: args must be a tuple or list, not {args!r}; write ({args!r},)")
+        return tuple(args)
+
+
+if TYPE_CHECKING:
+
+    class AsyncTask(Task[P, R]):
+        """A task of a coroutine function, as type checkers see it: called directly it must be awaited."""
+
+        def __call__(  # type: ignore[override]
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> Coroutine[Any, Any, R]: ...
+
+
+def _argument_check(name: str, function: Callable[..., Any]) -> Callable[[Any, Any], None]:
+    """A quick test of calls without keyword arguments, and ``Signature.bind`` (10 us) for the others."""
+    signature = inspect.signature(function)
+    least = most = 0
+    simple = True
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            least += parameter.default is parameter.empty
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            most = 1 << 30
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            simple = False
+
+    def check(args: Any, kwargs: Any) -> None:
+        if simple and not kwargs and least <= len(args) <= most:
+            return
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(f"{name}{signature}: {exc}") from None
+
+    return check
+
+
+def _unpickle(name: str, module: str) -> Task[..., Any]:
+    app = state.get_current_app()
+    if name not in app.tasks:
+        __import__(module)
+    return app.tasks[name]
+
+

@@ -1,0 +1,157 @@
+"""How the conformance suite handles each engine: opening, the clock, broken answers, foreign payloads.
+
+A test never asks which engine it runs on; what differs is here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Engine, Publication
+from celeriac.exceptions import OperationalError
+from celeriac.message import Message
+
+
+class Rig:
+    """One fresh store of an engine."""
+
+    name: str
+    urgent: int
+    """A priority that is served before ``lax``."""
+    lax: int
+    unit: float = 0.15
+    """The shortest time the tests let pass, in seconds of the store's clock."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._opened: list[Engine] = []
+
+    def url(self) -> str:
+        """The store's URL."""
+        raise NotImplementedError
+
+    def options(self) -> Mapping[str, Any]:
+        """Options that every opening needs."""
+        return {}
+
+    def open(self, **options: Any) -> Engine:
+        """Open the store (again): a further engine, as another process would have it."""
+        engine = create(self.url(), {**self.options(), **options})
+        self._opened.append(engine)
+        return engine
+
+    def advance(self, seconds: float) -> None:
+        """Let so much of the store's time pass."""
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for engine in self._opened:
+            engine.close()
+
+    def lose_next_reply(self, consumer: Consumer) -> None:
+        """Let the consumer's next round trip reach the store, and its answer get lost."""
+        self._break_next(consumer, lambda send, *args, **kwargs: send(*args, **kwargs))
+
+    def lose_next_request(self, consumer: Consumer) -> None:
+        """Let the consumer's next round trip not reach the store."""
+        self._break_next(consumer, lambda send, *args, **kwargs: None)
+
+    def _break_next(self, consumer: Any, before: Callable[..., object]) -> None:
+        """Every engine's consumer has one method ``_roundtrip`` through which its exchanges go."""
+        send = consumer._roundtrip
+
+        def broken(*args: Any, **kwargs: Any) -> Any:
+            consumer._roundtrip = send
+            before(send, *args, **kwargs)
+            raise OperationalError("the connection broke: this is a test")
+
+        consumer._roundtrip = broken
+
+    def inject(self, engine: Engine, queue: str, payload: bytes) -> None:
+        """Put bytes in a queue that no publisher of ours would have made."""
+        modules = [
+            module
+            for name, module in list(sys.modules.items())
+            if name == "celeriac.message" or name.startswith("celeriac.engines.")
+        ]
+        patches = [
+            mock.patch.object(module, "encode_envelope", lambda message: message.body)
+            for module in modules
+            if hasattr(module, "encode_envelope")
+        ]
+        for patch in patches:
+            patch.start()
+        try:
+            engine.publish([Publication(Message({}, {}, payload), queue)])
+        finally:
+            for patch in patches:
+                patch.stop()
+
+
+class MemoryRig(Rig):
+    name = "memory"
+    urgent = 9
+    lax = 0
+    unit = 10.0
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        super().__init__(request)
+        self._name = uuid.uuid4().hex
+        self._now = 1_800_000_000.0
+
+    def url(self) -> str:
+        return f"memory://{self._name}"
+
+    def options(self) -> Mapping[str, Any]:
+        return {"clock": lambda: self._now}
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class SQLiteRig(Rig):
+    name = "sqlite"
+    urgent = 9
+    lax = 0
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        super().__init__(request)
+        self._path: Path = request.getfixturevalue("tmp_path") / "store.db"
+
+    def url(self) -> str:
+        return f"sqlite:///{self._path}"
+
+
+class RedisRig(Rig):
+    name = "redis"
+    urgent = 0
+    lax = 9
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        super().__init__(request)
+        import redis
+
+        self._server = request.getfixturevalue("redis_server")
+        with redis.Redis.from_url(self.url()) as client:
+            client.flushall()
+
+    def url(self) -> str:
+        return str(self._server.url())
+
+
+RIGS: dict[str, type[Rig]] = {
+    rig.name: rig
+    for rig in (MemoryRig, SQLiteRig, RedisRig)
+    if find_spec(f"celeriac.engines.{rig.name}") is not None
+}
+"""The engines there are."""
