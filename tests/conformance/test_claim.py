@@ -29,7 +29,12 @@ def test_first_in_first_out(engine: Engine, consumer: Consumer) -> None:
 
 def test_the_envelope_arrives_byte_for_byte(engine: Engine, consumer: Consumer) -> None:
     publication = pub("a")
-    publication.message.headers |= {"big": 2**70, "empty": [], "text": "zażółć \x00 \U0001f300", "x": 9007199254740993}
+    publication.message.headers |= {
+        "big": 2**70,
+        "empty": [],
+        "text": "zażółć \x00 \U0001f300",
+        "x": 9007199254740993,
+    }
     engine.publish([publication])
     (delivery,) = claim(consumer)
     assert decode_envelope(delivery.payload) == decode_envelope(encode_envelope(publication.message))

@@ -27,6 +27,9 @@ An engine is created by ``celeriac.engines.create`` from a URL. It connects lazi
 threads, and drops every connection it inherited when the process forks. A :class:`Consumer` belongs to one
 thread at a time.
 
+Options: every engine that keeps these things takes ``dead_letters_max`` (10,000 a queue),
+``dead_letters_expires`` (seconds, 30 days) and ``result_tombstone_expires`` (seconds, 7 days).
+
 Errors: an unreachable or failing server is :class:`~celeriac.exceptions.OperationalError` (the message names
 the masked URL and what to do), a full one :class:`~celeriac.exceptions.StoreFull`, a lease owner whom the
 store no longer knows :class:`~celeriac.exceptions.Fenced`.
@@ -153,8 +156,9 @@ class Outcome(msgspec.Struct):
     detail: str = ""
     """The same for people (DEAD): one line."""
     task: str = ""
-    task_id: str = ""
     """For the dead letter's entry (DEAD)."""
+    task_id: str = ""
+    """The same (DEAD), and what :meth:`Broker.cancel` finds the message by (DELAY, PARK)."""
 
 
 DEAD_REASONS = ("deliveries", "undecodable", "unknown", "rejected", "expired", "revoked", "failed", "lost")
@@ -218,7 +222,11 @@ class Consumer(Protocol):
         ...
 
     def close(self, detach: bool = True) -> None:
-        """Disconnect; with ``detach`` also give back every lease still held and forget the incarnation."""
+        """Disconnect; with ``detach`` also give back every lease still held and forget the incarnation.
+
+        However a lease ends that :meth:`mark_once` has noted, the mark comes back with the message, unless
+        the owner itself settled it.
+        """
         ...
 
 
@@ -299,7 +307,10 @@ class Broker(Protocol):
         ...
 
     def attach(self, owner: Incarnation) -> Consumer:
-        """Register a lease owner and return its consumer. An owner of the same name must not exist."""
+        """Register a lease owner and return its consumer.
+
+        Raises ``ValueError`` if an owner of this name exists already, and ``Fenced`` if its node was recovered.
+        """
         ...
 
     def give_back(self, owner: str, leases: Sequence[tuple[str, int]]) -> int:

@@ -76,16 +76,21 @@ class Caller:
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._open = True
 
     def call(self, function: Callable[[], None]) -> None:
-        """Call ``function`` from the thread, in order."""
+        """Call ``function`` from the thread, in order; a closed engine calls nobody any more."""
+        if not self._open:
+            return
+        # A forked child has the object but not the thread: it starts one of its own.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="celeriac-memory-results", daemon=True)
             self._thread.start()
         self._calls.put(function)
 
     def close(self) -> None:
-        """End the thread after the calls that wait."""
+        """End the thread after the calls that wait already."""
+        self._open = False
         self._calls.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -95,9 +100,7 @@ class Caller:
             try:
                 function()
             except Exception:
-                logger.exception(
-                    "A result subscriber's callback raised; it is called again for the next state"
-                )
+                logger.exception("A result subscriber's callback raised; it is called again for the next state")
 
 
 class MemoryResults:

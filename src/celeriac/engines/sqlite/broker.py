@@ -1,0 +1,115 @@
+"""The SQLite engine as a broker: publishing, attaching, looking, pausing, cancelling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from celeriac.engines.base import Depth, Incarnation, Publication
+from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite.consumer import SQLiteConsumer
+from celeriac.engines.sqlite.dead import DeadLetters
+from celeriac.engines.sqlite.recovery import Recovery, add_owner
+from celeriac.engines.sqlite.step import pack, step
+from celeriac.engines.sqlite.store import Store
+from celeriac.exceptions import StoreFull
+
+_QUEUES = "SELECT name FROM queue ORDER BY name"
+_COUNT = "SELECT count(*) FROM {table} WHERE queue = ?"
+# Walks from lane to lane by the index instead of along a million rows.
+_AGE = """WITH RECURSIVE lane (rank) AS (
+    SELECT min(rank) FROM ready WHERE queue = ?1
+    UNION ALL SELECT (SELECT min(rank) FROM ready WHERE queue = ?1 AND rank > lane.rank) FROM lane
+    WHERE lane.rank IS NOT NULL)
+SELECT min((SELECT since FROM ready r WHERE r.queue = ?1 AND r.rank = lane.rank ORDER BY seq LIMIT 1)) FROM lane"""
+_ORDERS = {"ready": "rank, seq", "delayed": "due, m.id", "leased": "token", "parked": "seq"}
+_PEEK = "SELECT body FROM {table} m JOIN payload p ON p.id = m.id WHERE queue = ? ORDER BY {order} LIMIT ? OFFSET ?"
+_PURGE_PAYLOADS = "DELETE FROM payload WHERE id IN (SELECT id FROM {table} WHERE queue = ?)"
+_PURGE = "DELETE FROM {table} WHERE queue = ?"
+_CANCEL = "DELETE FROM {table} WHERE task_id = ? RETURNING id"
+_DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
+
+
+class SQLiteBroker(DeadLetters, Recovery):
+    """The part of the engine that is a :class:`celeriac.engines.base.Broker`."""
+
+    _store: Store
+
+    def publish(self, batch: Sequence[Publication]) -> None:
+        """Store messages durably, all or none. Raises ``StoreFull`` while workers live on the reserve."""
+        parcels = pack(batch)
+        with step(self._store, durable=True) as work:
+            if not self._store.restore_reserve():
+                raise StoreFull(
+                    f"the disk of {self._store.path} is full: nothing is published until there is room again, so "
+                    "that workers can finish what is stored. Free some space"
+                )
+            work.publish(parcels)
+
+    def attach(self, owner: Incarnation) -> SQLiteConsumer:
+        """Register a lease owner and return its consumer."""
+        with step(self._store) as work:
+            number = add_owner(work, owner)
+        return SQLiteConsumer(self._store, owner, number)
+
+    def cancel(self, ids: Sequence[str]) -> list[str]:
+        """Remove delayed and parked messages of these task ids; return the ids found."""
+        found = []
+        with step(self._store, durable=True) as work:
+            for task_id in dict.fromkeys(ids):
+                removed = []
+                for table in ("delayed", "parked"):
+                    removed += work.handle.execute(_CANCEL.format(table=table), (task_id,)).fetchall()
+                work.handle.executemany(_DROP_PAYLOAD, removed)
+                if removed:
+                    found.append(task_id)
+        return found
+
+    def queues(self) -> list[str]:
+        """The queues the store knows of, sorted."""
+        with self._store.read() as handle:
+            return [name for (name,) in handle.execute(_QUEUES)]
+
+    def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """How many messages are in which state; counting reads an index, a million rows in some 20 ms."""
+        tables = ("ready", "delayed", "leased", "parked", "dead")
+        depths = {}
+        with self._store.read() as handle:
+            for queue in queues:
+                counts = [
+                    handle.execute(_COUNT.format(table=table), (queue,)).fetchone()[0] for table in tables
+                ]
+                (since,) = handle.execute(_AGE, (queue,)).fetchone()
+                age = None if since is None else max(0.0, clock.now() - since)
+                depths[queue] = Depth(*counts, age)
+        return depths
+
+    def peek(self, queue: str, offset: int = 0, limit: int = 50, state: str = "ready") -> list[bytes]:
+        """Envelopes in order, without claiming."""
+        if state not in _ORDERS:
+            raise ValueError(f"no such state: {state!r}. Use one of {', '.join(_ORDERS)}")
+        sql = _PEEK.format(table=state, order=_ORDERS[state])
+        with self._store.read() as handle:
+            return [body for (body,) in handle.execute(sql, (queue, limit, offset))]
+
+    def purge(self, queues: Sequence[str]) -> int:
+        """Delete ready, delayed and parked messages; return how many."""
+        count = 0
+        with step(self._store, durable=True) as work:
+            for queue in queues:
+                for table in ("ready", "delayed", "parked"):
+                    work.handle.execute(_PURGE_PAYLOADS.format(table=table), (queue,))
+                    count += work.handle.execute(_PURGE.format(table=table), (queue,)).rowcount
+        return count
+
+    def pause(self, queue: str) -> None:
+        """Let nothing be claimed from the queue until :meth:`resume`; survives restarts."""
+        with step(self._store, durable=True) as work:
+            if work.handle.execute("INSERT OR IGNORE INTO paused (queue) VALUES (?)", (queue,)).rowcount:
+                work.order()
+
+    def resume(self, queue: str) -> None:
+        """Let the queue be claimed from again."""
+        with step(self._store, durable=True) as work:
+            if work.handle.execute("DELETE FROM paused WHERE queue = ?", (queue,)).rowcount:
+                work.order()
+                work.calls[queue] += 16

@@ -1,0 +1,271 @@
+"""The consumer: one incarnation's exchanges, each one short transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
+from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite.dead import bury
+from celeriac.engines.sqlite.recovery import end_owner
+from celeriac.engines.sqlite.step import Parcel, Place, Step, pack
+from celeriac.engines.sqlite.store import Store
+from celeriac.exceptions import Fenced, StoreFull
+from celeriac.message import encode_envelope
+
+_OWNER = "SELECT request, answer FROM owner WHERE id = ?"
+_NOTE_ANSWER = "UPDATE owner SET request = ?, answer = ? WHERE id = ?"
+_PAUSED = "SELECT queue FROM paused"
+_TAKE_LEASE = """DELETE FROM leased WHERE token = ? AND owner = ? AND queue = ?
+RETURNING queue, rank, seq, id, since, admitted"""
+_DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
+_PARK = "INSERT INTO parked (bucket, queue, seq, id, rank, since, task_id) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_KNOW_BUCKET = "INSERT OR IGNORE INTO bucket (name, interval, free) VALUES (?, 0, 0)"
+_LINE = "SELECT queue, rank, seq, id, since, admitted, {place} AS place FROM ready WHERE queue = ? \
+ORDER BY rank, seq LIMIT ?"
+_CLAIM = """SELECT r.queue, r.rank, r.seq, r.id, r.since, r.admitted, p.body
+FROM ({lines}) AS r JOIN payload p ON p.id = r.id ORDER BY r.rank, r.place, r.seq LIMIT ?"""
+_DROP_READY = "DELETE FROM ready WHERE queue = ? AND rank = ? AND seq = ?"
+_LEASE = "INSERT INTO leased (token, owner, queue, rank, seq, id, since, admitted) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_LEASED = """SELECT l.token, l.queue, p.body, l.rank, l.admitted FROM leased l JOIN payload p ON p.id = l.id
+WHERE l.owner = ? AND l.token BETWEEN ? AND ? ORDER BY l.token"""
+_NEXT_DUE = """SELECT min(due) FROM (
+    SELECT min(due) AS due FROM delayed WHERE queue IN ({marks})
+    UNION ALL SELECT min(b.free) FROM parked p JOIN bucket b ON b.name = p.bucket WHERE p.queue IN ({marks}))"""
+_ANY_READY = "SELECT EXISTS (SELECT 1 FROM ready WHERE queue = ?)"
+_MARK_ONCE = "UPDATE leased SET once = 1 WHERE token = ? AND owner = ?"
+
+
+class Settlement(NamedTuple):
+    """An outcome with every envelope encoded: nothing of ours can fail once the transaction has begun."""
+
+    outcome: Outcome
+    body: bytes | None
+    parcels: list[Parcel]
+
+
+class Request(NamedTuple):
+    """An exchange as it is sent, and sent again."""
+
+    number: int
+    settlements: list[Settlement]
+    queues: list[str]
+    limit: int
+
+
+class SQLiteConsumer:
+    """See :class:`celeriac.engines.base.Consumer`."""
+
+    def __init__(self, store: Store, owner: Incarnation, number: int) -> None:
+        self.owner = owner
+        self._store = store
+        self._number = number
+        self._connection = store.connect()
+        self._number_of_requests = 0
+        self._request: Request | None = None
+        self._paused: frozenset[str] = frozenset()
+        self._paused_version = -1
+
+    def exchange(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
+        """Settle and claim in one step."""
+        settlements = [_prepare(outcome) for outcome in outcomes]
+        self._number_of_requests += 1
+        self._request = Request(
+            self._number_of_requests, settlements, list(dict.fromkeys(queues)), limit
+        )
+        return self.repeat()
+
+    def repeat(self) -> Answer:
+        """Send the unanswered exchange (again)."""
+        if self._request is None:
+            raise RuntimeError("there is no unanswered exchange to repeat: every answer has arrived")
+        answer = self._roundtrip(self._request)
+        self._request = None
+        return answer
+
+    def _roundtrip(self, request: Request) -> Answer:
+        try:
+            return self._carry_out(request)
+        except StoreFull:
+            # SQLite cannot even delete on a full disk. Settling goes on from the reserve, then without claims.
+            if self._store.release_reserve():
+                return self._carry_out(request)
+            if not request.settlements or not request.limit:
+                raise
+            return self._carry_out(request._replace(limit=0))
+
+    def wait(self, queues: Sequence[str], timeout: float, wakeup_fd: int | None = None) -> bool:
+        return self._store.bell.wait(list(dict.fromkeys(queues)), timeout, wakeup_fd, self._look)
+
+    def mark_once(self, delivery: Delivery) -> bool:
+        with self._connection.write(self._store.relaxed) as handle:
+            return handle.execute(_MARK_ONCE, (delivery.token, self._number)).rowcount == 1
+
+    def close(self, detach: bool = True) -> None:
+        try:
+            if detach:
+                with self._connection.write(self._store.relaxed) as handle:
+                    work = Step(self._store, handle)
+                    end_owner(work, self._number, {})
+                    work.finish()
+                work.announce()
+        finally:
+            self._connection.close()
+
+    # -- one exchange ----------------------------------------------------------------------------------
+
+    def _carry_out(self, request: Request) -> Answer:
+        with self._connection.write(self._store.relaxed) as handle:
+            row = handle.execute(_OWNER, (self._number,)).fetchone()
+            if row is None:
+                raise Fenced(
+                    f"{self._store.path} no longer knows the lease owner {self.owner.name}: others took over what "
+                    "it held, because its node's beat was too old or it was released. Attach a new incarnation"
+                )
+            work = Step(self._store, handle)
+            queues = self._unpaused(work, request.queues)
+            if row[0] == request.number:
+                deliveries, refused = self._recorded(handle, row[1])
+            else:
+                refused = self._settle(work, request.settlements)
+                deliveries = self._claim(work, queues, request.limit) if request.limit > 0 and queues else []
+                if request.settlements or deliveries:
+                    handle.execute(_NOTE_ANSWER, (request.number, _packed(deliveries, refused), self._number))
+                work.finish()
+            due = _next_due(handle, queues)
+        work.announce()
+        return Answer(deliveries, refused, work.now, due, work.version)
+
+    def _recorded(self, handle: sqlite3.Connection, answer: str) -> tuple[list[Delivery], list[int]]:
+        first, last, *refused = map(int, answer.split())
+        leased = handle.execute(_LEASED, (self._number, first, last)).fetchall()
+        sign = self._store.sign
+        return (
+            [Delivery(token, queue, body, sign * rank, bool(ok)) for token, queue, body, rank, ok in leased],
+            refused,
+        )
+
+    def _unpaused(self, work: Step, queues: Sequence[str]) -> Sequence[str]:
+        if work.version != self._paused_version:
+            self._paused = frozenset(queue for (queue,) in work.handle.execute(_PAUSED))
+            self._paused_version = work.version
+        return [queue for queue in queues if queue not in self._paused] if self._paused else queues
+
+    # -- settling --------------------------------------------------------------------------------------
+
+    def _settle(self, work: Step, settlements: Sequence[Settlement]) -> list[int]:
+        refused: list[int] = []
+        done: list[tuple[int]] = []
+        execute = work.handle.execute
+        for settlement in settlements:
+            outcome = settlement.outcome
+            row = execute(_TAKE_LEASE, (outcome.token, self._number, outcome.queue)).fetchone()
+            if row is None:
+                refused.append(outcome.token)
+                continue
+            if outcome.verdict is Verdict.ACK:
+                done.append((row[3],))
+            else:
+                _put_aside(work, settlement, Place(*row))
+            if outcome.result is not None:
+                work.keep(outcome.result)
+            if settlement.parcels:
+                work.publish(settlement.parcels)
+        if done:
+            work.handle.executemany(_DROP_PAYLOAD, done)
+        return refused
+
+    # -- claiming --------------------------------------------------------------------------------------
+
+    def _claim(self, work: Step, queues: Sequence[str], limit: int) -> list[Delivery]:
+        work.promote(queues)
+        rows = work.handle.execute(_claim_statement(len(queues)), _claim_arguments(queues, limit)).fetchall()
+        if not rows:
+            return []
+        work.handle.executemany(_DROP_READY, [row[:3] for row in rows])
+        sign, owner, token = self._store.sign, self._number, work.serial
+        leases, deliveries = [], []
+        for row in rows:
+            token += 1
+            leases.append((token, owner, *row[:6]))
+            deliveries.append(Delivery(token, row[0], row[6], sign * row[1], bool(row[5])))
+        work.serial = token
+        work.handle.executemany(_LEASE, leases)
+        if len(rows) == limit:
+            # There may be more: whoever else is idle should look. Costs nothing while all are busy.
+            for queue in {row[0] for row in rows}:
+                work.calls.setdefault(queue, 1)
+        return deliveries
+
+    def _look(self, queues: Sequence[str]) -> tuple[bool, float | None]:
+        with self._connection.read() as handle:
+            paused = {queue for (queue,) in handle.execute(_PAUSED)}
+            queues = [queue for queue in queues if queue not in paused]
+            if any(handle.execute(_ANY_READY, (queue,)).fetchone()[0] for queue in queues):
+                return True, None
+            now = clock.now()
+            due = _next_due(handle, queues)
+        return due is not None and due <= now, None if due is None else due - now
+
+
+def _prepare(outcome: Outcome) -> Settlement:
+    body = None if outcome.message is None else encode_envelope(outcome.message)
+    return Settlement(outcome, body, pack(outcome.publications))
+
+
+def _put_aside(work: Step, settlement: Settlement, place: Place) -> None:
+    """Carry out a verdict that keeps the message."""
+    outcome = settlement.outcome
+    if settlement.body is not None:
+        work.rewrite(place.id, settlement.body)
+    verdict = outcome.verdict
+    if verdict is Verdict.GIVE_BACK:
+        work.restore([place])
+    elif verdict is Verdict.REQUEUE:
+        work.append(place.queue, place.rank, place.id)
+    elif verdict is Verdict.DEAD:
+        bury(work, outcome, place)
+    elif verdict is Verdict.PARK:
+        work.handle.execute(_KNOW_BUCKET, (outcome.bucket,))
+        task_id = outcome.task_id or work.task_id(place.id)
+        work.handle.execute(
+            _PARK, (outcome.bucket, place.queue, place.seq, place.id, place.rank, place.since, task_id)
+        )
+    else:
+        due = work.due(outcome.delay, outcome.due)
+        work.put_off(place, work.now if due is None else due, outcome.task_id or work.task_id(place.id))
+
+
+def _packed(deliveries: Sequence[Delivery], refused: Sequence[int]) -> str:
+    """First and last token claimed (they are consecutive), then the refused ones."""
+    first, last = (deliveries[0].token, deliveries[-1].token) if deliveries else (0, 0)
+    return " ".join(map(str, (first, last, *refused)))
+
+
+def _next_due(handle: sqlite3.Connection, queues: Sequence[str]) -> float | None:
+    if not queues:
+        return None
+    sql = _NEXT_DUE.format(marks=",".join("?" * len(queues)))
+    due: float | None = handle.execute(sql, (*queues, *queues)).fetchone()[0]
+    return due
+
+
+def _claim_statement(count: int) -> str:
+    sql = _STATEMENTS.get(count)
+    if sql is None:
+        lines = " UNION ALL ".join(f"SELECT * FROM ({_LINE.format(place=place)})" for place in range(count))
+        sql = _STATEMENTS[count] = _CLAIM.format(lines=lines)
+    return sql
+
+
+def _claim_arguments(queues: Sequence[str], limit: int) -> list[str | int]:
+    arguments: list[str | int] = []
+    for queue in queues:
+        arguments += (queue, limit)
+    return [*arguments, limit]
+
+
+_STATEMENTS: dict[int, str] = {}
+"""The claim for so many queues."""

@@ -1,0 +1,122 @@
+"""The SQLite engine as a result backend: states, their announcement, what is known of an id, cleaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from celeriac.engines.base import Presence, ResultRecord
+from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite.dead import expire_dead
+from celeriac.engines.sqlite.listener import Listener, SQLiteSubscription
+from celeriac.engines.sqlite.step import Step, step
+from celeriac.engines.sqlite.store import Store
+
+CHUNK = 500
+"""Ids a query, and rows a cleaning transaction: the gate is held for some 10 ms at most."""
+VACUUM_PAGES = 64
+
+_HELD = """SELECT EXISTS (SELECT 1 FROM leased l JOIN owner o ON o.id = l.owner
+WHERE o.name = ? AND l.queue = ? AND l.token = ?)"""
+_FETCH = """SELECT id, payload FROM result
+WHERE id IN ({marks}) AND payload IS NOT NULL AND (expires IS NULL OR expires > ?)"""
+_PRESENCE = "SELECT id, state, payload IS NOT NULL, expires FROM result WHERE id IN ({marks})"
+_FORGET = "DELETE FROM result WHERE id = ?"
+_OVERDUE = "SELECT rowid, payload IS NOT NULL, expires FROM result WHERE expires <= ? ORDER BY expires LIMIT ?"
+_ENTOMB = "UPDATE result SET state = '', payload = NULL, expires = ? WHERE rowid = ?"
+_DROP = "DELETE FROM result WHERE rowid = ?"
+_DROP_REVOKED = "DELETE FROM revoked WHERE rowid IN (SELECT rowid FROM revoked WHERE expires <= ? LIMIT ?)"
+_DROP_FENCED = "DELETE FROM node WHERE fenced AND seen <= ?"
+_FENCED_FOR = 86400.0
+
+
+class SQLiteResults:
+    """The part of the engine that is a :class:`celeriac.engines.base.ResultBackend`."""
+
+    _store: Store
+    _listener: Listener
+
+    def store(self, records: Sequence[ResultRecord]) -> list[str]:
+        """Store and announce states; return the ids that were refused."""
+        with step(self._store) as work:
+            return [record.id for record in records if not _keep_if_held(work, record)]
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The stored payloads of those ids that have one."""
+        return fetch(self._store, ids)
+
+    def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> SQLiteSubscription:
+        """Call ``callback`` for every state already stored and every one to come."""
+        return self._listener.subscribe(ids, callback)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Delete results, and that there ever were any."""
+        with step(self._store) as work:
+            work.handle.executemany(_FORGET, [(id,) for id in ids])
+
+    def presence(self, ids: Sequence[str]) -> dict[str, Presence]:
+        """What is known of each id."""
+        found = dict.fromkeys(ids, Presence.UNKNOWN)
+        now, tombstone = clock.now(), self._store.options.result_tombstone_expires
+        with self._store.read() as handle:
+            for some in _chunks(ids):
+                for id, state, stored, expires in handle.execute(_PRESENCE.format(marks=_marks(some)), some):
+                    if expires is None or expires > now:
+                        kind = Presence.QUEUED if state is None else Presence.EXPIRED
+                        found[id] = Presence.KNOWN if stored else kind
+                    elif stored and expires + tombstone > now:
+                        found[id] = Presence.EXPIRED
+        return found
+
+    def reply_address(self) -> str | None:
+        """The name of this process's pipe; it is made, with its thread, by the first call."""
+        return self._listener.address()
+
+    def cleanup(self) -> int:
+        """Delete expired results and all else that has had its time, in small transactions; return how many
+        results. Freed pages go back to the disk."""
+        count = 0
+        while True:
+            with step(self._store) as work:
+                expired, handled = _entomb(work)
+                handled += work.handle.execute(_DROP_REVOKED, (work.now, CHUNK)).rowcount
+                handled += expire_dead(work, CHUNK)
+                work.handle.execute(_DROP_FENCED, (work.now - _FENCED_FOR,))
+                work.handle.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+                (free,) = work.handle.execute("PRAGMA freelist_count").fetchone()
+            count += expired
+            # Some free pages are left: the next messages need them.
+            if not handled and free <= 4 * VACUUM_PAGES:
+                return count
+
+
+def fetch(store: Store, ids: Sequence[str]) -> dict[str, bytes]:
+    """The stored payloads of those ids that have one."""
+    found: dict[str, bytes] = {}
+    with store.read() as handle:
+        for some in _chunks(ids):
+            found.update(handle.execute(_FETCH.format(marks=_marks(some)), (*some, clock.now())).fetchall())
+    return found
+
+
+def _keep_if_held(work: Step, record: ResultRecord) -> bool:
+    if record.lease is not None and not work.handle.execute(_HELD, record.lease).fetchone()[0]:
+        return False
+    return work.keep(record)
+
+
+def _entomb(work: Step) -> tuple[int, int]:
+    """Turn expired results into tombstones, delete old ones; return how many results, and rows."""
+    tombstone = work.store.options.result_tombstone_expires
+    rows = work.handle.execute(_OVERDUE, (work.now, CHUNK)).fetchall()
+    results = [(expires + tombstone, rowid) for rowid, stored, expires in rows if stored]
+    work.handle.executemany(_ENTOMB, results)
+    work.handle.executemany(_DROP, [(rowid,) for rowid, stored, _ in rows if not stored])
+    return len(results), len(rows)
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (list(ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK))
+
+
+def _marks(ids: Sequence[str]) -> str:
+    return ",".join("?" * len(ids))
