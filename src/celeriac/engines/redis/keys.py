@@ -1,0 +1,84 @@
+"""Names of keys. Celery's own (queues, results) are spelt as Celery spells them; ours begin ``celeriac:``.
+
+Per queue, all with the tag ``{queue}``:
+
+=============================  ======  =====================================================================
+``<queue>[sep<step>]``         LIST    ready messages, Celery's: pushed on the left, taken from the right
+``{q}:returned``               LIST    values given back that Celery's workers must not take; claimed first
+``{q}:delayed``                ZSET    member -> due (epoch seconds); ``\\0<bucket>`` stands for parked ones
+``{q}:delayed:payload``        HASH    member -> value
+``{q}:parked:<bucket>``        LIST    members in order (one without payload was cancelled)
+``{q}:parked``                 HASH    member -> value
+``{q}:buckets``                SET     buckets with parked messages
+``{q}:lease:<owner>``          HASH    token -> value
+``{q}:dead``                   ZSET    key -> when (epoch seconds)
+``{q}:dead:letters``           HASH    key -> ``<JSON of reason, detail, task, task id>\\n<envelope>``
+``{q}:wake``                   ZSET    one member: a message may be ready (idle workers wait for it)
+=============================  ======  =====================================================================
+
+A *value* is ``<lane>|<flags>|<envelope>``; flags: ``a`` admitted by its rate limit, ``o`` must not run twice,
+``r`` belongs to ``returned``. For the whole store:
+
+=============================  ======  =====================================================================
+``control``                    HASH    ``version``, ``token`` (the last one), ``p:<queue>`` paused, ``l:<task>``
+``owner:<owner>``              HASH    ``seq``, ``answer``, ``node``, ``slots``, ``q:<queue>``, ``fenced``
+``owners:<node>``              SET     the node's owners
+``orphans``                    SET     owners being recovered
+``beats``                      ZSET    node -> last beat
+``nodes``                      HASH    node -> ``NodeInfo`` as JSON
+``gone:<node>``                STRING  the node was recovered by others
+``recovered``                  STRING  when anyone last looked for dead nodes
+``rate:<bucket>``              HASH    ``next`` (when the next token is there), ``interval``
+``rate:<bucket>:queues``       SET     queues with messages parked for it
+``revoked``, ``revoked:until`` ZSET    id -> version, id -> when to forget it
+``revoked:signal``             HASH    id -> the signal that ends it
+``queues``                     SET     queues we have seen
+``watcher``                    STRING  who watches the lists for foreign producers
+=============================  ======  =====================================================================
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+
+from celeriac.engines.redis.address import Address
+
+RESULT = "celery-task-meta-"
+
+
+class Keys:
+    """Makes keys under one prefix."""
+
+    def __init__(self, address: Address) -> None:
+        self.prefix = address.prefix
+        self.suffixes = [f"{address.sep}{step}" if step else "" for step in address.steps]
+        """What the lists of the lanes end with, most urgent first."""
+        self._steps = address.steps
+        self._lines: dict[tuple[str, int], str] = {}
+
+    def lane(self, priority: int | None) -> int:
+        """The lane of a priority: the largest step that is not above it."""
+        return max(bisect(self._steps, max(min(int(priority or 0), 9), 0)) - 1, 0)
+
+    def line(self, queue: str, lane: int) -> str:
+        """The list of a queue's lane."""
+        name = self._lines.get((queue, lane))
+        if name is None:
+            name = self._lines[queue, lane] = self.prefix + queue + self.suffixes[lane]
+        return name
+
+    def lines(self, queue: str) -> list[str]:
+        """All lists of a queue, most urgent first."""
+        return [self.line(queue, lane) for lane in range(len(self.suffixes))]
+
+    def of(self, queue: str, what: str) -> str:
+        """One of our own keys of a queue."""
+        return f"{self.prefix}celeriac:{{{queue}}}:{what}"
+
+    def own(self, what: str) -> str:
+        """One of our own keys of the whole store."""
+        return f"{self.prefix}celeriac:{what}"
+
+    def result(self, task_id: str) -> str:
+        """Celery's key of a result, which is also the name of the channel that announces it."""
+        return f"{self.prefix}{RESULT}{task_id}"

@@ -1,0 +1,315 @@
+-- Settle outcomes and claim messages: one atomic step, repeatable.
+--
+-- KEYS  1 owner's record, 2 control
+-- ARGV  1 request number, 2 limit, 3 owner, 4 number of queues to claim from, 5 number of queues, then the queues
+--       (those to claim from first), then the number of outcomes, and for each:
+--         verdict, queue (index), token, number of words that follow, then
+--         '1' id payload ttl reply mark  or  '0'                        the result
+--         n, n x (queue, lane, how, when, id, envelope)                 publications
+--         DELAY: lane or '', how, when, id, envelope or ''    PARK: bucket, id
+--         DEAD: JSON, envelope or ''                          REQUEUE: envelope or ''
+-- Returns { now in us, version, next due in us or -1, '' or what is wrong with a queue, number of refused, refused ...,
+--           then for each delivery: queue (index), token, lane, flags, envelope }
+-- Errors  FENCED: the owner was recovered by others.
+--         FAILED: an outcome could not be stored; it is still leased, and nothing was claimed. A repeat of the
+--         same request goes on where this one failed.
+
+local owner, control = KEYS[1], KEYS[2]
+local seq, limit, name = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local claims, total = tonumber(ARGV[4]), tonumber(ARGV[5])
+local queues, leases, number = {}, {}, {}
+for i = 1, total do
+  queues[i] = ARGV[5 + i]
+  leases[i] = own(queues[i], 'lease:' .. name)
+end
+local at = 6 + total
+local now, now_us = clock()
+
+local record = redis.call('HMGET', owner, 'seq', 'fenced', 'answer', 'partial')
+if not record[1] or record[2] then
+  return redis.error_reply('FENCED lease owner ' .. name .. ' is not known any more: others took over its messages')
+end
+
+-- settling ------------------------------------------------------------------------------------------------
+
+local refused, applied, woken = {}, {}, {}
+
+local function publish(first)
+  local count = tonumber(ARGV[first])
+  for i = first + 1, first + count * 6, 6 do
+    if put(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], now) then
+      woken[ARGV[i]] = true
+    end
+  end
+  return first + 1 + count * 6
+end
+
+local function bury(queue, token, meta, envelope)
+  local index, letters = own(queue, 'dead'), own(queue, 'dead:letters')
+  local key = token .. '@' .. queue
+  redis.call('HSET', letters, key, meta .. '\n' .. envelope)
+  redis.call('ZADD', index, seconds(now), key)
+  local old = redis.call('ZRANGEBYSCORE', index, '-inf', seconds(now - DEAD_AGE), 'LIMIT', 0, 100)
+  local surplus = redis.call('ZCARD', index) - #old - DEAD_MAX
+  if surplus > 0 then
+    old = redis.call('ZRANGE', index, 0, #old + math.min(surplus, 100) - 1)
+  end
+  for i = 1, #old do
+    redis.call('ZREM', index, old[i])
+    redis.call('HDEL', letters, old[i])
+  end
+end
+
+local function park(queue, bucket, id, value)
+  local rate = PREFIX .. 'celeriac:rate:' .. bucket
+  local member = keep(own(queue, 'parked'), id, value)
+  redis.call('LPUSH', own(queue, 'parked:' .. bucket), member)
+  redis.call('SADD', own(queue, 'buckets'), bucket)
+  redis.call('SADD', rate .. ':queues', queue)
+  local due = redis.call('HGET', rate, 'next') or seconds(now)
+  redis.call('ZADD', own(queue, 'delayed'), due, '\0' .. bucket)
+end
+
+local function settle(verdict, index, token, first)
+  local queue, lease = queues[index], leases[index]
+  if ARGV[first] == '1' then
+    with_results(store, ARGV[first + 1], ARGV[first + 2], ARGV[first + 3], ARGV[first + 4], ARGV[first + 5])
+    first = first + 6
+  else
+    first = first + 1
+  end
+  first = publish(first)
+  if verdict ~= '0' then
+    local value = redis.call('HGET', lease, token)
+    local lane, flags, envelope = split(value)
+    if verdict == '1' then -- GIVE_BACK
+      front(queue, value)
+      woken[queue] = true
+    elseif verdict == '2' then -- DELAY
+      if ARGV[first + 4] ~= '' then envelope, flags = ARGV[first + 4], '' end
+      if ARGV[first] ~= '' then lane = ARGV[first] end
+      local due = tonumber(ARGV[first + 2])
+      if ARGV[first + 1] == 's' then due = due + now end
+      delay(queue, due, ARGV[first + 3], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
+    elseif verdict == '3' then -- PARK
+      park(queue, ARGV[first], ARGV[first + 1], lane .. '||' .. envelope)
+    elseif verdict == '4' then -- DEAD
+      if ARGV[first + 1] ~= '' then envelope = ARGV[first + 1] end
+      bury(queue, token, ARGV[first], envelope)
+    else -- REQUEUE
+      if ARGV[first] ~= '' then envelope = ARGV[first] end
+      redis.call('LPUSH', line(queue, lane), envelope)
+      woken[queue] = true
+    end
+  end
+  redis.call('HDEL', lease, token)
+end
+
+local function settle_all()
+  -- Under maxmemory a script may write as it likes once its first write was one that frees memory.
+  redis.call('HDEL', owner, 'partial')
+  local done, failure = {}, nil
+  if record[4] and string.match(record[4], '^(%d+)|') == seq then
+    for token in string.gmatch(string.match(record[4], '|(.*)'), '%d+') do done[token] = true end
+  end
+  for _ = 1, tonumber(ARGV[at]) do
+    local token, first = ARGV[at + 3], at + 5
+    local index = tonumber(ARGV[at + 2])
+    if done[token] then
+      applied[#applied + 1] = token
+    elseif redis.call('HEXISTS', leases[index], token) == 0 then
+      refused[#refused + 1] = token
+    else
+      local fine, problem = pcall(settle, ARGV[at + 1], index, token, first)
+      if fine then
+        applied[#applied + 1] = token
+      else
+        failure = 'message ' .. token .. ' of queue ' .. queues[index] .. ': ' .. message_of(problem)
+      end
+    end
+    at = at + 4 + tonumber(ARGV[at + 4])
+  end
+  if failure then
+    redis.call('HSET', owner, 'partial', seq .. '|' .. table.concat(applied, ','))
+  end
+  return failure
+end
+
+-- claiming ------------------------------------------------------------------------------------------------
+
+local found, count, token, fields, broken = {}, 0, 0, {}, ''
+
+local function lease(index, lane, flags, envelope)
+  token = token + 1
+  count = count + 1
+  local name_of_token = string.format('%.0f', token)
+  local list = fields[index]
+  if not list then
+    list = {}
+    fields[index] = list
+  end
+  list[#list + 1] = name_of_token
+  list[#list + 1] = lane .. '|' .. flags .. '|' .. envelope
+  local n = #found
+  found[n + 1], found[n + 2], found[n + 3], found[n + 4], found[n + 5] = index, token, lane, flags, envelope
+end
+
+-- Hand out what is parked for a bucket, one message a token. Returns when the next token is there, or nil.
+local function grant(index, bucket)
+  local queue = queues[index]
+  local rate, list = PREFIX .. 'celeriac:rate:' .. bucket, own(queue, 'parked:' .. bucket)
+  local state = redis.call('HMGET', rate, 'next', 'interval')
+  local next_token, interval = tonumber(state[1] or 0), tonumber(state[2] or 0)
+  while count < limit and next_token <= now do
+    local member = redis.call('RPOP', list)
+    if not member then break end
+    local value = redis.call('HGET', own(queue, 'parked'), member)
+    if value then -- else it was cancelled
+      redis.call('HDEL', own(queue, 'parked'), member)
+      local lane, _, envelope = split(value)
+      lease(index, lane, 'a', envelope)
+      next_token = now + interval
+      redis.call('HSET', rate, 'next', seconds(next_token))
+    end
+  end
+  if redis.call('EXISTS', list) == 1 then return next_token end
+  redis.call('SREM', own(queue, 'buckets'), bucket)
+  redis.call('SREM', rate .. ':queues', queue)
+  return nil
+end
+
+-- Move what is due to ready; returns when the next one is due, or nil.
+local function promote(index, open)
+  local queue = queues[index]
+  local delayed = own(queue, 'delayed')
+  local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  if not head[1] then return nil end
+  if tonumber(head[2]) > now then return tonumber(head[2]) end
+  local payloads = own(queue, 'delayed:payload')
+  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', seconds(now), 'LIMIT', 0, 100)
+  for i = 1, #due do
+    local member = due[i]
+    if string.byte(member) == 0 then
+      if open and count < limit then
+        local again = grant(index, string.sub(member, 2))
+        if again then
+          redis.call('ZADD', delayed, seconds(again), member)
+        else
+          redis.call('ZREM', delayed, member)
+        end
+      end
+    else
+      local value = redis.call('HGET', payloads, member)
+      if value then
+        local lane, flags, envelope = split(value)
+        if string.find(flags, 'r', 1, true) then
+          redis.call('LPUSH', own(queue, 'returned'), value)
+        else
+          redis.call('LPUSH', line(queue, lane), envelope)
+        end
+        redis.call('HDEL', payloads, member)
+        woken[queue] = true
+      end
+      redis.call('ZREM', delayed, member)
+    end
+  end
+  head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  return head[2] and tonumber(head[2])
+end
+
+local function claim_returned(index)
+  local values = redis.call('RPOP', own(queues[index], 'returned'), limit - count)
+  if not values then return end
+  for i = 1, #values do
+    local lane, flags, envelope = split(values[i])
+    lease(index, lane, flags, envelope)
+  end
+end
+
+local function claim_lane(index, lane)
+  local envelopes = redis.call('RPOP', line(queues[index], lane), limit - count)
+  if not envelopes then return end
+  for i = 1, #envelopes do lease(index, lane, '', envelopes[i]) end
+end
+
+local function mark_left(index)
+  local queue = queues[index]
+  if redis.call('EXISTS', own(queue, 'wake')) == 1 then return end
+  local lists = { own(queue, 'returned') }
+  for lane = 0, #LANES - 1 do lists[lane + 2] = line(queue, lane) end
+  if redis.call('EXISTS', unpack(lists)) > 0 then wake(queue) end
+end
+
+-- A key of a foreign type must not stop the script: what it has taken so far would be lost.
+local function guarded(index, action, argument)
+  local fine, outcome = pcall(action, index, argument)
+  if fine then return outcome end
+  broken = queues[index] .. ': ' .. message_of(outcome)
+  return nil
+end
+
+local function claim_all()
+  local names = { 'version', 'token' }
+  for i = 1, claims do names[i + 2] = 'p:' .. queues[i] end
+  local state = redis.call('HMGET', control, unpack(names))
+  local first_token = math.max(tonumber(state[2] or 0), now_us)
+  token = first_token
+  local next_due = nil
+  local open = {}
+  for i = 1, claims do
+    if not state[i + 2] then open[#open + 1] = i end
+    local due = guarded(i, promote, not state[i + 2])
+    if due and (not next_due or due < next_due) then next_due = due end
+  end
+  for i = 1, #open do
+    if count < limit then guarded(open[i], claim_returned) end
+  end
+  for lane = 0, #LANES - 1 do
+    for i = 1, #open do
+      if count < limit then guarded(open[i], claim_lane, lane) end
+    end
+  end
+  if token > first_token then redis.call('HSET', control, 'token', string.format('%.0f', token)) end
+  for index, list in pairs(fields) do redis.call('HSET', leases[index], unpack(list)) end
+  if count >= limit then
+    for i = 1, #open do mark_left(open[i]) end
+  end
+  return next_due, tonumber(state[1] or 0)
+end
+
+-- answering -----------------------------------------------------------------------------------------------
+
+local function answer(next_due, version)
+  local reply = { now_us, version, next_due and next_due * 1000000 or -1, broken, #refused }
+  local n = 5
+  for i = 1, #refused do reply[n + i] = refused[i] end
+  n = n + #refused
+  for i = 1, #found do reply[n + i] = found[i] end
+  return reply
+end
+
+-- The answer that was given to this request before; what it claimed is read from the lease.
+local function same_answer()
+  local first, second = string.match(record[3], '^([^;]*);(.*)$')
+  for old in string.gmatch(first, '%d+') do refused[#refused + 1] = old end
+  for index, old in string.gmatch(second, '(%d+):(%d+)') do
+    local value = redis.call('HGET', leases[tonumber(index)], old)
+    if value then
+      local lane, flags, envelope = split(value)
+      local n = #found
+      found[n + 1], found[n + 2], found[n + 3] = tonumber(index), tonumber(old), lane
+      found[n + 4], found[n + 5] = flags, envelope
+    end
+  end
+  return answer(nil, tonumber(redis.call('HGET', control, 'version') or 0))
+end
+
+if record[1] == seq then return same_answer() end
+local failure = settle_all()
+if failure then return redis.error_reply('FAILED ' .. failure) end
+local next_due, version = claim_all()
+for queue in pairs(woken) do wake(queue) end
+local claimed = {}
+for i = 1, #found, 5 do claimed[#claimed + 1] = found[i] .. ':' .. string.format('%.0f', found[i + 1]) end
+redis.call('HSET', owner, 'seq', seq, 'answer', table.concat(refused, ',') .. ';' .. table.concat(claimed, ','))
+return answer(next_due, version)

@@ -1,0 +1,25 @@
+-- Take the right to write from a node or one owner, before its messages are given back.
+--
+-- KEYS  1 beats, 2 nodes, 3 orphans
+-- ARGV  1 node or '', 2 the beat it was judged by ('' whatever it is now), 3 '1' to remember it as recovered,
+--       4... owners (with no node)
+-- Returns 1, or 0 if the node has beaten since.
+
+local function orphan(owner)
+  local key = PREFIX .. 'celeriac:owner:' .. owner
+  if redis.call('EXISTS', key) == 1 then
+    redis.call('HSET', key, 'fenced', '1')
+    redis.call('SADD', KEYS[3], owner)
+  end
+end
+
+for i = 4, #ARGV do orphan(ARGV[i]) end
+local node = ARGV[1]
+if node == '' then return 1 end
+if ARGV[2] ~= '' and redis.call('ZSCORE', KEYS[1], node) ~= ARGV[2] then return 0 end
+redis.call('ZREM', KEYS[1], node)
+redis.call('HDEL', KEYS[2], node)
+if ARGV[3] == '1' then redis.call('SET', PREFIX .. 'celeriac:gone:' .. node, '1', 'EX', 604800) end
+local owners = PREFIX .. 'celeriac:owners:' .. node
+for _, owner in ipairs(redis.call('SMEMBERS', owners)) do orphan(owner) end
+return 1

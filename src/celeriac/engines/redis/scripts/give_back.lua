@@ -1,0 +1,21 @@
+-- Return messages that were not started to the front of their lines.
+--
+-- KEYS  1 owner's record
+-- ARGV  1 owner, then pairs of queue and token, the youngest first
+-- Returns how many were held.
+
+local held, woken = 0, {}
+for i = 2, #ARGV, 2 do
+  local queue, token = ARGV[i], ARGV[i + 1]
+  local lease = own(queue, 'lease:' .. ARGV[1])
+  local value = redis.call('HGET', lease, token)
+  if value then
+    redis.call('HDEL', lease, token)
+    local lane, flags, envelope = split(value)
+    front(queue, lane .. '|' .. string.gsub(flags, 'o', '') .. '|' .. envelope)
+    held = held + 1
+    woken[queue] = true
+  end
+end
+for queue in pairs(woken) do wake(queue) end
+return held

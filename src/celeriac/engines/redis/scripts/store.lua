@@ -1,0 +1,18 @@
+-- Store and announce task states.
+--
+-- ARGV  for each record: id, payload, ttl in ms or '', reply channel or '', mark, owner or '', lease key or '', token
+--       With an owner: only while that lease is held. The lease is in database DB, results are in RESULT_DB.
+-- Returns the indices (from 0) of the records that were refused.
+
+local refused = {}
+for i = 1, #ARGV, 8 do
+  local held = true
+  if ARGV[i + 5] ~= '' then
+    local record = redis.call('HMGET', PREFIX .. 'celeriac:owner:' .. ARGV[i + 5], 'seq', 'fenced')
+    held = record[1] and not record[2] and redis.call('HEXISTS', own(ARGV[i + 6], 'lease:' .. ARGV[i + 5]), ARGV[i + 7]) == 1
+  end
+  if not held or not with_results(store, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) then
+    refused[#refused + 1] = (i - 1) / 8
+  end
+end
+return refused

@@ -1,0 +1,182 @@
+"""Private servers for the tests: started on a free loopback port, ended with the test that started them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+START_TIMEOUT = 20.0
+"""Seconds a server may take until it answers."""
+
+
+class RedisServer:
+    """A Redis (or Valkey) server of our own, as a context manager.
+
+    ``persistence`` is ``"none"``, ``"aof"`` (every write in the file, fsync each second) or ``"aof-always"``;
+    ``config`` holds further directives (``{"maxmemory": "20mb"}``). The data live in a temporary folder that
+    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`.
+    A missing server binary raises ``RuntimeError``: without it nothing is tested.
+    """
+
+    def __init__(
+        self,
+        persistence: str = "none",
+        *,
+        password: str | None = None,
+        port: int | None = None,
+        config: dict[str, str] | None = None,
+    ) -> None:
+        self.persistence = persistence
+        self.password = password
+        self.port = port or free_port()
+        self.config = config or {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.folder: Path | None = None
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def host(self) -> str:
+        return "127.0.0.1"
+
+    @property
+    def unix_socket(self) -> str:
+        """The path of the server's unix socket."""
+        assert self.folder is not None
+        return str(self.folder / "redis.sock")
+
+    def url(self, db: int = 0) -> str:
+        """A URL of the server's database ``db``."""
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}{self.host}:{self.port}/{db}"
+
+    def start(self) -> None:
+        """Start the process and wait until it answers (after LOADING)."""
+        self.folder = self.folder or Path(tempfile.mkdtemp(prefix="celeriac-redis-"))
+        command = [server_binary("redis-server", "valkey-server"), *self._arguments()]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the process, in order if it lets us, and delete its data."""
+        if self.process is not None:
+            self.resume()
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
+
+    def kill(self) -> None:
+        """End the process as a crash would (SIGKILL); :meth:`start` or :meth:`restart` brings it back."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def restart(self) -> None:
+        """Crash the server and start it again on the same port with what it had on disk."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop the process without ending it (SIGSTOP): connections stay and nothing answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen process go on."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+
+    def command(self, *words: str | bytes | int) -> bytes:
+        """Send one command on a connection of its own and return the raw reply."""
+        with socket.create_connection((self.host, self.port), timeout=5) as connection:
+            if self.password:
+                connection.sendall(pack("AUTH", self.password))
+                connection.recv(4096)
+            connection.sendall(pack(*words))
+            return connection.recv(1 << 20)
+
+    def flush(self) -> None:
+        """Delete everything in all databases."""
+        self.command("FLUSHALL")
+
+    def _arguments(self) -> list[str]:
+        options = {
+            "port": str(self.port),
+            "bind": self.host,
+            "unixsocket": "redis.sock",
+            "save": "",
+            "appendonly": "no" if self.persistence == "none" else "yes",
+            "appendfsync": "always" if self.persistence == "aof-always" else "everysec",
+            "logfile": "",
+            "enable-debug-command": "local",
+        }
+        if self.password:
+            options["requirepass"] = self.password
+        options.update(self.config)
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            assert self.process is not None
+            with contextlib.suppress(OSError):
+                if self.command("PING").startswith(b"+PONG"):
+                    return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                assert self.folder is not None
+                log = (self.folder / "log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"redis-server did not start on port {self.port}:\n{log}")
+            time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def server_binary(*names: str) -> str:
+    """The path of the first of these programs that is installed."""
+    for name in names:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise RuntimeError(
+        f"no {' or '.join(names)} found: the tests need a private server. Install it, for example with"
+        " 'apt-get install redis-server'."
+    )
+
+
+def pack(*words: str | bytes | int) -> bytes:
+    """A command in Redis' wire format."""
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
