@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import binascii
 import os
-from collections.abc import Container, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
 import msgspec
 
 from celeriac import extended_json, serialization
-from celeriac.exceptions import DecodeError, EncodeError
+from celeriac.exceptions import DecodeError
 
 OWN_HEADER: Final = "celeriac"
 """The one header of ours in a message; Celery's workers ignore it. See :class:`Notes`."""
@@ -75,25 +76,27 @@ def encode_envelope(message: Message) -> bytes:
 
     2.6 us a message on the reference machine, against 5.8 us of kombu's (bench/codec.py).
     """
+    properties = {
+        "delivery_tag": message.properties.get("delivery_tag") or new_id(),
+        "delivery_info": _NOWHERE,
+        "priority": 0,
+        **message.properties,
+        "body_encoding": "base64",
+    }
     envelope = {
         "body": binascii.b2a_base64(message.body, newline=False).decode("ascii"),
         "content-encoding": message.content_encoding,
         "content-type": message.content_type,
         "headers": message.headers,
-        "properties": {
-            "delivery_tag": message.properties.get("delivery_tag") or new_id(),
-            "delivery_info": _NOWHERE,
-            "priority": 0,
-            **message.properties,
-            "body_encoding": "base64",
-        },
+        "properties": properties,
     }
     try:
-        return extended_json.dumps(envelope)
-    except Exception as error:  # a user's __json__ may raise anything
-        parts = {"headers": message.headers, "properties": message.properties}
-        serialization.dumps(parts, "json", parts)  # finds the culprit and raises
-        raise EncodeError(f"The message cannot be written: {error}") from error
+        if _is_plain(message.headers, _HEADERS) and _is_plain(message.properties, _PROPERTIES):
+            return extended_json.encode_plain(envelope)
+    except (RecursionError, UnicodeEncodeError):
+        pass  # the slow way names a circular value, and escapes lone surrogates
+    _, _, data = serialization.dumps(envelope, "json", envelope)
+    return data
 
 
 def decode_envelope(data: bytes) -> Message:
@@ -123,6 +126,57 @@ class _Envelope(msgspec.Struct):
     content_type: str | None = msgspec.field(default=None, name="content-type")
     headers: dict[str, Any] | None = None
     properties: dict[str, Any] | None = None
+
+
+_HEADERS: Final = frozenset(
+    # fmt: off
+    (
+        "lang",
+        "task",
+        "id",
+        "shadow",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "retries",
+        "timelimit",
+        "root_id",
+        "parent_id",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+        "ignore_result",
+        "replaced_task_nesting",
+        "stamped_headers",
+        "compression",
+        "celeriac",
+    )
+    # fmt: on
+)
+_PROPERTIES: Final = frozenset(
+    # fmt: off
+    (
+        "correlation_id",
+        "reply_to",
+        "delivery_mode",
+        "delivery_info",
+        "priority",
+        "expiration",
+        "body_encoding",
+        "delivery_tag",
+    )
+    # fmt: on
+)
+
+
+def _is_plain(fields: dict[str, Any], known: frozenset[str]) -> bool:
+    """Tell whether the fast encoder may be used, taking the protocol's own fields to be what it says.
+
+    Looking at all 28 of them took longer than writing them (2.5 us against 0.8 us).
+    """
+    others = fields.keys() - known
+    return not others or extended_json.is_plain({key: fields[key] for key in others})
 
 
 _decode_struct: Final = msgspec.json.Decoder(_Envelope).decode
@@ -194,10 +248,15 @@ def encode_body(
 
     Raises ``EncodeError`` naming the argument that cannot be written (``args[0]: ...``).
     """
-    following = embed or _NOTHING
-    content_type, content_encoding, body = serialization.dumps(
-        (args, kwargs, following), serializer, {"args": args, "kwargs": kwargs, **following}
-    )
+    chosen = serialization.serializer(serializer)
+    content_type, content_encoding = chosen.content_type, chosen.content_encoding
+    body = None
+    if not embed and chosen.encode is extended_json.dumps:
+        body = _encode_plain_body(args, kwargs)
+    if body is None:
+        following = embed or _NOTHING
+        parts = {"args": args, "kwargs": kwargs, **following}
+        _, _, body = serialization.dumps((args, kwargs, following), serializer, parts)
     if compression is None:
         return body, content_type, content_encoding, {}
     body, label = serialization.compress(body, compression)
@@ -229,6 +288,19 @@ def decode_body(
     if not isinstance(embed, dict):
         raise DecodeError("the body's third part (callbacks, chain, chord) is not an object")
     return args, kwargs, {**_NOTHING, **embed}
+
+
+def _encode_plain_body(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
+    """Return the body of a task with nothing following it, if its arguments are plain JSON.
+
+    The common case, in half the time: the third part needs no look.
+    """
+    try:
+        if extended_json.is_plain(args) and (not kwargs or extended_json.is_plain(kwargs)):
+            return extended_json.encode_plain((args, kwargs, _NOTHING))
+    except (RecursionError, UnicodeEncodeError):
+        pass  # as in encode_envelope
+    return None
 
 
 _NOTHING: Final[Embed] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
@@ -303,18 +375,14 @@ def new_id() -> str:
             _ids.extend(_make_ids())
 
 
-def _make_ids() -> list[str]:
+def _make_ids() -> Iterable[str]:
     raw = bytearray(os.urandom(16 * _POOL))
     raw[6::16] = raw[6::16].translate(_VERSION)
     raw[8::16] = raw[8::16].translate(_VARIANT)
-    text = raw.hex()
-    return [
-        f"{text[at : at + 8]}-{text[at + 8 : at + 12]}-{text[at + 12 : at + 16]}-"
-        f"{text[at + 16 : at + 20]}-{text[at + 20 : at + 32]}"
-        for at in range(0, len(text), 32)
-    ]
+    return map("-".join, _split_hex(raw.hex()))
 
 
+_split_hex: Final = re.compile("(.{8})(.{4})(.{4})(.{4})(.{12})").findall
 _POOL: Final = 64
 _VERSION: Final = bytes((byte & 0x0F) | 0x40 for byte in range(256))
 _VARIANT: Final = bytes((byte & 0x3F) | 0x80 for byte in range(256))

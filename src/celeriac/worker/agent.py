@@ -1,0 +1,341 @@
+"""The agent: it speaks for the node.
+
+Responsibilities:
+
+1. Beat: renew the node's leases every fifth of their time, and note on the board until when they hold.
+2. Recover: take over the leases of nodes that died.
+3. Release what dead children of this node held, as the supervisor reports them.
+4. Give back what a child claimed and cannot start because a task overruns: also where that task's C code
+   holds the interpreter, so that the child itself could not.
+5. Watch for orders: revoked tasks that run here are named to the supervisor, who alone kills.
+6. Send the worker's signals (``worker_ready``, ``worker_shutting_down``, ``worker_shutdown``): handlers may
+   open connections, which the supervisor must not have.
+7. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
+   offers to (``watch_foreign``).
+
+If it dies the supervisor starts another one; nothing it knows is lost with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import select
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from celeriac import signals
+from celeriac.engines.base import Loss, NodeInfo
+from celeriac.exceptions import Fenced, OperationalError
+from celeriac.worker.board import Board
+from celeriac.worker.options import SINGLE_SLOT, Options
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+logger = logging.getLogger("celeriac.worker")
+
+OVERRUN = 0.05
+"""Seconds a task may run before what waits behind it in its child is given back (the child itself does so
+after 20 ms, where it can run Python)."""
+TICK = 0.05
+CONTROL_INTERVAL = 0.5
+BACKLOG_INTERVAL = 1.0
+
+
+class Death(msgspec.Struct, tag=True):
+    """Supervisor to agent: an owner is dead; settle its leases."""
+
+    owner: str
+    started: dict[int, Loss]
+
+
+class Ready(msgspec.Struct, tag=True):
+    """Supervisor to agent: all children are up."""
+
+
+class Stopping(msgspec.Struct, tag=True):
+    """Supervisor to agent: the shutdown has begun."""
+
+    sig: str
+    how: str
+
+
+class Leave(msgspec.Struct, tag=True):
+    """Supervisor to agent: all children are gone; sign off and exit."""
+
+
+class Released(msgspec.Struct, tag=True):
+    """Agent to supervisor: the dead owner's leases are settled."""
+
+    owner: str
+
+
+class Terminate(msgspec.Struct, tag=True):
+    """Agent to supervisor: kill what runs under this token, with this signal."""
+
+    child: int
+    token: int
+    signal: str
+
+
+class NodeFenced(msgspec.Struct, tag=True):
+    """Agent to supervisor: others took over this node's leases; it must begin a new life."""
+
+
+Message = Death | Ready | Stopping | Leave | Released | Terminate | NodeFenced
+
+
+class Channel:
+    """One end of the socket pair between supervisor and agent; never blocks."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self.end = end
+        self._unsent: list[bytes] = []
+
+    def fileno(self) -> int:
+        return self.end.fileno()
+
+    def send(self, message: Message) -> None:
+        self._unsent.append(msgspec.json.encode(message))
+        self.flush()
+
+    def flush(self) -> None:
+        while self._unsent:
+            try:
+                self.end.send(self._unsent[0])
+            except (BlockingIOError, ConnectionError, OSError):
+                return
+            del self._unsent[0]
+
+    def receive(self) -> list[Message]:
+        """All messages that have arrived."""
+        messages: list[Message] = []
+        while True:
+            try:
+                data = self.end.recv(1 << 20)
+            except (BlockingIOError, ConnectionError):
+                return messages
+            if not data:
+                return messages
+            messages.append(msgspec.json.decode(data, type=Message))
+
+    def close(self) -> None:
+        self.end.close()
+
+
+class Agent:
+    """The node's voice. ``run`` returns when told to leave, or when the node was fenced."""
+
+    def __init__(
+        self, app: Celeriac, options: Options, board: Board, node: NodeInfo, channel: Channel
+    ) -> None:
+        self.app = app
+        self.options = options
+        self.board = board
+        self.node = node
+        self.channel = channel
+        self.records = board.records()
+        self.version = 0
+        self.unreturned: list[tuple[str, list[tuple[str, int]]]] = []
+        self.deaths: list[Death] = []
+        self.leaving = False
+        self._due: dict[Callable[[], None], float] = {}
+        self._warned: set[str] = set()
+
+    def run(self) -> None:
+        interval = self.options.lease / 5
+        self._try("check the stores", self._check)
+        self._watch_foreign()
+        while not self.leaving:
+            try:
+                self._every(self.beat, interval)
+                self._every(self.recover, interval * random.uniform(0.8, 1.2))
+                self._every(self.follow_orders, CONTROL_INTERVAL)
+                if self.options.autoscale:
+                    self._every(self.measure, BACKLOG_INTERVAL)
+                self.give_back_overrun()
+                self.release_dead()
+            except Fenced:
+                self.channel.send(NodeFenced())
+                return
+            self._listen(TICK)
+        signals.worker_shutdown.send(sender=self)
+        self._try("sign off", lambda: self.app.broker.leave(self.node.id))
+
+    # -- what is due now and then ------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Renew the leases. A store that cannot be reached is tried again at the next tick."""
+        asked = time.monotonic()
+        self.node.details["processed"] = sum(record.processed for record in self.records)
+        self.node.details["active"] = sum(1 for record in self.records for _ in record.running())
+        if self._try("renew the leases", lambda: self.app.broker.beat(self.node)):
+            # Counted from before the question: a slow answer must not stretch the trust in it.
+            self.board.note_beat(self.options.lease - (time.monotonic() - asked))
+            if self.options.heartbeat_file:
+                Path(self.options.heartbeat_file).touch()
+        else:
+            self._due[self.beat] = time.monotonic() + TICK
+
+    def recover(self) -> None:
+        def step() -> None:
+            for lost in self.app.broker.recover(self.node.host, process_lives):
+                logger.warning(
+                    "Recovered %d message(s) of %s, which stopped (%d had been started)",
+                    lost.messages,
+                    lost.owner,
+                    lost.started,
+                )
+
+        self._try("look for dead workers", step)
+
+    def follow_orders(self) -> None:
+        coordinator = self.app.coordinator
+        if coordinator is None:
+            return
+
+        def step() -> None:
+            control = coordinator.control(self.version)
+            self.version = control.version
+            if control.terminate:
+                self._order_kills(control.terminate)
+
+        self._try("read the orders", step)
+
+    def measure(self) -> None:
+        def step() -> None:
+            depths = self.app.broker.depth(self.options.queues)
+            self.board.note_backlog(sum(depth.ready for depth in depths.values()))
+
+        self._try("measure the queues", step)
+
+    # -- children ----------------------------------------------------------------------------------
+
+    def give_back_overrun(self) -> None:
+        """Return what waits behind a task that takes longer than a moment."""
+        if self.options.pool in SINGLE_SLOT:
+            now = time.monotonic()
+            for record in self.records:
+                if record.unstarted and any(now - running.since > OVERRUN for running in record.running()):
+                    leases = [(self.options.queues[queue], token) for token, queue in record.withdraw()]
+                    if leases:
+                        self.unreturned.append((self._owner(record.number, record.epoch), leases))
+        for owner, leases in list(self.unreturned):
+            if self._try("give back", partial(self.app.broker.give_back, owner, leases)):
+                self.unreturned.remove((owner, leases))
+
+    def release_dead(self) -> None:
+        for death in list(self.deaths):
+            release = partial(self.app.broker.release, death.owner, death.started)
+            if self._try("release a dead child's messages", release):
+                self.deaths.remove(death)
+                self.channel.send(Released(death.owner))
+
+    def _owner(self, child: int, epoch: int) -> str:
+        return f"{self.node.id}:{child}:{epoch}"
+
+    def _order_kills(self, orders: dict[str, str]) -> None:
+        for record in self.records:
+            for running in record.running():
+                if running.task_id in orders:
+                    self.channel.send(Terminate(record.number, running.token, orders[running.task_id]))
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _listen(self, timeout: float) -> None:
+        self.channel.flush()
+        select.select([self.channel], [], [], timeout)
+        for message in self.channel.receive():
+            if isinstance(message, Death):
+                self.deaths.append(message)
+            elif isinstance(message, Ready):
+                logger.info("%s ready.", self.options.name)
+                signals.worker_ready.send(sender=self)
+            elif isinstance(message, Stopping):
+                signals.worker_shutting_down.send(
+                    sender=self.options.name, sig=message.sig, how=message.how, exitcode=0
+                )
+            elif isinstance(message, Leave):
+                self.leaving = True
+        if self.leaving:
+            self.release_dead()
+
+    def _every(self, step: Callable[[], None], interval: float) -> None:
+        now = time.monotonic()
+        if now >= self._due.get(step, 0.0):
+            self._due[step] = now + interval
+            step()
+
+    def _try(self, what: str, step: Callable[[], Any]) -> bool:
+        """Do ``step``; a store that is away is said once and tried again later."""
+        try:
+            step()
+        except OperationalError as error:
+            if what not in self._warned:
+                self._warned.add(what)
+                logger.warning("Cannot %s now, trying on: %s", what, error)
+            return False
+        if what in self._warned:
+            self._warned.discard(what)
+            logger.info("Can %s again", what)
+        return True
+
+    def _check(self) -> None:
+        """Say what about the stores' set-up endangers messages, if the engine can tell."""
+        for store in {id(s): s for s in (self.app.broker, self.app.backend) if s is not None}.values():
+            for warning in getattr(store, "check", list)():
+                logger.warning("%s", warning)
+
+    def _watch_foreign(self) -> None:
+        """Let the engine wake our idle children for messages of other programs, if it can."""
+        watch = getattr(self.app.broker, "watch_foreign", None)
+        if watch is None:
+            return
+        import threading
+
+        stop_end, self._stop_watch = socket.socketpair()
+        threading.Thread(
+            target=watch, args=(self.options.queues, stop_end.fileno()), name="celeriac-watch", daemon=True
+        ).start()
+        self._stop_end = stop_end
+
+
+def process_lives(pid: int, started: float) -> bool:
+    """Whether the process ``pid`` that began at ``started`` (clock ticks since boot) still runs."""
+    try:
+        return process_start(pid) == started
+    except OSError:
+        return False
+
+
+def process_start(pid: int) -> float:
+    """When a process began, in clock ticks since boot (``/proc/<pid>/stat``, field 22).
+
+    Raises ``OSError`` if there is none, or it is a zombie. Without ``/proc`` (macOS) a live pid is 0.0.
+    """
+    if not os.path.isdir("/proc/self"):
+        os.kill(pid, 0)
+        return 0.0
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    if fields[0] in (b"Z", b"X"):
+        raise ProcessLookupError(f"process {pid} has ended")
+    return float(fields[19])
+
+
+def host_identity() -> str:
+    """Names this machine's boot and process namespace; pids can be compared only within the same."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()

@@ -1,0 +1,167 @@
+"""A child: a process that claims, runs and settles by itself, straight with the stores.
+
+:func:`run_child` is its life. How its slots run is its pool's business (``serial``: one slot in the main
+thread; ``slots``: threads, coroutines or greenlets); claiming and settling is the same ``Line`` for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celeriac import signals
+from celeriac.engines.base import Incarnation
+from celeriac.exceptions import Fenced
+from celeriac.worker.board import Board, ChildRecord, Life
+from celeriac.worker.line import Line
+from celeriac.worker.options import SINGLE_SLOT, Options
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Birth, die_with_parent, load_prctl
+from celeriac.worker.runner import Runner
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+logger = logging.getLogger("celeriac.worker")
+
+
+class Seat:
+    """What a child works with: its line, its runner, its place on the board."""
+
+    def __init__(self, app: Celeriac, options: Options, record: ChildRecord, node: str, epoch: int) -> None:
+        self.app = app
+        self.options = options
+        self.record = record
+        self.owner = Incarnation(node, record.number, epoch, options.slots)
+        self.wake_read, self.wake_write = os.pipe()
+        os.set_blocking(self.wake_read, False)
+        os.set_blocking(self.wake_write, False)
+        self.runner = Runner(
+            app,
+            options.name,
+            self.owner.name,
+            max_deliveries=options.max_deliveries,
+            limits=(options.soft_time_limit or 0.0, options.time_limit or 0.0),
+        )
+        self.line = Line(app, self.owner, options.queues, self.wake_read)
+        self.queue_index = {name: index for index, name in enumerate(options.queues)}
+        self.margin = options.lease / 5
+        self.on_terminate: Callable[[str], None] | None = None
+        """How the pool ends one running task without its process, if it can."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the child is to stop: ordered to, or its tasks are used up."""
+        limit = self.options.max_tasks_per_child
+        return self.record.quitting or bool(limit and self.record.processed >= limit)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the node's leases are known to hold for a while: without that nothing new is claimed."""
+        return self.record.board.leased_until - self.margin > time.monotonic()
+
+    def await_trust(self) -> None:
+        """Sleep until the agent has reached the store, a signal comes, or a moment has passed."""
+        import select
+
+        select.select([self.wake_read], [], [], 0.005 if not self.record.processed else 0.1)
+
+    def drain_wake(self) -> None:
+        """Empty the wake-up pipe."""
+        try:
+            os.read(self.wake_read, 4096)
+        except BlockingIOError:
+            pass
+
+    def nudge(self) -> None:
+        """Wake the claiming thread."""
+        try:
+            os.write(self.wake_write, b"!")
+        except BlockingIOError:
+            pass
+
+    def follow(self, version: int) -> None:
+        """Fetch new orders when an answer says that there are some."""
+        coordinator = self.app.coordinator
+        if version != self.runner.version and coordinator is not None:
+            control = coordinator.control(self.runner.version)
+            self.runner.obey(control)
+            if self.on_terminate is not None:
+                for task_id in control.terminate:
+                    self.on_terminate(task_id)
+
+    def report_refused(self, tokens: list[int]) -> None:
+        for token in tokens:
+            logger.warning(
+                "The outcome of delivery %d was refused: its lease was taken over, another worker runs it",
+                token,
+            )
+
+
+def run_child(
+    app: Celeriac, options: Options, record: ChildRecord, node: str, epoch: int, *, alone: bool = False
+) -> int:
+    """Live as a child of ``node`` until told to leave; return the exit code.
+
+    ``alone``: there is no supervisor, the caller has installed the signals (solo).
+    """
+    seat = Seat(app, options, record, node, epoch)
+    if not alone:
+        install_signals(seat)
+    if signals.worker_process_init.receivers:
+        signals.worker_process_init.send(sender=None)
+    code = EXIT_LEFT
+    try:
+        if options.pool in SINGLE_SLOT:
+            from celeriac.worker.pools.serial import Serial
+
+            record.life = Life.READY
+            Serial(seat).work()
+        else:
+            from celeriac.worker.pools import slots
+
+            record.life = Life.READY
+            slots.work(seat)
+        record.life = Life.LEAVING
+        seat.line.close()
+    except Fenced:
+        logger.error("Others hold this child's leases now (it was out of touch): starting anew")
+        code = EXIT_FENCED
+    finally:
+        if signals.worker_process_shutdown.receivers:
+            signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=code)
+    return code
+
+
+def install_signals(seat: Seat) -> None:
+    """SIGUSR2: look at the board. SIGUSR1: the soft limit. SIGTERM: only a revoke's, else the supervisor's
+    business. SIGINT reaches the whole terminal and is the supervisor's too."""
+    signal.set_wakeup_fd(seat.wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, lambda *_: None)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def born(fd: int) -> int:
+    """Live as a child that was started by exec; ``fd`` is a pipe with its :class:`Birth`."""
+    import msgspec
+
+    with os.fdopen(fd, "rb") as pipe:
+        birth = msgspec.json.decode(pipe.read(), type=Birth)
+    die_with_parent(birth.parent, load_prctl())
+    options = birth.options
+    if options.workdir:
+        os.chdir(options.workdir)
+    from celeriac.app.find import find_app
+
+    app = find_app(birth.app_spec)
+    app.conf.update(options.overrides)
+    app.log.setup(options.loglevel, options.logfile, hostname=options.name)
+    app.import_tasks()
+    app.finalize()
+    board = Board(birth.board_children, birth.board_slots, birth.board_fd)
+    return run_child(app, options, board.child(birth.child), birth.node, birth.epoch)

@@ -1,0 +1,135 @@
+"""A child's line to its stores: claim and settle, over outages.
+
+One exchange settles what is finished and claims what comes next. While the store is away the line waits and
+asks again, with jittered backoff, and never forgets an outcome: an unanswered exchange is repeated under
+its own number, so it takes effect once.
+
+Where results are kept in another store than messages, nothing can make both steps one. The order is then:
+follow-ups out, results stored, messages acked; and a message that comes back redelivered is looked up
+before it runs (``Runner``), so only what is missing is done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from celeriac.engines.base import Answer, Consumer, Incarnation, Outcome
+from celeriac.exceptions import OperationalError, StoreFull
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+T = TypeVar("T")
+
+logger = logging.getLogger("celeriac.worker")
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 5.0
+"""Seconds between attempts to reach a store: doubling, each drawn from half to whole (full fleets must not
+come back in step)."""
+
+
+class Line:
+    """The stores as one child sees them. ``wake`` is a file descriptor that interrupts waiting."""
+
+    def __init__(
+        self, app: Celeriac, owner: Incarnation, queues: Sequence[str], wake: int | None = None
+    ) -> None:
+        self.app = app
+        self.owner = owner
+        self.queues = list(queues)
+        self.wake = wake
+        self.fused = app.fused
+        self.consumer: Consumer = self._persist("attach", lambda: app.broker.attach(owner))
+
+    def exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
+        """Settle and claim; returns when the store has answered. Raises ``Fenced``."""
+        if not self.fused and outcomes:
+            self._store_apart(outcomes)
+            outcomes = [_bare(outcome) for outcome in outcomes]
+        try:
+            return self.consumer.exchange(outcomes, self.queues, limit)
+        except StoreFull as error:
+            logger.error("The store is full: %s", error)
+            return self._settle_only(outcomes)
+        except OperationalError as error:
+            logger.warning("Lost the broker: %s", error)
+            return self._persist("exchange", self.consumer.repeat)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until a message may be ready; a broker that is away is slept over."""
+        try:
+            return self.consumer.wait(self.queues, timeout, self.wake)
+        except OperationalError as error:
+            logger.warning("Lost the broker while idle: %s", error)
+            _sleep(min(timeout, 1.0), self.wake)
+            return True
+
+    def close(self) -> None:
+        """Give back what is still held and disconnect; a store that is away does it when it recovers us."""
+        try:
+            self.consumer.close()
+        except OperationalError as error:
+            logger.warning("Could not sign off at the broker (others will notice): %s", error)
+
+    def _settle_only(self, outcomes: Sequence[Outcome]) -> Answer:
+        """A full store takes no new leases: settle, which frees room, and claim later."""
+        return self._persist("settle", lambda: self.consumer.exchange(outcomes, self.queues, 0))
+
+    def _store_apart(self, outcomes: Sequence[Outcome]) -> None:
+        follow_ups = [publication for outcome in outcomes for publication in outcome.publications]
+        if follow_ups:
+            self._persist("publish", lambda: self.app.broker.publish(follow_ups))
+        records = [outcome.result for outcome in outcomes if outcome.result is not None]
+        backend = self.app.backend
+        if records and backend is not None:
+            self._persist("store results", lambda: backend.store(records))
+
+    def _persist(self, what: str, step: Callable[[], T]) -> T:
+        """Do ``step`` until the store answers."""
+        pause = FIRST_PAUSE
+        away: float | None = None
+        while True:
+            try:
+                value = step()
+            except OperationalError as error:
+                if away is None:
+                    away = time.monotonic()
+                    logger.warning("Cannot %s yet, trying on: %s", what, error)
+                _sleep(pause * random.uniform(0.5, 1.0), None)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                if away is not None:
+                    logger.info("The store is back after %.1f s", time.monotonic() - away)
+                return value
+
+
+def _bare(outcome: Outcome) -> Outcome:
+    """The outcome without what has been stored elsewhere already."""
+    return Outcome(
+        outcome.token,
+        outcome.queue,
+        outcome.verdict,
+        message=outcome.message,
+        delay=outcome.delay,
+        due=outcome.due,
+        bucket=outcome.bucket,
+        reason=outcome.reason,
+        detail=outcome.detail,
+        task=outcome.task,
+        task_id=outcome.task_id,
+    )
+
+
+def _sleep(seconds: float, wake: int | None) -> None:
+    """Sleep, or less if ``wake`` becomes readable."""
+    if wake is None:
+        time.sleep(seconds)
+        return
+    import select
+
+    select.select([wake], [], [], seconds)

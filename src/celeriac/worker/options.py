@@ -1,0 +1,192 @@
+"""What a worker was asked to be: command-line options over settings, resolved once at start-up."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from celeriac.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+POOLS = ("prefork", "threads", "asyncio", "solo", "gevent", "eventlet")
+ALIASES = {"processes": "prefork", "thread": "threads", "async": "asyncio", "aio": "asyncio"}
+SINGLE_SLOT = frozenset({"prefork", "solo"})
+"""Pools whose children run one message at a time, in their main thread."""
+
+
+class Options(msgspec.Struct, kw_only=True):
+    """A worker's options. Seconds are seconds, memory is KiB, as in Celery."""
+
+    name: str
+    """The node name, ``celery@host``."""
+    queues: list[str]
+    pool: str = "prefork"
+    concurrency: int = 1
+    """How many messages run at once (with autoscaling: at start)."""
+    autoscale: tuple[int, int] | None = None
+    """``(max, min)`` processes."""
+    prefetch: int = 0
+    """Messages a child may hold unstarted; 0 is "auto": as many as a few milliseconds of work."""
+    prefetch_max: int = 32
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    max_tasks_per_child: int = 0
+    max_memory_per_child: int = 0
+    start_method: str = "fork"
+    grace: float | None = 25.0
+    lease: float = 15.0
+    max_deliveries: int = 3
+    app_spec: str | None = None
+    workdir: str | None = None
+    loglevel: str | int | None = None
+    logfile: str | None = None
+    overrides: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Settings given on the command line, for children that import the application anew."""
+    heartbeat_file: str | None = None
+
+    @property
+    def children(self) -> int:
+        """The most child processes there can be."""
+        if self.pool == "prefork":
+            return max(self.concurrency, self.autoscale[0] if self.autoscale else 0)
+        return 1
+
+    @property
+    def slots(self) -> int:
+        """How many messages one child runs at once."""
+        return 1 if self.pool in SINGLE_SLOT else self.concurrency
+
+
+def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
+    """Put command-line flags over the application's settings.
+
+    Raises ``ImproperlyConfigured`` for a pool, number or queue that cannot be.
+    """
+    conf = app.conf
+    pool = _pool(flags.get("pool") or conf.worker_pool)
+    autoscale = _autoscale(flags.get("autoscale"), pool)
+    concurrency = _concurrency(flags.get("concurrency") or conf.worker_concurrency)
+    if autoscale:
+        concurrency = autoscale[1]
+    if pool == "solo":
+        concurrency = 1
+    multiplier = flags.get("prefetch_multiplier")
+    if multiplier is None:
+        multiplier = conf.worker_prefetch_multiplier
+    if flags.get("disable_prefetch") or conf.worker_disable_prefetch:
+        multiplier = 1
+    grace = flags.get("shutdown_grace", conf.worker_shutdown_grace)
+    time_limit = _first(flags.get("time_limit"), conf.task_time_limit)
+    soft = _first(flags.get("soft_time_limit"), conf.task_soft_time_limit)
+    if time_limit and soft and soft > time_limit:
+        raise ImproperlyConfigured(
+            f"the soft time limit ({soft:g} s) is longer than the hard one ({time_limit:g} s): "
+            "make it shorter, so that tasks can clean up before they are killed"
+        )
+    return Options(
+        name=node_name(flags.get("hostname")),
+        queues=_queues(app, flags.get("queues"), flags.get("exclude_queues")),
+        pool=pool,
+        concurrency=concurrency,
+        autoscale=autoscale,
+        prefetch=_prefetch(multiplier),
+        prefetch_max=conf.worker_prefetch_max,
+        time_limit=time_limit,
+        soft_time_limit=soft,
+        max_tasks_per_child=flags.get("max_tasks_per_child") or conf.worker_max_tasks_per_child or 0,
+        max_memory_per_child=flags.get("max_memory_per_child") or conf.worker_max_memory_per_child or 0,
+        start_method=flags.get("pool_start_method") or conf.worker_pool_start_method or "fork",
+        grace=grace,
+        lease=conf.worker_lease,
+        max_deliveries=conf.task_max_deliveries,
+        app_spec=flags.get("app_spec"),
+        workdir=flags.get("workdir"),
+        loglevel=flags.get("loglevel"),
+        logfile=flags.get("logfile"),
+        heartbeat_file=conf.worker_heartbeat_file,
+    )
+
+
+def node_name(name: str | None) -> str:
+    """Expand Celery's ``-n``: ``%h`` full host name, ``%n`` its first part, ``%d`` its domain.
+
+    Without a name it is ``celery@<host>``; a name without ``@`` gets the host appended.
+    """
+    host = socket.gethostname()
+    first, _, domain = host.partition(".")
+    name = name or "celery@%h"
+    for sign, value in (("%h", host), ("%n", first), ("%d", domain), ("%i", ""), ("%I", ""), ("%%", "%")):
+        name = name.replace(sign, value)
+    return name if "@" in name else f"{name}@{host}"
+
+
+def _pool(name: Any) -> str:
+    pool = ALIASES.get(str(name), str(name))
+    if pool not in POOLS:
+        import difflib
+
+        near = difflib.get_close_matches(pool, POOLS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(POOLS)}"
+        raise ImproperlyConfigured(f"there is no pool {pool!r}: {hint}")
+    return pool
+
+
+def _concurrency(value: Any) -> int:
+    if value in (None, "", "auto", 0, "0"):
+        return os.cpu_count() or 1
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ImproperlyConfigured(f"--concurrency takes a number of 1 or more, or 'auto', not {value!r}")
+    return number
+
+
+def _autoscale(value: Any, pool: str) -> tuple[int, int] | None:
+    if not value:
+        return None
+    try:
+        numbers = [int(part) for part in str(value).split(",")] if isinstance(value, str) else list(value)
+        high, low = numbers[0], (numbers[1] if len(numbers) > 1 else 0)
+    except (TypeError, ValueError, IndexError):
+        raise ImproperlyConfigured(f"--autoscale takes MAX,MIN, for example 10,3, not {value!r}") from None
+    high, low = max(high, low), max(1, min(high, low))
+    if pool != "prefork":
+        raise ImproperlyConfigured(
+            f"--autoscale changes the number of processes, and the {pool} pool has one: "
+            f"use --pool=prefork, or --concurrency={high}"
+        )
+    return high, low
+
+
+def _prefetch(multiplier: Any) -> int:
+    """Unstarted messages a single-slot child may hold; Celery's 0 ("no limit") is the largest batch."""
+    if multiplier in (None, "auto"):
+        return 0
+    number = int(multiplier)
+    if number < 0:
+        raise ImproperlyConfigured(f"worker_prefetch_multiplier is 'auto' or a number from 0, not {number}")
+    return min(number, 256) if number else 256
+
+
+def _queues(app: Celeriac, chosen: Any, excluded: Any) -> list[str]:
+    return app.select_queue_names(_names(chosen), _names(excluded))
+
+
+def _names(value: Any) -> Sequence[str] | None:
+    if not value:
+        return None
+    if isinstance(value, str):
+        value = value.split(",")
+    return [name.strip() for name in value if name.strip()]
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

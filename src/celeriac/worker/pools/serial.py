@@ -1,0 +1,249 @@
+"""One slot, in the main thread: the prefork and solo pools.
+
+While tasks are short the child claims several at a time, runs them one after another and settles them in the
+exchange that claims the next ones. Three rules keep that from doing harm:
+
+* What is finished is settled before a task starts whose predecessor took longer than a millisecond, or that
+  is known or suspected to take as long; and a helper thread settles what a task that overruns leaves
+  waiting.
+* What has been claimed is given back as soon as a task overruns: by the helper thread after 20 ms, by the
+  agent where the task's C code does not let the helper run.
+* The number claimed is a few milliseconds' work, by the run times just seen; an explicit
+  ``worker_prefetch_multiplier`` is obeyed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from celeriac.engines.base import Answer, Delivery, Outcome, Verdict
+from celeriac.exceptions import SoftTimeLimitExceeded
+from celeriac.worker.runner import Job
+
+if TYPE_CHECKING:
+    from celeriac.worker.child import Seat
+
+logger = logging.getLogger("celeriac.worker")
+
+BATCH_SECONDS = 0.004
+"""How much work to claim at a time under prefetch "auto"."""
+SHORT = 0.001
+"""Seconds up to which a task is short: it may wait for the next one's end to be settled."""
+FLUSH_AFTER = 0.004
+"""Seconds after which the helper settles what waits behind a running task."""
+WITHDRAW_AFTER = 0.02
+"""Seconds after which the helper gives back what waits to be started behind a running task."""
+
+
+class Serial:
+    """Claims, runs and settles, one message after the other."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.record = seat.record
+        self.runner = seat.runner
+        self.outcomes: list[Outcome] = []
+        self.loops: Any = None
+        self._mutex = threading.Lock()
+        self._line = threading.Lock()
+        self._pace = 0.01
+        self._expected: dict[str, float] = {}
+        self._running_since = 0.0
+        self._job: Job | None = None
+        self._helper = Helper(self)
+
+    def work(self) -> None:
+        """Work until told to leave; then everything that was finished is settled."""
+        signal.signal(signal.SIGUSR1, self._soft_limit)
+        self._helper.start()
+        seat = self.seat
+        while True:
+            leaving = seat.leaving
+            limit = 0 if leaving or not seat.trusted else self._batch_size()
+            if leaving and not self.outcomes:
+                return
+            if limit == 0 and not self.outcomes:
+                seat.await_trust()
+                seat.drain_wake()
+                continue
+            answer = self.exchange(limit)
+            if answer.deliveries:
+                self._run_batch(answer.deliveries)
+            elif limit and not self.outcomes:
+                self._idle(answer)
+
+    def exchange(self, limit: int, extra: list[Outcome] | None = None) -> Answer:
+        """Settle what is finished, claim up to ``limit``; from the main thread or the helper."""
+        with self._line:
+            with self._mutex:
+                outcomes, self.outcomes = self.outcomes, []
+            if extra:
+                outcomes.extend(extra)
+            answer = self.seat.line.exchange(outcomes, limit)
+        if answer.refused:
+            self.seat.report_refused(answer.refused)
+        if answer.version != self.runner.version:
+            self.seat.follow(answer.version)
+        return answer
+
+    # -- a batch -----------------------------------------------------------------------------------
+
+    def _run_batch(self, deliveries: list[Delivery]) -> None:
+        seat, record = self.seat, self.record
+        index = seat.queue_index
+        batched = len(deliveries) > 1
+        if batched:
+            record.note_claims([(d.token, index[d.queue]) for d in deliveries])
+        began, done = time.perf_counter(), 0
+        for delivery in deliveries:
+            if batched and seat.leaving:
+                self._give_back()
+                break
+            job = self.runner.prepare(delivery)
+            if isinstance(job, Outcome):
+                if batched and not record.start_claim(
+                    0, delivery.token, index[delivery.queue], "", "", (0.0, 0.0), False
+                ):
+                    break
+                record.note_end(0)
+                self._keep(job)
+                continue
+            if self._slow(job.name):
+                self.settle()
+            if not self._start(job, batched):
+                break
+            outcome = self._run(job)
+            done += 1
+            self._keep(outcome)
+        if done:
+            self._pace += 0.3 * ((time.perf_counter() - began) / done - self._pace)
+
+    def _start(self, job: Job, batched: bool) -> bool:
+        delivery = job.delivery
+        queue = self.seat.queue_index[delivery.queue]
+        if job.once and not self.seat.line.consumer.mark_once(delivery):
+            return False
+        task_id = job.context.id or ""
+        if batched:
+            return self.record.start_claim(
+                0, delivery.token, queue, task_id, job.name, job.soft_hard, job.once
+            )
+        self.record.note_start(0, delivery.token, queue, task_id, job.name, job.soft_hard, job.once)
+        return True
+
+    def _run(self, job: Job) -> Outcome:
+        began = self._running_since = time.perf_counter()
+        if self.outcomes or self.record.unstarted:
+            self._helper.watch()
+        self._job = job
+        try:
+            outcome = self.runner.run(job, self._call_async if job.plan.is_async else None)
+        except SoftTimeLimitExceeded as limit:
+            # Raised between the task's last instruction and our taking note of it.
+            outcome = self.runner.interrupted(job, limit)
+        finally:
+            self._job = None
+            self._running_since = 0.0
+        took = time.perf_counter() - began
+        known = self._expected.get(job.name)
+        self._expected[job.name] = took if known is None else known + 0.3 * (took - known)
+        self.record.processed += 1
+        return outcome
+
+    def _keep(self, outcome: Outcome) -> None:
+        with self._mutex:
+            self.outcomes.append(outcome)
+        # Only now: a crash up to here must count as one of this task's, and until here it is interruptible.
+        self.record.note_end(0)
+
+    def settle(self) -> None:
+        """Settle what is finished without claiming."""
+        if self.outcomes:
+            self.exchange(0)
+
+    def _give_back(self) -> None:
+        """Return what has not been started (the child is to leave)."""
+        queues = self.seat.options.queues
+        withdrawn = [
+            Outcome(token, queues[queue], Verdict.GIVE_BACK) for token, queue in self.record.withdraw()
+        ]
+        if withdrawn:
+            self.exchange(0, withdrawn)
+
+    def _slow(self, name: str) -> bool:
+        """Whether results must not wait for this task: it is new here, or takes longer than a moment."""
+        return bool(self.outcomes) and self._expected.get(name, 1.0) > SHORT
+
+    def _batch_size(self) -> int:
+        options = self.seat.options
+        paced = max(1, min(options.prefetch_max, int(BATCH_SECONDS / self._pace)))
+        size = options.prefetch or paced
+        limit = options.max_tasks_per_child
+        return min(size, limit - self.record.processed) if limit else size
+
+    def _idle(self, answer: Answer) -> None:
+        timeout = 5.0
+        if answer.next_due is not None:
+            timeout = min(timeout, max(0.0, answer.next_due - answer.now))
+        self.seat.line.wait(timeout)
+        self.seat.drain_wake()
+
+    # -- the task's own time -----------------------------------------------------------------------
+
+    def _call_async(self, job: Job) -> Any:
+        """Run a coroutine function on this child's own loop, which is kept between tasks."""
+        import asyncio
+
+        if self.loops is None:
+            self.loops = asyncio.Runner()
+        return self.loops.run(job.plan.call(*job.context.args, **job.context.kwargs))
+
+    def _soft_limit(self, number: int, frame: FrameType | None) -> None:
+        """SIGUSR1: raise in the task, unless it has just ended."""
+        job = self._job
+        if job is not None and job.armed:
+            job.armed = False
+            raise SoftTimeLimitExceeded(job.soft_hard[0])
+
+    def overrun(self) -> float:
+        """For how long the running task has run, seconds; 0 if none does."""
+        since = self._running_since
+        return time.perf_counter() - since if since else 0.0
+
+
+class Helper(threading.Thread):
+    """Settles and gives back on behalf of a main thread that is busy with a task."""
+
+    def __init__(self, serial: Serial) -> None:
+        super().__init__(name="celeriac-settle", daemon=True)
+        self.serial = serial
+        self._watching = threading.Event()
+
+    def watch(self) -> None:
+        """Something waits behind a task that starts now."""
+        if not self._watching.is_set():
+            self._watching.set()
+
+    def run(self) -> None:
+        serial = self.serial
+        while True:
+            self._watching.wait()
+            time.sleep(FLUSH_AFTER)
+            try:
+                overrun = serial.overrun()
+                if overrun >= WITHDRAW_AFTER and serial.record.unstarted:
+                    serial._give_back()
+                elif overrun >= FLUSH_AFTER:
+                    serial.settle()
+                if not serial.outcomes and not serial.record.unstarted:
+                    self._watching.clear()
+            except Exception:
+                logger.exception(
+                    "Settling behind a running task failed; the child does it when the task ends"
+                )
+                return

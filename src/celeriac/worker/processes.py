@@ -1,0 +1,236 @@
+"""How a node's processes come to be: by fork, or by a fresh exec where fork is not safe.
+
+Fork is fast and shares memory, but copies only the calling thread: locks that other threads hold stay
+locked for ever, and a monkey-patched hub must not be inherited. So children are started by exec
+
+* for the gevent and eventlet pools, which patch before anything else is imported;
+* with ``worker_pool_start_method = "spawn"``;
+* when importing the application has started threads or opened our stores: start-up names them.
+
+Every process dies with its parent: by the kernel's parent-death signal on Linux, elsewhere by the end of a
+pipe.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from celeriac import __version__
+from celeriac.engines.base import NodeInfo
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.worker.board import Board, ChildRecord
+from celeriac.worker.options import Options
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.worker.agent import Channel
+
+logger = logging.getLogger("celeriac.worker")
+
+EXIT_LEFT = 0
+"""A child that left in order: nothing leased, nothing running."""
+EXIT_FENCED = 75
+"""A child (or agent) that learnt that others hold its leases now."""
+GREEN = ("gevent", "eventlet")
+
+
+class Birth(msgspec.Struct):
+    """What an exec'ed child is told, as JSON on its standard input."""
+
+    app_spec: str
+    options: Options
+    child: int
+    epoch: int
+    node: str
+    parent: int
+    board_fd: int
+    board_children: int
+    board_slots: int
+
+
+class Launcher:
+    """Starts the agent and the children of one node."""
+
+    def __init__(self, app: Celeriac, options: Options, board: Board) -> None:
+        self.app = app
+        self.options = options
+        self.board = board
+        self._prctl = load_prctl()
+        self.by_exec = self._needs_exec()
+
+    def fork_agent(self, node: NodeInfo, channel: Channel, close: tuple[socket.socket, ...]) -> int:
+        """Start the agent; return its pid."""
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        for end in close:
+            end.close()
+        _guarded(lambda: self._agent(node, channel, parent))
+
+    def start_child(self, record: ChildRecord, node: str) -> int:
+        """Start a child process; return its pid."""
+        if self.by_exec:
+            return self._exec_child(record, node)
+        parent, epoch = os.getpid(), record.epoch
+        pid = os.fork()
+        if pid:
+            return pid
+        _guarded(lambda: self._child(record.number, epoch, node, parent))
+
+    def _agent(self, node: NodeInfo, channel: Channel, parent: int) -> int:
+        from celeriac.worker.agent import Agent
+
+        self._settle_in(parent, f"{self.options.name}:agent")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Agent(self.app, self.options, self.board, node, channel).run()
+        return 0
+
+    def _child(self, number: int, epoch: int, node: str, parent: int) -> int:
+        self._settle_in(parent, f"{self.options.name}:{number}")
+        from celeriac.worker.child import run_child
+
+        return run_child(self.app, self.options, self.board.child(number), node, epoch)
+
+    def _settle_in(self, parent: int, title: str) -> None:
+        """What every forked process does first."""
+        die_with_parent(parent, self._prctl)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        gc.enable()
+        threading.current_thread().name = "MainThread"
+        _name_process(title)
+
+    def _exec_child(self, record: ChildRecord, node: str) -> int:
+        assert self.options.app_spec is not None
+        birth = Birth(
+            app_spec=self.options.app_spec,
+            options=self.options,
+            child=record.number,
+            epoch=record.epoch,
+            node=node,
+            parent=os.getpid(),
+            board_fd=self.board.fd,
+            board_children=self.board.children,
+            board_slots=self.board.slots,
+        )
+        read, write = os.pipe()
+        os.write(write, msgspec.json.encode(birth))
+        os.close(write)
+        os.set_inheritable(read, True)
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "celeriac.worker.born", str(read), self.options.pool],
+            dict(os.environ, PYTHONPATH=os.pathsep.join(path or os.getcwd() for path in sys.path)),
+            file_actions=[],
+            setsigmask=[],
+            setsigdef=[signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP],
+        )
+        os.close(read)
+        return pid
+
+    def _needs_exec(self) -> bool:
+        reasons = []
+        if self.options.pool in GREEN:
+            reasons.append(f"the {self.options.pool} pool patches before anything is imported")
+        elif self.options.start_method != "fork":
+            reasons.append(f"worker_pool_start_method is {self.options.start_method!r}")
+        names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+        if names:
+            reasons.append(f"importing the application started threads ({', '.join(names)})")
+        if self.app.connected:
+            reasons.append("importing the application opened a connection to its broker or results")
+        if not reasons:
+            return False
+        if self.options.app_spec is None:
+            raise ImproperlyConfigured(
+                f"children must be started by exec ({'; '.join(reasons)}), and that needs the application's "
+                "name: start the worker with `celeriac -A module worker`"
+            )
+        logger.info("Children are started by exec: %s", "; ".join(reasons))
+        return True
+
+
+def node_details(app: Celeriac, options: Options) -> dict[str, Any]:
+    """What a node tells of itself to people (``NodeInfo.details``)."""
+    return {
+        "pool": options.pool,
+        "concurrency": options.concurrency,
+        "autoscale": list(options.autoscale) if options.autoscale else None,
+        "version": __version__,
+        "python": sys.version.split()[0],
+        "app": app.main,
+        "tasks": sorted(app.tasks),
+        "processed": 0,
+        "active": 0,
+    }
+
+
+def die_with_parent(parent: int, prctl: Any) -> None:
+    """Arrange for SIGKILL when the parent dies; exit at once if it already has."""
+    if prctl is not None:
+        prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(EXIT_FENCED)
+
+
+def _watch_parent(parent: int) -> None:
+    """Where the kernel has no parent-death signal: look every second."""
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(EXIT_FENCED)
+
+
+def load_prctl() -> Any:
+    """The C library's ``prctl`` where the system has one, loaded before a fork needs it."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True).prctl
+
+
+def _guarded(body: Any) -> NoReturn:
+    """Run a forked process's body; never return into the parent's code."""
+    code = 1
+    try:
+        code = body()
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+    except BaseException:
+        logger.critical("A worker process failed", exc_info=True)
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            logging.shutdown()
+        finally:
+            os._exit(code)
+
+
+def _name_process(title: str) -> None:
+    """Show the role in ``ps`` and logs, as far as the system lets us without a library."""
+    import multiprocessing
+
+    multiprocessing.current_process().name = title
+    if sys.platform == "linux":
+        try:
+            with open("/proc/self/comm", "w") as file:
+                file.write("celeriac:" + title.rpartition(":")[2])
+        except OSError:
+            pass

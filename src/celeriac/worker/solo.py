@@ -1,0 +1,93 @@
+"""The solo worker: one process, one slot, for debugging and tests.
+
+The agent is a thread of the same process and there is no supervisor, so time limits and memory limits
+cannot be kept and a crash takes the worker with it (its messages are recovered by others, or when it starts
+again).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from celeriac.engines.base import NodeInfo
+from celeriac.exceptions import WorkerTerminate
+from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping, host_identity, process_start
+from celeriac.worker.board import Board, Order
+from celeriac.worker.child import run_child
+from celeriac.worker.options import Options
+from celeriac.worker.processes import node_details
+from celeriac.worker.shutdown import Shutdown
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+logger = logging.getLogger("celeriac.worker")
+
+
+class Solo:
+    """A node in one process. ``run`` returns the exit code."""
+
+    _lives = 0
+
+    def __init__(self, app: Celeriac, options: Options, handle_signals: bool = True) -> None:
+        self.app = app
+        self.options = options
+        self.handle_signals = handle_signals
+        self.board = Board(1, 1)
+        self.record = self.board.child(0)
+        self.shutdown = Shutdown(options.grace)
+        Solo._lives += 1
+        pid = os.getpid()
+        self.node = NodeInfo(
+            id=f"{options.name}/{pid}.{int(process_start(pid))}.solo{Solo._lives}",
+            name=options.name,
+            host=host_identity(),
+            pid=pid,
+            started=process_start(pid),
+            lease=options.lease,
+            queues=options.queues,
+            details=node_details(app, options),
+        )
+
+    def run(self) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        channel = Channel(ours)
+        agent = Agent(self.app, self.options, self.board, self.node, Channel(theirs))
+        thread = threading.Thread(target=agent.run, name="celeriac-agent", daemon=True)
+        self.record.reset(1)
+        self.record.pid = os.getpid()
+        self.shutdown.on_stop = lambda: self._stop(channel)
+        if self.handle_signals:
+            self.shutdown.install()
+        thread.start()
+        channel.send(Ready())
+        try:
+            run_child(self.app, self.options, self.record, self.node.id, 1, alone=True)
+        except WorkerTerminate:
+            logger.warning("Stopped in the middle of a task: it is given back")
+        channel.send(Leave())
+        thread.join(5.0)
+        self.board.close()
+        return self.shutdown.exit_code
+
+    def stop(self) -> None:
+        """Ask for a warm shutdown from another thread."""
+        self.shutdown.stop()
+
+    def _stop(self, channel: Channel) -> None:
+        if self.shutdown.begin():
+            channel.send(Stopping(self.shutdown.sig, "Cold" if self.shutdown.cold else "Warm"))
+            if self.handle_signals and self.options.grace:
+                signal.signal(signal.SIGALRM, self._terminate)
+                signal.setitimer(signal.ITIMER_REAL, self.options.grace)
+        self.record.order = Order.QUIT
+        if self.shutdown.cold:
+            self._terminate()
+
+    def _terminate(self, *_: object) -> None:
+        raise WorkerTerminate(1)

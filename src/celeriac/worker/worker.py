@@ -1,0 +1,95 @@
+"""The worker as the command line and programs start it: options, imports, banner, then a node."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals
+from celeriac.worker.options import Options, resolve
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+logger = logging.getLogger("celeriac.worker")
+
+
+class Worker:
+    """A worker of ``app``. Options are named as the command line's flags are.
+
+    Raises ``ImproperlyConfigured`` at once for options that cannot be.
+    """
+
+    def __init__(self, app: Celeriac, **flags: Any) -> None:
+        self.app = app
+        self.flags = flags
+        self.hostname: str = ""
+
+    def start(self) -> int:
+        """Work until told to stop; return the exit code."""
+        app, flags = self.app, self.flags
+        for module in _listed(flags.get("include")):
+            app.conf.include = (*app.conf.include, module)
+        signals.celeryd_init.send(sender=flags.get("hostname"), instance=self, conf=app.conf, options=flags)
+        app.import_tasks()
+        app.finalize()
+        app.conf.check()
+        options = resolve(app, flags)
+        self.hostname = options.name
+        app.log.setup(options.loglevel, options.logfile, hostname=options.name)
+        signals.celeryd_after_setup.send(sender=options.name, instance=self, conf=app.conf)
+        if flags.get("purge"):
+            self._purge(options)
+        if not flags.get("quiet"):
+            from celeriac.worker.banner import banner
+
+            print(banner(app, options), flush=True)
+        for note in (*app.conf.settled_notes(), *_pool_notes(app, options)):
+            logger.info("%s", note)
+        signals.worker_init.send(sender=self)
+        return self._run(options)
+
+    def _run(self, options: Options) -> int:
+        if options.pool == "solo":
+            from celeriac.worker.solo import Solo
+
+            solo = Solo(self.app, options)
+            code, again = solo.run(), solo.shutdown.restart
+        else:
+            from celeriac.worker.supervisor import Supervisor
+
+            supervisor = Supervisor(self.app, options)
+            code, again = supervisor.run(), supervisor.shutdown.restart
+        if again:
+            logger.warning("Starting again")
+            sys.stdout.flush()
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        return code
+
+    def _purge(self, options: Options) -> None:
+        count = self.app.broker.purge(options.queues)
+        self.app.disconnect()
+        logger.warning("Purged %d message(s) from %s", count, ", ".join(options.queues))
+
+
+def _pool_notes(app: Celeriac, options: Options) -> list[str]:
+    """What the chosen pool cannot keep, said once at start-up."""
+    limited = [name for name, task in app.tasks.items() if task.time_limit or task.soft_time_limit]
+    notes = []
+    named = f" ({', '.join(sorted(limited)[:5])})" if limited else ""
+    if options.pool == "solo" and (limited or options.time_limit or options.soft_time_limit):
+        notes.append(f"The solo pool cannot keep time limits{named}: use prefork for them")
+    hard = options.time_limit or any(app.tasks[name].time_limit for name in limited)
+    if options.pool == "threads" and hard:
+        notes.append(f"The threads pool cannot keep hard time limits{named}: only soft ones are raised")
+    if options.pool != "prefork" and options.max_memory_per_child and options.pool == "solo":
+        notes.append("The solo pool cannot replace itself: --max-memory-per-child has no effect")
+    return notes
+
+
+def _listed(value: Any) -> list[str]:
+    if not value:
+        return []
+    return value.split(",") if isinstance(value, str) else list(value)

@@ -1,0 +1,94 @@
+"""The board: what a node's processes see of each other, and the fence between start and give-back."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from celeriac.worker.board import Board, Order
+
+
+def test_a_started_message_is_seen_by_another_process() -> None:
+    board = Board(children=2, slots=1)
+    pid = os.fork()
+    if pid == 0:
+        record = Board(2, 1, board.fd).child(1)
+        record.note_start(0, 77, 1, "some-id", "tasks.add", (1.0, 2.0), once=True)
+        record.processed = 5
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (run,) = board.child(1).running()
+    assert (run.token, run.queue, run.task_id, run.task, run.once) == (77, 1, "some-id", "tasks.add", True)
+    assert run.soft - run.since == 1.0
+    assert run.hard - run.since == 2.0
+    assert board.child(1).processed == 5
+    assert not board.child(0).busy
+    board.child(1).note_end(0)
+    assert not board.child(1).busy
+
+
+def test_an_order_reaches_the_child() -> None:
+    record = Board(1, 1).child(0)
+    record.reset(3)
+    assert (record.epoch, record.quitting) == (3, False)
+    record.order = Order.QUIT
+    assert record.quitting
+
+
+def test_what_is_withdrawn_does_not_start() -> None:
+    board = Board(1, 1)
+    child, agent = board.child(0), board.child(0)
+    child.note_claims([(1, 0), (2, 0), (3, 1)])
+    assert child.start_claim(0, 1, 0, "a", "t", (0.0, 0.0), False)
+    assert agent.unstarted == 2
+    assert agent.withdraw() == [(2, 0), (3, 1)]
+    assert not child.start_claim(0, 2, 0, "b", "t", (0.0, 0.0), False)
+    assert agent.withdraw() == []
+    assert agent.unstarted == 0
+
+
+def test_start_and_withdraw_never_both_get_a_message() -> None:
+    """Two processes race for 2,000 batches of eight: each message is either started or withdrawn."""
+    board = Board(1, 1)
+    read, write = os.pipe()
+    go_read, go_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        record = board.child(0)
+        for _ in range(2000):
+            os.read(go_read, 1)
+            taken = b"".join(token.to_bytes(4, "little") for token, _ in record.withdraw())
+            os.write(write, len(taken).to_bytes(4, "little") + taken)
+        os._exit(0)
+    record = board.child(0)
+    for number in range(2000):
+        tokens = [number * 8 + i + 1 for i in range(8)]
+        record.note_claims([(token, 0) for token in tokens])
+        os.write(go_write, b"!")
+        started = []
+        for token in tokens:
+            if not record.start_claim(0, token, 0, "", "", (0.0, 0.0), False):
+                break
+            started.append(token)
+        size = int.from_bytes(os.read(read, 4), "little")
+        raw = os.read(read, size) if size else b""
+        withdrawn = [int.from_bytes(raw[i : i + 4], "little") for i in range(0, size, 4)]
+        assert started + withdrawn == tokens
+    os.waitpid(pid, 0)
+
+
+def test_a_fence_is_free_again_when_its_holder_is_killed() -> None:
+    board = Board(1, 1)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with board.child(0).fence():
+            os.write(write, b"!")
+            signal.pause()
+        os._exit(0)
+    os.read(read, 1)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    record = board.child(0)
+    record.note_claims([(1, 0)])
+    assert record.start_claim(0, 1, 0, "", "", (0.0, 0.0), False)
