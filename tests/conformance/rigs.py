@@ -31,6 +31,10 @@ class Rig:
     lax: int
     unit: float = 0.15
     """The shortest time the tests let pass, in seconds of the store's clock."""
+    drives_clock: bool = False
+    """Whether :meth:`advance` costs no time and nothing else moves the clock."""
+    shared: bool = True
+    """Whether other processes see the same store."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._opened: list[Engine] = []
@@ -103,6 +107,8 @@ class MemoryRig(Rig):
     urgent = 9
     lax = 0
     unit = 10.0
+    drives_clock = True
+    shared = False
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         super().__init__(request)
@@ -126,7 +132,7 @@ class SQLiteRig(Rig):
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         super().__init__(request)
-        self._path: Path = request.getfixturevalue("tmp_path") / "store.db"
+        self._path: Path = request.getfixturevalue("tmp_path") / f"{uuid.uuid4().hex}.db"
 
     def url(self) -> str:
         return f"sqlite:///{self._path}"

@@ -33,7 +33,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("report:report", "Show what a bug report should contain."),
     "shell": ("shell:shell", "Start a Python shell with the application's tasks."),
     "completion": ("completion:completion", "Print the completion script for a shell."),
-    "upgrade": ("upgrade:upgrade", "Rewrite a settings file with today's names."),
 }
 """Command -> where it is, and one line of help."""
 
@@ -47,6 +46,7 @@ LATER: Final[dict[str, str]] = {
     "migrate": "is not there yet",
     "graph": "draws Celery's inner parts, which Celeriac does not have",
     "logtool": "is not there yet",
+    "upgrade": "is not there yet; old names of settings are understood as they are",
     "flower": "is a Celery plug-in; Celeriac's own dashboard is not there yet",
 }
 """Celery's commands that do not exist here (yet), and what is said about them."""

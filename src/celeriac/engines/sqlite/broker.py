@@ -20,9 +20,11 @@ _AGE = """WITH RECURSIVE lane (rank) AS (
     SELECT min(rank) FROM ready WHERE queue = ?1
     UNION ALL SELECT (SELECT min(rank) FROM ready WHERE queue = ?1 AND rank > lane.rank) FROM lane
     WHERE lane.rank IS NOT NULL)
-SELECT min((SELECT since FROM ready r WHERE r.queue = ?1 AND r.rank = lane.rank ORDER BY seq LIMIT 1)) FROM lane"""
+SELECT min((SELECT since FROM ready r WHERE r.queue = ?1 AND r.rank = lane.rank ORDER BY seq LIMIT 1))
+FROM lane"""
 _ORDERS = {"ready": "rank, seq", "delayed": "due, m.id", "leased": "token", "parked": "seq"}
-_PEEK = "SELECT body FROM {table} m JOIN payload p ON p.id = m.id WHERE queue = ? ORDER BY {order} LIMIT ? OFFSET ?"
+_PEEK = """SELECT body FROM {table} m JOIN payload p ON p.id = m.id WHERE queue = ?
+ORDER BY {order} LIMIT ? OFFSET ?"""
 _PURGE_PAYLOADS = "DELETE FROM payload WHERE id IN (SELECT id FROM {table} WHERE queue = ?)"
 _PURGE = "DELETE FROM {table} WHERE queue = ?"
 _CANCEL = "DELETE FROM {table} WHERE task_id = ? RETURNING id"
@@ -40,8 +42,8 @@ class SQLiteBroker(DeadLetters, Recovery):
         with step(self._store, durable=True) as work:
             if not self._store.restore_reserve():
                 raise StoreFull(
-                    f"the disk of {self._store.path} is full: nothing is published until there is room again, so "
-                    "that workers can finish what is stored. Free some space"
+                    f"the disk of {self._store.path} is full: nothing is published until there is room again, "
+                    "so that workers can finish what is stored. Free some space"
                 )
             work.publish(parcels)
 
@@ -71,16 +73,16 @@ class SQLiteBroker(DeadLetters, Recovery):
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         """How many messages are in which state; counting reads an index, a million rows in some 20 ms."""
-        tables = ("ready", "delayed", "leased", "parked", "dead")
         depths = {}
         with self._store.read() as handle:
             for queue in queues:
-                counts = [
-                    handle.execute(_COUNT.format(table=table), (queue,)).fetchone()[0] for table in tables
-                ]
+                counts = {
+                    table: handle.execute(_COUNT.format(table=table), (queue,)).fetchone()[0]
+                    for table in ("ready", "delayed", "leased", "parked", "dead")
+                }
                 (since,) = handle.execute(_AGE, (queue,)).fetchone()
                 age = None if since is None else max(0.0, clock.now() - since)
-                depths[queue] = Depth(*counts, age)
+                depths[queue] = Depth(**counts, age=age)
         return depths
 
     def peek(self, queue: str, offset: int = 0, limit: int = 50, state: str = "ready") -> list[bytes]:

@@ -28,12 +28,15 @@ ORDER BY rank, seq LIMIT ?"
 _CLAIM = """SELECT r.queue, r.rank, r.seq, r.id, r.since, r.admitted, p.body
 FROM ({lines}) AS r JOIN payload p ON p.id = r.id ORDER BY r.rank, r.place, r.seq LIMIT ?"""
 _DROP_READY = "DELETE FROM ready WHERE queue = ? AND rank = ? AND seq = ?"
-_LEASE = "INSERT INTO leased (token, owner, queue, rank, seq, id, since, admitted) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_LEASE = (
+    "INSERT INTO leased (token, owner, queue, rank, seq, id, since, admitted) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _LEASED = """SELECT l.token, l.queue, p.body, l.rank, l.admitted FROM leased l JOIN payload p ON p.id = l.id
 WHERE l.owner = ? AND l.token BETWEEN ? AND ? ORDER BY l.token"""
 _NEXT_DUE = """SELECT min(due) FROM (
     SELECT min(due) AS due FROM delayed WHERE queue IN ({marks})
-    UNION ALL SELECT min(b.free) FROM parked p JOIN bucket b ON b.name = p.bucket WHERE p.queue IN ({marks}))"""
+    UNION ALL
+    SELECT min(b.free) FROM parked p JOIN bucket b ON b.name = p.bucket WHERE p.queue IN ({marks}))"""
 _ANY_READY = "SELECT EXISTS (SELECT 1 FROM ready WHERE queue = ?)"
 _MARK_ONCE = "UPDATE leased SET once = 1 WHERE token = ? AND owner = ?"
 
@@ -72,9 +75,7 @@ class SQLiteConsumer:
         """Settle and claim in one step."""
         settlements = [_prepare(outcome) for outcome in outcomes]
         self._number_of_requests += 1
-        self._request = Request(
-            self._number_of_requests, settlements, list(dict.fromkeys(queues)), limit
-        )
+        self._request = Request(self._number_of_requests, settlements, list(dict.fromkeys(queues)), limit)
         return self.repeat()
 
     def repeat(self) -> Answer:
@@ -89,7 +90,8 @@ class SQLiteConsumer:
         try:
             return self._carry_out(request)
         except StoreFull:
-            # SQLite cannot even delete on a full disk. Settling goes on from the reserve, then without claims.
+            # SQLite cannot even delete on a full disk. Settling goes on from the reserve,
+            # and when that is used up, without claims.
             if self._store.release_reserve():
                 return self._carry_out(request)
             if not request.settlements or not request.limit:
@@ -121,8 +123,9 @@ class SQLiteConsumer:
             row = handle.execute(_OWNER, (self._number,)).fetchone()
             if row is None:
                 raise Fenced(
-                    f"{self._store.path} no longer knows the lease owner {self.owner.name}: others took over what "
-                    "it held, because its node's beat was too old or it was released. Attach a new incarnation"
+                    f"{self._store.path} no longer knows the lease owner {self.owner.name}: others took over "
+                    "what it held, because its node's beat was too old or it was released. "
+                    "Attach a new incarnation"
                 )
             work = Step(self._store, handle)
             queues = self._unpaused(work, request.queues)

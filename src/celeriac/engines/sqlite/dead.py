@@ -16,12 +16,14 @@ FROM dead d JOIN payload p ON p.id = d.id WHERE {where} ORDER BY d.key DESC LIMI
 _TAKE = "DELETE FROM dead WHERE {where} RETURNING key, id, queue, rank"
 _EXCESS = """DELETE FROM dead WHERE queue = ?1 AND key <=
 (SELECT key FROM dead WHERE queue = ?1 ORDER BY key DESC LIMIT 1 OFFSET ?2) RETURNING id"""
-_EXPIRED = "DELETE FROM dead WHERE key IN (SELECT key FROM dead WHERE at <= ? ORDER BY key LIMIT ?) RETURNING id"
+_EXPIRED = """DELETE FROM dead WHERE at <= ? AND key IN (SELECT key FROM dead ORDER BY key LIMIT ?)
+RETURNING id"""
+_EXPIRED_AT_ONCE = 100
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
 
 
 def bury(work: Step, outcome: Outcome, place: Place) -> None:
-    """Make a leased message a dead letter, and drop its queue's oldest ones over the bound."""
+    """Make a leased message a dead letter, and drop those over the bounds."""
     task_id = outcome.task_id or work.task_id(place.id)
     work.handle.execute(
         _BURY,
@@ -37,13 +39,14 @@ def bury(work: Step, outcome: Outcome, place: Place) -> None:
             task_id,
         ),
     )
-    excess = work.handle.execute(_EXCESS, (place.queue, work.store.options.dead_letter_max)).fetchall()
+    excess = work.handle.execute(_EXCESS, (place.queue, work.store.options.dead_letters_max)).fetchall()
     work.handle.executemany(_DROP_PAYLOAD, excess)
+    expire_dead(work, _EXPIRED_AT_ONCE)
 
 
 def expire_dead(work: Step, limit: int) -> int:
     """Delete up to ``limit`` dead letters that are too old; return how many."""
-    before = work.now - work.store.options.dead_letter_expires
+    before = work.now - work.store.options.dead_letters_expires
     rows = work.handle.execute(_EXPIRED, (before, limit)).fetchall()
     work.handle.executemany(_DROP_PAYLOAD, rows)
     return len(rows)

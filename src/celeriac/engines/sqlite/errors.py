@@ -10,7 +10,8 @@ from celeriac.exceptions import CeleriacError, OperationalError, SchemaError, St
 _REMEDIES: dict[int, tuple[type[CeleriacError], str]] = {
     sqlite3.SQLITE_BUSY: (
         OperationalError,
-        "is locked by another program. Close what has it open (an sqlite3 shell, a backup) or raise lock_timeout",
+        "is locked by another program. Close what has it open (an sqlite3 shell, a backup), "
+        "or raise ?lock_timeout=<seconds> in the URL",
     ),
     sqlite3.SQLITE_LOCKED: (OperationalError, "is locked within this process. Report this as a bug"),
     sqlite3.SQLITE_READONLY: (
@@ -31,7 +32,10 @@ _REMEDIES: dict[int, tuple[type[CeleriacError], str]] = {
         SchemaError,
         "is damaged. Stop the workers, then rescue it with `sqlite3 FILE .recover` or restore a backup",
     ),
-    sqlite3.SQLITE_IOERR: (OperationalError, "cannot be read or written. Look for disk errors in the system's log"),
+    sqlite3.SQLITE_IOERR: (
+        OperationalError,
+        "cannot be read or written. Look for disk errors in the system's log",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from celeriac.exceptions import OperationalError
 
+
 class Gate:
     """One connection's way through the gate. Used by one thread at a time; never shared over a fork.
 
@@ -39,7 +40,8 @@ class Gate:
         if not usher.wait(self._timeout):
             raise OperationalError(
                 f"waited {self._timeout:g} s for another writer of the SQLite store: {self._holder()}. "
-                "Continue that process (kill -CONT) or end it; a longer wait is ?lock_timeout=<seconds> in the URL"
+                "Continue that process (kill -CONT) or end it; for a longer wait, "
+                "set ?lock_timeout=<seconds> in the URL"
             )
         self._sign()
 

@@ -25,7 +25,9 @@ Fetch = Callable[[Store, Sequence[str]], dict[str, bytes]]
 class SQLiteSubscription:
     """Interest in results, until it is closed."""
 
-    def __init__(self, ids: Sequence[str], callback: Callback, close: Callable[[SQLiteSubscription], None]) -> None:
+    def __init__(
+        self, ids: Sequence[str], callback: Callback, close: Callable[[SQLiteSubscription], None]
+    ) -> None:
         self.ids = ids
         self.told: dict[str, bytes] = {}
         """The state last reported of each id."""
@@ -43,11 +45,21 @@ class SQLiteSubscription:
             try:
                 self._callback(id, payload)
             except Exception:
-                logger.exception("A result subscriber's callback raised; it is called again for the next state")
+                logger.exception(
+                    "A result subscriber's callback raised; it is called again for the next state"
+                )
 
 
 class Listener:
     """A process's subscriptions, its pipe and its thread: made when first needed, gone after a fork."""
+
+    _lock: threading.Lock
+    _thread: threading.Thread | None
+    _closing: bool
+    _name: str
+    _pipe: int
+    _interested: dict[str, list[SQLiteSubscription]]
+    _fresh: list[SQLiteSubscription]
 
     def __init__(self, store: Store, fetch: Fetch) -> None:
         self._store = store
@@ -88,12 +100,12 @@ class Listener:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread = None
         self._closing = False
         self._name = ""
         self._pipe = -1
-        self._interested: dict[str, list[SQLiteSubscription]] = {}
-        self._fresh: list[SQLiteSubscription] = []
+        self._interested = {}
+        self._fresh = []
 
     def _guard(self) -> threading.Lock:
         if self._pid != os.getpid():

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl, unquote
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 
 _SHARED = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs 9p virtiofs vboxsf prl_fs ceph glusterfs lustre gfs2 ocfs2 afs beegfs "
-    "drvfs fuse osxfs grpcfuse".split()
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "virtiofs", "vboxsf", "prl_fs", "drvfs", "fuse")
+    + ("osxfs", "grpcfuse", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "afs", "beegfs")
 )
 """File systems, by the kernel's names, on which SQLite's log cannot be shared by processes safely."""
 
@@ -33,9 +33,9 @@ class Options:
     """Which priority numbers are more urgent: ``higher`` or ``lower``."""
     result_tombstone_expires: float = 7 * 86400.0
     """How long to remember that a task had a result which has expired."""
-    dead_letter_max: int = 10_000
+    dead_letters_max: int = 10_000
     """How many dead letters of a queue to keep; the oldest go first."""
-    dead_letter_expires: float = 30 * 86400.0
+    dead_letters_expires: float = 30 * 86400.0
     """How long to keep a dead letter."""
     reserve: int = 8 << 20
     """Bytes set aside on the disk, freed when it is full so that workers can go on settling."""
@@ -54,7 +54,9 @@ class Options:
         values = {name: _convert(name, value, getattr(cls, name)) for name, value in merged.items()}
         made = cls(**values)
         if made.synchronous and made.synchronous.upper() not in _SYNCHRONOUS:
-            raise ImproperlyConfigured(f"synchronous={made.synchronous}: use one of {', '.join(_SYNCHRONOUS)}")
+            raise ImproperlyConfigured(
+                f"synchronous={made.synchronous}: use one of {', '.join(_SYNCHRONOUS)}"
+            )
         if made.task_priority_order not in ("higher", "lower"):
             raise ImproperlyConfigured(
                 f"task_priority_order={made.task_priority_order!r}: use 'higher' (the default) or 'lower'"
@@ -97,12 +99,14 @@ class Location:
         """Raise ``OperationalError`` if the directory is missing or on a network or shared file system."""
         parent = self.path.parent
         if not parent.is_dir():
-            raise OperationalError(f"cannot open {self.path}: the directory {parent} does not exist. Create it")
+            raise OperationalError(
+                f"cannot open {self.path}: the directory {parent} does not exist. Create it"
+            )
         kind = file_system(parent)
         if kind in _SHARED or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE):
             raise OperationalError(
-                f"cannot keep a store in {self.path}: {parent} is on a network or shared file system ({kind}), "
-                "where SQLite's log would be damaged. Use a local disk, or a server (redis://...)"
+                f"cannot keep a store in {self.path}: {parent} is on a network or shared file system "
+                f"({kind}), where SQLite's log would be damaged. Use a local disk, or a server (redis://...)"
             )
 
 
@@ -127,5 +131,6 @@ def _convert(name: str, value: Any, default: str | float | int) -> Any:
         return type(default)(value)
     except (TypeError, ValueError):
         raise ImproperlyConfigured(
-            f"SQLite option {name}={value!r} is not {'a whole number' if isinstance(default, int) else 'a number'}"
+            f"SQLite option {name}={value!r}: not a number"
+            + (", or not a whole one" * isinstance(default, int))
         ) from None

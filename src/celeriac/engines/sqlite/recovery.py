@@ -25,9 +25,10 @@ _DROP_OWNER = "DELETE FROM owner WHERE id = ?"
 _TAKE_ALL = "DELETE FROM leased WHERE owner = ? RETURNING token, once, queue, rank, seq, id, since, admitted"
 _TAKE_ONE = """DELETE FROM leased WHERE token = ? AND queue = ? AND owner = ?
 RETURNING queue, rank, seq, id, since, admitted"""
-_BEAT = """INSERT INTO node (id, host, pid, started, lease, boot, beat, seen, info) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET host = excluded.host, pid = excluded.pid, started = excluded.started,
-lease = excluded.lease, boot = excluded.boot, beat = excluded.beat, seen = excluded.seen, info = excluded.info"""
+_BEAT = """INSERT INTO node (id, host, pid, started, lease, boot, beat, seen, info)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET host = excluded.host, pid = excluded.pid, started = excluded.started,
+lease = excluded.lease, boot = excluded.boot, beat = excluded.beat, seen = excluded.seen,
+info = excluded.info"""
 _NODES = "SELECT id, host, pid, started, lease, boot, beat FROM node WHERE NOT fenced"
 _ORPHANS = """SELECT DISTINCT node, '', 0, 0.0, ?, boot, min(since) FROM owner
 WHERE node NOT IN (SELECT id FROM node) GROUP BY node"""
@@ -110,9 +111,7 @@ class Recovery:
                 raise Fenced(_fenced(node.id))
             info = msgspec.json.encode(node)
             beat = (clock.boot_id(), clock.uptime(), work.now)
-            work.handle.execute(
-                _BEAT, (node.id, node.host, node.pid, node.started, node.lease, *beat, info)
-            )
+            work.handle.execute(_BEAT, (node.id, node.host, node.pid, node.started, node.lease, *beat, info))
         return work.now
 
     def recover(self, host: str, alive: Callable[[int, float], bool]) -> list[Recovered]:

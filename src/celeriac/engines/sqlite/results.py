@@ -21,7 +21,9 @@ _FETCH = """SELECT id, payload FROM result
 WHERE id IN ({marks}) AND payload IS NOT NULL AND (expires IS NULL OR expires > ?)"""
 _PRESENCE = "SELECT id, state, payload IS NOT NULL, expires FROM result WHERE id IN ({marks})"
 _FORGET = "DELETE FROM result WHERE id = ?"
-_OVERDUE = "SELECT rowid, payload IS NOT NULL, expires FROM result WHERE expires <= ? ORDER BY expires LIMIT ?"
+_OVERDUE = (
+    "SELECT rowid, payload IS NOT NULL, expires FROM result WHERE expires <= ? ORDER BY expires LIMIT ?"
+)
 _ENTOMB = "UPDATE result SET state = '', payload = NULL, expires = ? WHERE rowid = ?"
 _DROP = "DELETE FROM result WHERE rowid = ?"
 _DROP_REVOKED = "DELETE FROM revoked WHERE rowid IN (SELECT rowid FROM revoked WHERE expires <= ? LIMIT ?)"

@@ -32,8 +32,10 @@ _ADD_READY = "INSERT INTO ready (queue, rank, seq, id, since, admitted) VALUES (
 _ADD_DELAYED = "INSERT INTO delayed (queue, due, id, rank, task_id) VALUES (?, ?, ?, ?, ?)"
 _DUE = "SELECT due, id, rank FROM delayed WHERE queue = ? AND due <= ? ORDER BY due, id LIMIT ?"
 _DROP_DELAYED = "DELETE FROM delayed WHERE queue = ? AND due = ? AND id = ?"
-_PARKED_BUCKETS = "SELECT DISTINCT p.bucket, b.free, b.interval FROM parked p JOIN bucket b ON b.name = p.bucket \
+_PARKED_BUCKETS = (
+    "SELECT DISTINCT p.bucket, b.free, b.interval FROM parked p JOIN bucket b ON b.name = p.bucket \
 WHERE p.queue = ?"
+)
 _FIRST_PARKED = "SELECT seq, id, rank, since FROM parked WHERE queue = ? AND bucket = ? ORDER BY seq LIMIT 1"
 _DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND bucket = ? AND seq = ?"
 _TAKE_TOKEN = "UPDATE bucket SET free = ? WHERE name = ?"

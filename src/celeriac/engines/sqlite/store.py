@@ -159,16 +159,18 @@ class Store:
                 handle.execute("ROLLBACK")
 
     def check_host(self, handle: sqlite3.Connection) -> str:
-        """Return the boot that uses the file; raise ``OperationalError`` if it is another machine's, alive."""
+        """Return the boot that uses the file; raise ``OperationalError`` if that is another machine."""
         known = dict(handle.execute("SELECT key, value FROM meta"))
         boot = str(known.get("boot", ""))
         quiet = clock.now() - float(known.get("seen", 0))
-        if boot not in ("", clock.boot_id()) and known.get("machine") != clock.machine_id() and (
-            abs(quiet) < HOST_SILENCE
+        if (
+            boot not in ("", clock.boot_id())
+            and known.get("machine") != clock.machine_id()
+            and (abs(quiet) < HOST_SILENCE)
         ):
             raise OperationalError(
-                f"{self.path} is in use by another machine ({known.get('machine')}): an SQLite store serves one. "
-                f"Use a server (redis://...), or stop it there and wait {HOST_SILENCE:g} s"
+                f"{self.path} is in use by another machine ({known.get('machine')}): an SQLite store serves "
+                f"one. Use a server (redis://...), or stop it there and wait {HOST_SILENCE:g} s"
             )
         return boot
 
@@ -230,8 +232,8 @@ class Store:
             if connection.handle is not None:
                 _INHERITED.append(connection.handle)
                 self.lost = (
-                    "this process was forked while its parent had the file open, and SQLite must not use it now. "
-                    "Fork with os.fork() or multiprocessing when no thread is publishing, or start by exec (spawn)"
+                    "this process was forked while its parent had the file open, and SQLite must not use "
+                    "it now. Fork when no thread is publishing, or start by exec (spawn)"
                 )
             connection.lock = threading.Lock()
             connection.forget()
@@ -245,8 +247,8 @@ def _migrate(handle: sqlite3.Connection, name: str) -> None:
         raise SchemaError(f"{name} is another program's SQLite database. Name another file in the URL")
     if version > len(MIGRATIONS):
         raise SchemaError(
-            f"{name} has schema version {version}, written by a newer Celeriac; this one knows {len(MIGRATIONS)}. "
-            "Upgrade Celeriac here too"
+            f"{name} has schema version {version}, written by a newer Celeriac; this one knows "
+            f"{len(MIGRATIONS)}. Upgrade Celeriac here too"
         )
     if not tables:
         handle.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect only before the first table
@@ -254,7 +256,8 @@ def _migrate(handle: sqlite3.Connection, name: str) -> None:
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         sql = resources.files(__package__).joinpath(script).read_text("utf-8")
         handle.executescript(
-            f"BEGIN IMMEDIATE; {sql} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={number}; COMMIT;"
+            f"BEGIN IMMEDIATE; {sql} PRAGMA application_id={APPLICATION_ID}; "
+            f"PRAGMA user_version={number}; COMMIT;"
         )
 
 

@@ -78,6 +78,7 @@ end
 -- Store and announce a result; false if there is a SUCCESS already. ttl in ms or '', reply '' or a channel,
 -- mark '1' if the payload is a SUCCESS that cannot be told from its first bytes.
 local function store(id, payload, ttl, reply, mark)
+  redis.call('DEL', RESULT_PREFIX .. 'celeriac:queued:' .. id) -- frees memory: what follows works at maxmemory, too
   local key = RESULT_PREFIX .. 'celery-task-meta-' .. id
   if succeeded(key, id) then return false end
   if ttl == '' then

@@ -179,18 +179,18 @@ local function grant(index, bucket)
 end
 
 -- Move what is due to ready; returns when the next one is due, or nil.
-local function promote(index, open)
+local function promote(index)
   local queue = queues[index]
   local delayed = own(queue, 'delayed')
   local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   if not head[1] then return nil end
-  if tonumber(head[2]) > now then return tonumber(head[2]) end
+  if limit == 0 or tonumber(head[2]) > now then return tonumber(head[2]) end
   local payloads = own(queue, 'delayed:payload')
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', seconds(now), 'LIMIT', 0, 100)
   for i = 1, #due do
     local member = due[i]
     if string.byte(member) == 0 then
-      if open and count < limit then
+      if count < limit then
         local again = grant(index, string.sub(member, 2))
         if again then
           redis.call('ZADD', delayed, seconds(again), member)
@@ -257,9 +257,11 @@ local function claim_all()
   local next_due = nil
   local open = {}
   for i = 1, claims do
-    if not state[i + 2] then open[#open + 1] = i end
-    local due = guarded(i, promote, not state[i + 2])
-    if due and (not next_due or due < next_due) then next_due = due end
+    if not state[i + 2] then -- else it is paused
+      open[#open + 1] = i
+      local due = guarded(i, promote)
+      if due and (not next_due or due < next_due) then next_due = due end
+    end
   end
   for i = 1, #open do
     if count < limit then guarded(open[i], claim_returned) end

@@ -1,0 +1,296 @@
+"""``celeriac worker``: the flags, the daemon's things, and then the worker itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from celeriac import platforms
+from celeriac.cli.errors import Failure
+from celeriac.cli.options import COMMA_LIST, LEVEL, Command, Option, pass_session
+from celeriac.cli.session import Session
+from celeriac.platforms import EX_CANTCREAT, EX_USAGE
+
+POOLS: Final = ("prefork", "threads", "asyncio", "solo", "gevent", "eventlet", "processes", "custom")
+
+SETTLED: Final[dict[str, str]] = {
+    "optimization": "-O: children take their work themselves, so it is always dealt out fairly.",
+    "statedb": "--statedb: revoked ids are kept in the store, where all workers and restarts find them.",
+    "without_gossip": "--without-gossip: workers do not gossip, they agree through the store.",
+    "without_mingle": "--without-mingle: workers do not mingle, they agree through the store.",
+    "without_heartbeat": "--without-heartbeat: the beat keeps what the worker runs from being taken over, "
+    "so it goes on; no events are sent.",
+    "heartbeat_interval": "--heartbeat-interval: the beat follows the setting worker_lease.",
+}
+"""Flags that the design answers in another way, and what is said about them at start."""
+
+NOT_YET: Final[dict[str, str]] = {
+    "beat": "-B: the embedded scheduler is not there yet; it comes with periodic tasks.",
+    "schedule_filename": "-s: the scheduler is not there yet; it comes with periodic tasks.",
+    "scheduler": "--scheduler: the scheduler is not there yet; it comes with periodic tasks.",
+    "task_events": "-E: task events are not there yet; 'celeriac queues' and 'celeriac status' show live figures.",
+}
+
+
+class WorkerCommand(Command):
+    """Writes its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each section's options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record:
+                sections.setdefault(getattr(parameter, "section", "Other options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class SectionOption(Option):
+    """An option that stands in a section of the help."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+def _in(section: str) -> Callable[..., Any]:
+    def declare(*names: str, **settings: Any) -> Callable[[Any], Any]:
+        return click.option(*names, cls=SectionOption, section=section, **settings)
+
+    return declare
+
+
+class Concurrency(click.ParamType):
+    """A number of processes, threads or coroutines, or ``auto``."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; for ``auto`` that of the processors this process may use."""
+        if str(value).lower() == "auto":
+            return platforms.cpu_count()
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+class Prefetch(click.ParamType):
+    """A prefetch multiplier, or ``auto``."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number or ``"auto"``."""
+        return "auto" if str(value).lower() == "auto" else click.IntRange(min=0).convert(value, param, ctx)
+
+
+class Autoscale(click.ParamType):
+    """``MAX,MIN`` processes."""
+
+    name = "max,min"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form and return the text."""
+        parts = str(value).split(",")
+        if len(parts) > 2 or not all(part.strip().isdigit() for part in parts) or not int(parts[0]):
+            self.fail(f"{value!r} is not of the form MAX,MIN, for example 10,3", param, ctx)
+        return ",".join(part.strip() for part in parts)
+
+
+class Grace(click.ParamType):
+    """Seconds, or ``none`` for no limit; returned in a tuple, because ``None`` means "not given"."""
+
+    name = "seconds or none"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float | None]:
+        """Return ``(seconds,)`` or ``(None,)``."""
+        if isinstance(value, tuple):
+            return value
+        if str(value).lower() in ("none", "inf", "unlimited"):
+            return (None,)
+        return (click.FloatRange(min=0).convert(value, param, ctx),)
+
+
+_SECONDS: Final = click.FloatRange(min=0, min_open=True)
+_COUNT: Final = click.IntRange(min=1)
+_worker, _pool, _queue = _in("Worker options"), _in("Pool options"), _in("Queue options")
+_features, _beat, _daemon = _in("Accepted from Celery"), _in("Embedded beat"), _in("Daemon options")
+
+
+@click.command("worker", cls=WorkerCommand)
+@_worker("-n", "--hostname", help="Name of this node, e.g. w1@%h (%h host, %n its first part, %d domain).")
+@_worker("-l", "--loglevel", type=LEVEL, default="WARNING", show_default=True, help="DEBUG to CRITICAL.")
+@_worker("-I", "--include", type=COMMA_LIST, help="Modules to import as well.")
+@_worker("--prefetch-multiplier", type=Prefetch(), help="Messages held a slot; 1: none beyond what runs.")
+@_worker("--disable-prefetch", is_flag=True, default=None, help="Hold no message that does not run.")
+@_worker("--shutdown-grace", type=Grace(), help="How long SIGTERM waits for running tasks [setting: 25].")
+@_worker("--purge", "--discard", is_flag=True, default=None, help="First delete all waiting messages.")
+@_pool("-c", "--concurrency", type=Concurrency(), help="How many tasks run at once [processors].")
+@_pool("-P", "--pool", type=click.Choice(POOLS, case_sensitive=False), help="How tasks run [prefork].")
+@_pool("--autoscale", type=Autoscale(), help="Most and fewest processes.")
+@_pool("--time-limit", type=_SECONDS, help="Seconds after which a task is killed.")
+@_pool("--soft-time-limit", type=_SECONDS, help="Seconds after which an exception is raised in a task.")
+@_pool("--max-tasks-per-child", type=_COUNT, help="Tasks after which a process is replaced.")
+@_pool("--max-memory-per-child", type=_COUNT, metavar="KIB", help="Memory after which a process is replaced.")
+@_pool("--pool-start-method", type=click.Choice(["fork", "spawn"]), help="How processes are started.")
+@_queue("-Q", "--queues", type=COMMA_LIST, help="Take from these queues only.")
+@_queue("-X", "--exclude-queues", type=COMMA_LIST, help="Take from all but these queues.")
+@_features("-O", "--optimization", type=click.Choice(["default", "fair"]), help="Always fair.")
+@_features("-S", "--statedb", metavar="PATH", help="Not needed: the store keeps revoked ids.")
+@_features("--without-gossip", is_flag=True, default=None, help="There is no gossip.")
+@_features("--without-mingle", is_flag=True, default=None, help="There is no mingling.")
+@_features("--without-heartbeat", is_flag=True, default=None, help="The beat cannot be turned off.")
+@_features("--heartbeat-interval", type=float, metavar="SECONDS", help="See the setting worker_lease.")
+@_features("-E", "--task-events", "--events", is_flag=True, default=None, help="Not there yet.")
+@_beat("-B", "--beat", is_flag=True, default=None, help="Not there yet.")
+@_beat("-s", "--schedule-filename", "--schedule", help="Not there yet.")
+@_beat("--scheduler", help="Not there yet.")
+@_daemon("-D", "--detach", is_flag=True, help="Run in the background.")
+@_daemon("-f", "--logfile", help="Log to this file [standard error]; %n, %h, %i, %I are filled in.")
+@_daemon("--pidfile", help="Write the process id here, and start only if no other worker holds the file.")
+@_daemon("--uid", help="Become this user.")
+@_daemon("--gid", help="Become this group.")
+@_daemon("--umask", help="Umask of files it makes, octal.")
+@_daemon("--executable", help="Python interpreter to run with.")
+@click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
+@pass_session
+def worker(session: Session, settings: tuple[str, ...], **flags: Any) -> int:
+    """Start a worker.
+
+    NAME=VALUE changes a setting for this worker: worker.prefetch_multiplier=1.
+
+    \b
+    celeriac -A proj worker -l INFO
+    celeriac -A proj worker -Q email,default -c 4
+    celeriac -A proj worker -P threads -c 50
+    """
+    _refuse(flags)
+    if executable := flags.pop("executable"):
+        _run_with(executable)
+    node = platforms.node_name(flags["hostname"])
+    daemon = {name: flags.pop(name) for name in ("detach", "uid", "gid", "umask", "pidfile")}
+    session.enter()
+    if daemon["detach"] and not flags["logfile"]:
+        session.say("--detach without --logfile: the worker's messages will go nowhere.")
+    ready = platforms.detach() if daemon["detach"] else None
+    _become(daemon)
+    _check_logfile(flags["logfile"], node)
+    if daemon["pidfile"]:
+        _hold(platforms.node_file(daemon["pidfile"], node))
+
+    app = session.application
+    overrides = _settings(settings)
+    app.conf.override(overrides)
+    for name, sentence in SETTLED.items():
+        if flags[name] is not None:
+            session.say(sentence)
+    options = {name: value for name, value in flags.items() if value is not None}
+    if "shutdown_grace" in options:
+        (options["shutdown_grace"],) = options["shutdown_grace"]
+    options["hostname"] = node
+    node_worker = app.Worker(
+        app_spec=session.app,
+        workdir=session.workdir and os.getcwd(),
+        quiet=bool(session.quiet),
+        overrides=overrides,
+        **options,
+    )
+    if ready:
+        ready()
+    return int(node_worker.start() or 0)
+
+
+# -- what is refused, before anything is done --------------------------------------------------------------
+
+
+def _refuse(flags: dict[str, Any]) -> None:
+    for name, sentence in NOT_YET.items():
+        if flags.pop(name) is not None:
+            raise Failure(sentence, EX_USAGE)
+    pool = flags["pool"]
+    if pool == "custom":
+        raise Failure(
+            "--pool=custom: Celery's pool classes cannot run here, because Celeriac's processes take their "
+            f"work themselves. Use one of {', '.join(POOLS[:6])}.",
+            EX_USAGE,
+        )
+    if pool in ("gevent", "eventlet") and importlib.util.find_spec(pool) is None:
+        raise Failure(f"--pool={pool} needs the library {pool}: pip install 'celeriac[{pool}]'", EX_USAGE)
+    soft, hard = flags["soft_time_limit"], flags["time_limit"]
+    if soft and hard and soft > hard:
+        raise Failure("--soft-time-limit must be shorter than --time-limit", EX_USAGE)
+
+
+def _settings(arguments: tuple[str, ...]) -> dict[str, Any]:
+    from celeriac.exceptions import ImproperlyConfigured
+    from celeriac.settings import from_arguments
+
+    try:
+        return from_arguments(arguments)
+    except ImproperlyConfigured as exc:
+        raise Failure(str(exc), EX_USAGE) from None
+
+
+# -- becoming a daemon -------------------------------------------------------------------------------------
+
+
+def _run_with(executable: str) -> None:
+    """Start anew with another interpreter; ``--executable`` itself is left out."""
+    rest = []
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        if argument == "--executable":
+            next(arguments, None)
+        elif not argument.startswith("--executable="):
+            rest.append(argument)
+    for prefix in ("CELERY", "CELERIAC"):
+        os.environ.pop(f"{prefix}_WORKER_EXECUTABLE", None)
+    try:
+        os.execv(executable, [executable, "-m", "celeriac", *rest])
+    except OSError as exc:
+        raise Failure(f"--executable: cannot run {executable}: {exc.strerror}", EX_USAGE) from None
+
+
+def _become(daemon: dict[str, Any]) -> None:
+    """Set the umask and drop privileges."""
+    if daemon["umask"] is not None:
+        try:
+            os.umask(platforms.parse_umask(daemon["umask"]))
+        except (ValueError, OverflowError):
+            raise Failure(f"--umask: {daemon['umask']!r} is not an octal number such as 022", EX_USAGE) from None
+    try:
+        platforms.drop_privileges(daemon["uid"], daemon["gid"])
+    except KeyError as exc:
+        raise Failure(f"--uid, --gid: {exc.args[0]}", EX_USAGE) from None
+    except (PermissionError, OverflowError):
+        raise Failure("--uid, --gid: only root may become another user or group") from None
+    except RuntimeError as exc:
+        raise Failure(str(exc)) from None
+
+
+def _check_logfile(pattern: str | None, node: str) -> None:
+    """Open the log file once, while the terminal can still be told that this fails."""
+    if pattern:
+        path = platforms.node_file(pattern, node)
+        try:
+            with open(path, "a", encoding="utf-8"):
+                pass
+        except OSError as exc:
+            raise Failure(f"--logfile: cannot write {path}: {exc.strerror}", EX_CANTCREAT) from None
+
+
+def _hold(path: str) -> None:
+    """Take the pid file, for as long as this process lives."""
+    try:
+        platforms.Pidfile(path).acquire()
+    except platforms.LockFailed as exc:
+        raise Failure(f"--pidfile: {exc}", EX_CANTCREAT) from None
+    except OSError as exc:
+        raise Failure(f"--pidfile: cannot write {path}: {exc.strerror}", EX_CANTCREAT) from None

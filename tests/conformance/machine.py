@@ -1,0 +1,471 @@
+"""The state diagram of ``celeriac.engines.base`` as a Hypothesis state machine with a model in plain Python.
+
+Every rule does one thing to the engine and to the model; the model says what the engine may answer. After
+every rule each message must be in the one state that the model says, and in order where order is promised.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from celeriac.engines.base import Answer, Consumer, Delivery, Depth, Incarnation, Loss, Outcome, Verdict
+from celeriac.exceptions import Fenced, OperationalError
+from tests.conformance.helpers import id_of, message, node, notes_of, pub, record
+from tests.conformance.rigs import Rig
+
+QUEUES = ("q1", "q2")
+FAR = 1e6
+"""A delay that never passes, in seconds."""
+
+Line = tuple[str, bool]
+"""A queue and whether it is its urgent lane."""
+
+
+@dataclass
+class Known:
+    """What the model knows of one message."""
+
+    line: Line
+    state: str = "ready"
+    place: int = 0
+    """When it last went to the back of its line."""
+    step: int | None = None
+    """The step that returned it to the front of its line; ``None`` while it has not been claimed."""
+    token: int = 0
+    due: float = 0.0
+    order: int = 0
+    """When it was delayed or parked: settles equal due times."""
+    deliveries: int = 0
+    lost: str | None = None
+    once: bool = False
+    key: str = ""
+    """Its dead letter's."""
+
+
+@dataclass
+class Worker:
+    """A consumer and what it holds."""
+
+    consumer: Consumer
+    held: dict[int, Delivery] = field(default_factory=dict)
+    """By token."""
+
+
+class Diagram(RuleBasedStateMachine):
+    """The machine; ``open_rig`` makes a fresh store."""
+
+    def __init__(self, open_rig: Callable[[], Rig]) -> None:
+        super().__init__()
+        self.rig = open_rig()
+        self.engine = self.rig.open()
+        self.known: dict[str, Known] = {}
+        self.results: dict[str, bytes] = {}
+        self.workers: list[Worker] = []
+        self.ended: list[tuple[str, int]] = []
+        """Tokens that were settled or lost."""
+        self.highest_token = 0
+        self.count = 0
+        self.taken: dict[str, float] = {}
+        """When each queue's bucket gave its last token."""
+
+    def teardown(self) -> None:
+        self.rig.close()
+
+    # -- the model's small change ----------------------------------------------------------------------
+
+    def tick(self) -> int:
+        self.count += 1
+        return self.count
+
+    def now(self) -> float:
+        return self.engine.beat(node("clock", "nowhere", lease=FAR))
+
+    def ids(self, state: str, queue: str | None = None) -> list[str]:
+        return [
+            task_id
+            for task_id, known in self.known.items()
+            if known.state == state and queue in (None, known.line[0])
+        ]
+
+    def line_up(self, task_id: str) -> None:
+        """To the back of its line."""
+        known = self.known[task_id]
+        known.state, known.place, known.step = "ready", self.tick(), None
+
+    def put_off(self, task_id: str, due: float) -> None:
+        known = self.known[task_id]
+        known.state, known.due, known.order = "delayed", due, self.tick()
+
+    def return_all(self, worker: Worker, losses: dict[int, Loss] | None = None) -> None:
+        """All leases of a worker end: to the front of their lines."""
+        step = self.tick()
+        for token, delivery in worker.held.items():
+            known = self.known[id_of(delivery.payload)]
+            loss = (losses or {}).get(token, Loss(counted=False))
+            known.deliveries += loss.counted
+            known.lost = loss.mark or ("once" if known.once else known.lost)
+            known.state, known.step, known.token, known.once = "ready", step, token, False
+            self.ended.append((delivery.queue, token))
+        worker.held.clear()
+
+    def pick(self, data: st.DataObject, count: int) -> tuple[Worker, list[Delivery]]:
+        worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.held]))
+        tokens = data.draw(
+            st.lists(st.sampled_from(sorted(worker.held)), min_size=1, max_size=count, unique=True)
+        )
+        return worker, [worker.held[token] for token in tokens]
+
+    def exchange(self, worker: Worker, outcomes: list[Outcome], queues: list[str], limit: int) -> Answer:
+        """An exchange, whose request or answer is sometimes lost on the way and then repeated."""
+        fault = random.choice(("none", "none", "reply", "request"))
+        if fault == "none":
+            return worker.consumer.exchange(outcomes, queues, limit)
+        lose = self.rig.lose_next_reply if fault == "reply" else self.rig.lose_next_request
+        lose(worker.consumer)
+        try:
+            worker.consumer.exchange(outcomes, queues, limit)
+        except OperationalError:
+            return worker.consumer.repeat()
+        raise AssertionError("the answer was not lost")
+
+    def settle(self, worker: Worker, outcomes: list[Outcome]) -> None:
+        """Outcomes whose leases are held; no queue is asked for, so nothing is promoted on the way."""
+        answer = self.exchange(worker, outcomes, [], 0)
+        assert answer.refused == []
+        assert answer.deliveries == []
+        for outcome in outcomes:
+            del worker.held[outcome.token]
+            self.ended.append((outcome.queue, outcome.token))
+
+    # -- publishing ------------------------------------------------------------------------------------
+
+    @initialize()
+    def first_worker(self) -> None:
+        self.attach()
+
+    @precondition(lambda self: len(self.workers) < 3)
+    @rule()
+    def attach(self) -> None:
+        number = self.tick()
+        self.engine.beat(node(f"n{number}", "host", number, lease=FAR))
+        self.workers.append(Worker(self.engine.attach(Incarnation(f"n{number}", 1, 1, slots=2))))
+
+    @rule(
+        lines=st.lists(st.tuples(st.sampled_from(QUEUES), st.booleans()), min_size=1, max_size=6),
+        delay=st.sampled_from((None, None, 0.0, 1.0, FAR)),
+    )
+    def publish(self, lines: list[Line], delay: float | None) -> None:
+        batch = []
+        now = self.now()
+        if delay == 1.0 and not self.rig.drives_clock:
+            delay = 0.0
+        for line in lines:
+            task_id = f"t{self.tick()}"
+            priority = self.rig.urgent if line[1] else self.rig.lax
+            batch.append(pub(task_id, line[0], priority=priority, delay=delay))
+            self.known[task_id] = Known(line)
+            if delay is None:
+                self.line_up(task_id)
+            else:
+                self.put_off(task_id, now + delay * self.rig.unit)
+                batch[-1].delay = delay * self.rig.unit
+        self.engine.publish(batch)
+
+    # -- claiming --------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), queues=st.permutations(QUEUES), only=st.integers(1, 2), limit=st.integers(1, 6))
+    def claim(self, data: st.DataObject, queues: list[str], only: int, limit: int) -> None:
+        queues = queues[:only]
+        worker = data.draw(st.sampled_from(self.workers))
+        answer = self.exchange(worker, [], queues, limit)
+        self.promote(queues, answer.now)
+        admissible = {queue: parked[0] for queue in queues if (parked := self.admissible(queue, answer.now))}
+        ready = sum(len(self.ids("ready", queue)) for queue in queues)
+        assert len(answer.deliveries) == min(limit, ready + len(admissible))
+        self.check_order([each for each in answer.deliveries if not each.admitted], queues)
+        for delivery in answer.deliveries:
+            task_id = id_of(delivery.payload)
+            assert delivery.token > self.highest_token
+            self.highest_token = delivery.token
+            known = self.known[task_id]
+            if delivery.admitted:
+                assert admissible.pop(delivery.queue) == task_id
+                self.taken[delivery.queue] = answer.now
+            else:
+                assert known.state == "ready"
+            noted = notes_of(delivery)
+            assert (noted.deliveries, noted.lost) == (known.deliveries, known.lost)
+            known.state, known.token, known.once = "leased", delivery.token, False
+            worker.held[delivery.token] = delivery
+
+    def promote(self, queues: list[str], now: float) -> None:
+        due = [
+            (self.known[task_id].due, self.known[task_id].order, task_id)
+            for queue in queues
+            for task_id in self.ids("delayed", queue)
+            if self.known[task_id].due <= now
+        ]
+        for _, _, task_id in sorted(due):
+            self.line_up(task_id)
+
+    def admissible(self, queue: str, now: float) -> list[str]:
+        """The queue's parked messages in order, if there is a token for the first."""
+        if self.taken.get(queue, 0.0) + self.interval > now:
+            return []
+        return sorted(self.ids("parked", queue), key=lambda task_id: self.known[task_id].order)
+
+    def check_order(self, deliveries: list[Delivery], queues: list[str]) -> None:
+        """Urgent lanes first, in each the queues in order, in each queue the line in order."""
+        claimed = [self.known[id_of(delivery.payload)] for delivery in deliveries]
+        for line in [(queue, urgent) for urgent in (True, False) for queue in queues]:
+            waiting = [
+                known for known in self.known.values() if known.line == line and known.state == "ready"
+            ]
+            returned = [known for known in waiting if known.step is not None]
+            fresh = sorted((known for known in waiting if known.step is None), key=lambda known: known.place)
+            got, claimed = claimed[: len(waiting)], claimed[len(waiting) :]
+            front, back = got[: len(returned)], got[len(returned) :]
+            assert all(known in returned for known in front), "those returned to the line come first"
+            assert back == fresh[: len(back)], "first in, first out"
+            self.check_returned(front, returned)
+
+    def check_returned(self, front: list[Known], returned: list[Known]) -> None:
+        """Messages returned by one step keep their claim order.
+
+        An engine may put them at the front of the line or into their old places: where the two differ,
+        both are right.
+        """
+        for index, known in enumerate(front):
+            for other in returned:
+                if other not in front[: index + 1] and other.step == known.step:
+                    assert other.token > known.token or other.place > known.place
+
+    # -- settling --------------------------------------------------------------------------------------
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(data=st.data(), follow_ups=st.integers(0, 2))
+    def ack(self, data: st.DataObject, follow_ups: int) -> None:
+        worker, deliveries = self.pick(data, 4)
+        outcomes = []
+        for delivery in deliveries:
+            task_id = id_of(delivery.payload)
+            result = record(task_id)
+            self.results[task_id] = result.payload
+            self.known[task_id].state = "gone"
+            batch = []
+            for _ in range(follow_ups):
+                follow_up = f"t{self.tick()}"
+                batch.append(pub(follow_up, delivery.queue, priority=self.rig.lax))
+                self.known[follow_up] = Known((delivery.queue, False))
+                self.line_up(follow_up)
+            outcomes.append(Outcome(delivery.token, delivery.queue, result=result, publications=batch))
+        self.settle(worker, outcomes)
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(data=st.data(), by_agent=st.booleans())
+    def give_back(self, data: st.DataObject, by_agent: bool) -> None:
+        worker, deliveries = self.pick(data, 4)
+        step = self.tick()
+        deliveries = [each for each in deliveries if not self.known[id_of(each.payload)].once]
+        for delivery in deliveries:
+            known = self.known[id_of(delivery.payload)]
+            known.state, known.step, known.token = "ready", step, delivery.token
+        if not by_agent:
+            self.settle(worker, [Outcome(each.token, each.queue, Verdict.GIVE_BACK) for each in deliveries])
+            return
+        leases = [(each.queue, each.token) for each in deliveries]
+        assert self.engine.give_back(worker.consumer.owner.name, leases) == len(leases)
+        self.ended += leases
+        for _, token in leases:
+            del worker.held[token]
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(data=st.data(), delay=st.sampled_from((0.0, 1.0, FAR)), new=st.booleans())
+    def delay(self, data: st.DataObject, delay: float, new: bool) -> None:
+        worker, (delivery,) = self.pick(data, 1)
+        if delay == 1.0 and not self.rig.drives_clock:
+            delay = 0.0
+        task_id = id_of(delivery.payload)
+        known = self.known[task_id]
+        self.put_off(task_id, self.now() + delay * self.rig.unit)
+        if new:
+            known.deliveries, known.lost = 0, None
+        outcome = Outcome(
+            delivery.token,
+            delivery.queue,
+            Verdict.DELAY,
+            delay=delay * self.rig.unit,
+            message=message(task_id, retries=1) if new else None,
+            task_id=task_id,
+        )
+        self.settle(worker, [outcome])
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(data=st.data())
+    def requeue(self, data: st.DataObject) -> None:
+        worker, (delivery,) = self.pick(data, 1)
+        self.line_up(id_of(delivery.payload))
+        self.settle(worker, [Outcome(delivery.token, delivery.queue, Verdict.REQUEUE)])
+
+    @property
+    def interval(self) -> float:
+        """The rate limit's interval: never over where the clock cannot be driven."""
+        return 3 * self.rig.unit if self.rig.drives_clock else FAR
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        worker, (delivery,) = self.pick(data, 1)
+        queue = delivery.queue
+        now = self.now()
+        free = self.taken.get(queue, 0.0) + self.interval <= now and not self.ids("parked", queue)
+        assert self.engine.admit(queue, f"bucket of {queue}", self.interval) is free
+        if free:
+            self.taken[queue] = now
+            return
+        task_id = id_of(delivery.payload)
+        self.known[task_id].state, self.known[task_id].order = "parked", self.tick()
+        outcome = Outcome(delivery.token, queue, Verdict.PARK, bucket=f"bucket of {queue}", task_id=task_id)
+        self.settle(worker, [outcome])
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(data=st.data())
+    def bury(self, data: st.DataObject) -> None:
+        worker, (delivery,) = self.pick(data, 1)
+        task_id = id_of(delivery.payload)
+        outcome = Outcome(
+            delivery.token, delivery.queue, Verdict.DEAD, reason="failed", task="t.add", task_id=task_id
+        )
+        self.settle(worker, [outcome])
+        (letter,) = [letter for letter in self.engine.dead_letters(limit=1000) if letter.task_id == task_id]
+        self.known[task_id].state, self.known[task_id].key = "dead", letter.key
+
+    @precondition(lambda self: self.ended and self.workers)
+    @rule(data=st.data(), verdict=st.sampled_from(Verdict))
+    def settle_in_vain(self, data: st.DataObject, verdict: Verdict) -> None:
+        queue, token = data.draw(st.sampled_from(self.ended))
+        worker = data.draw(st.sampled_from(self.workers))
+        vain = Outcome(
+            token,
+            queue,
+            verdict,
+            result=record("vain"),
+            publications=[pub("vain", queue)],
+            bucket="vain",
+            delay=0.0,
+            reason="failed",
+        )
+        assert self.exchange(worker, [vain], [], 0).refused == [token]
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(data=st.data())
+    def mark_once(self, data: st.DataObject) -> None:
+        worker, (delivery,) = self.pick(data, 1)
+        assert worker.consumer.mark_once(delivery)
+        self.known[id_of(delivery.payload)].once = True
+
+    # -- losing owners ---------------------------------------------------------------------------------
+
+    def end(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        try:
+            worker.consumer.exchange([], list(QUEUES), 5)
+        except Fenced:
+            return
+        raise AssertionError("a lost owner was served")
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(data=st.data(), mark=st.sampled_from((None, "timeout:5")), counted=st.booleans())
+    def child_dies(self, data: st.DataObject, mark: str | None, counted: bool) -> None:
+        worker = data.draw(st.sampled_from(self.workers))
+        started = data.draw(st.sets(st.sampled_from(sorted(worker.held)))) if worker.held else set()
+        losses = {token: Loss(counted, mark) for token in started}
+        assert self.engine.release(worker.consumer.owner.name, losses) == len(worker.held)
+        self.return_all(worker, losses)
+        self.end(worker)
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(data=st.data())
+    def node_dies(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers))
+        started = sorted(worker.held)[:2]
+        pid = int(worker.consumer.owner.node[1:])
+        recovered = self.engine.recover("host", lambda other, _: other != pid)
+        assert sum(each.messages for each in recovered) == len(worker.held)
+        assert sum(each.started for each in recovered) == len(started)
+        self.return_all(worker, {token: Loss() for token in started})
+        self.end(worker)
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(data=st.data(), in_order=st.booleans())
+    def worker_stops(self, data: st.DataObject, in_order: bool) -> None:
+        worker = data.draw(st.sampled_from(self.workers))
+        if in_order:
+            worker.consumer.close()
+        self.engine.leave(worker.consumer.owner.node)
+        self.return_all(worker)
+        self.workers.remove(worker)
+
+    # -- operators -------------------------------------------------------------------------------------
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if not self.known:
+            return
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.known)), max_size=4, unique=True))
+        expected = [task_id for task_id in ids if self.known[task_id].state in ("delayed", "parked")]
+        assert sorted(self.engine.cancel(ids)) == sorted(expected)
+        for task_id in expected:
+            self.known[task_id].state = "gone"
+
+    @rule(queue=st.sampled_from(QUEUES))
+    def purge(self, queue: str) -> None:
+        doomed = [task_id for state in ("ready", "delayed", "parked") for task_id in self.ids(state, queue)]
+        assert self.engine.purge([queue]) == len(doomed)
+        for task_id in doomed:
+            self.known[task_id].state = "gone"
+
+    @precondition(lambda self: self.ids("dead"))
+    @rule(data=st.data(), replay=st.booleans())
+    def raise_or_forget_the_dead(self, data: st.DataObject, replay: bool) -> None:
+        task_id = data.draw(st.sampled_from(self.ids("dead")))
+        known = self.known[task_id]
+        if replay:
+            assert self.engine.replay([known.key]) == 1
+            known.deliveries, known.lost = 0, None
+            self.line_up(task_id)
+        else:
+            assert self.engine.purge_dead([known.key]) == 1
+            known.state = "gone"
+
+    @precondition(lambda self: self.rig.drives_clock)
+    @rule(units=st.sampled_from((0.5, 1.0, 5.0)))
+    def time_passes(self, units: float) -> None:
+        self.rig.advance(units * self.rig.unit)
+
+    # -- what must always hold -------------------------------------------------------------------------
+
+    @invariant()
+    def every_message_is_in_the_one_state_it_should_be(self) -> None:
+        depths = self.engine.depth(QUEUES)
+        for queue in QUEUES:
+            expected = {
+                state: self.ids(state, queue) for state in ("ready", "delayed", "leased", "parked", "dead")
+            }
+            counts = Depth(*(len(ids) for ids in expected.values()))
+            assert depths[queue]._replace(age=None) == counts
+            dead = [letter.task_id for letter in self.engine.dead_letters(queue, limit=1000)]
+            assert sorted(dead) == sorted(expected.pop("dead"))
+            for state, ids in expected.items():
+                found = [id_of(payload) for payload in self.engine.peek(queue, 0, 1000, state)]
+                assert sorted(found) == sorted(ids)
+
+    @invariant()
+    def results_are_those_of_the_acknowledged(self) -> None:
+        assert self.engine.fetch([*self.known, "vain"]) == self.results

@@ -1,0 +1,194 @@
+"""Real workers in processes of their own, on every store that outlives a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from servers import RedisServer
+
+HERE = Path(__file__).parent
+PATIENCE = 20.0
+
+
+class WorkerProcess:
+    """A ``celeriac worker`` whose log is read as it comes."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "celeriac",
+                "-A",
+                "tests.integration.project",
+                "worker",
+                "-l",
+                "INFO",
+                *arguments,
+            ],
+            env=env,
+            cwd=HERE.parent.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def await_line(self, part: str, timeout: float = PATIENCE) -> str:
+        """Wait until the log has a line with ``part``; return it."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if part in line), None)
+
+        with self._news:
+            if not self._news.wait_for(lambda: found() or self.process.poll() is not None, timeout):
+                raise AssertionError(f"no line with {part!r} within {timeout} s:\n{self.log}")
+            line = found()
+        assert line is not None, f"the worker ended before it wrote {part!r}:\n{self.log}"
+        return line
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def children(self) -> list[int]:
+        """The pids of its child processes, by role ``celeriac:<number>`` (the agent excluded)."""
+        found = []
+        for pid in _children_of(self.process.pid):
+            try:
+                comm = Path(f"/proc/{pid}/comm").read_text().strip()
+            except OSError:
+                continue
+            if comm.startswith("celeriac:") and comm != "celeriac:agent":
+                found.append(pid)
+        return found
+
+    def agent(self) -> int:
+        for pid in _children_of(self.process.pid):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "celeriac:agent":
+                return pid
+        raise AssertionError("no agent")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, timeout: float = PATIENCE) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the worker did not stop:\n{self.log}") from None
+        return self.process.returncode
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def _children_of(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Site:
+    """One broker with an application for the test and workers on demand."""
+
+    def __init__(self, broker: str, tmp_path: Path) -> None:
+        self.broker = broker
+        self.journal_path = tmp_path / "journal"
+        self.journal_path.touch()
+        self.workers: list[WorkerProcess] = []
+        self.env = {
+            **os.environ,
+            "TEST_BROKER": broker,
+            "TEST_JOURNAL": str(self.journal_path),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.conf: dict[str, Any] = {}
+        self.app = Celeriac("client", broker=broker, set_as_current=False)
+
+    def worker(self, *arguments: str, ready: bool = True, **conf: Any) -> WorkerProcess:
+        env = {**self.env, "TEST_CONF": json.dumps({**self.conf, **conf})}
+        if not any(a.startswith(("-n", "--hostname")) for a in arguments):
+            arguments = (*arguments, "-n", f"w{len(self.workers) + 1}@%h")
+        worker = WorkerProcess(list(arguments), env)
+        self.workers.append(worker)
+        if ready:
+            worker.await_line("ready.")
+        return worker
+
+    def send(self, name: str, *args: Any, **options: Any) -> Any:
+        return self.app.send_task(f"tests.integration.project.{name}", args, **options)
+
+    def journal(self) -> list[str]:
+        return self.journal_path.read_text().splitlines()
+
+    def await_journal(self, condition: Callable[[list[str]], bool], timeout: float = PATIENCE) -> list[str]:
+        """Wait until the journal satisfies ``condition``. It is a file, so this is a look every 10 ms."""
+        deadline = time.monotonic() + timeout
+        while not condition(self.journal()):
+            logs = "\n".join(worker.log for worker in self.workers)
+            assert time.monotonic() < deadline, f"journal: {self.journal()}\n{logs}"
+            time.sleep(0.01)
+        return self.journal()
+
+    def await_true(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+        """Wait until ``condition()`` is true, looking every 20 ms; return its value."""
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            logs = "\n".join(worker.log for worker in self.workers)
+            assert time.monotonic() < deadline, f"it did not become true\n{logs}"
+            time.sleep(0.02)
+        return value
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.signal(signal.SIGCONT)
+                worker.signal(signal.SIGQUIT)
+                try:
+                    worker.process.wait(10)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+        self.app.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A fresh broker with results in the same store."""
+    if request.param == "sqlite":
+        broker = f"sqlite:///{tmp_path}/queue.db"
+    else:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        import redis
+
+        redis.Redis.from_url(server.url()).flushall()
+        broker = server.url()
+    site = Site(broker, tmp_path)
+    yield site
+    site.close()
