@@ -125,7 +125,10 @@ class AsyncResult(ResultBase, Generic[R]):
         return self.aget().__await__()
 
     def then(
-        self, callback: Callable[[Self], Any], on_error: Callable[[Self], Any] | None = None, weak: bool = False
+        self,
+        callback: Callable[[Self], Any],
+        on_error: Callable[[Self], Any] | None = None,
+        weak: bool = False,
     ) -> Self:
         """Call ``callback(result)`` when the task has succeeded, ``on_error(result)`` when it has failed.
 
@@ -498,7 +501,10 @@ class EagerResult(AsyncResult[R]):
         return self.get(propagate=propagate)
 
     def then(
-        self, callback: Callable[[Self], Any], on_error: Callable[[Self], Any] | None = None, weak: bool = False
+        self,
+        callback: Callable[[Self], Any],
+        on_error: Callable[[Self], Any] | None = None,
+        weak: bool = False,
     ) -> Self:
         """Call ``callback(self)``, or ``on_error(self)`` if the task failed, at once."""
         chosen = callback if self.successful() else on_error
@@ -619,5 +625,3 @@ def _call_and_log(callback: Callable[[Any], Any], result: Any) -> None:
         callback(result)
     except Exception:
         logging.getLogger(__name__).exception("The callback %r of task %s raised", callback, result.id)
-
-

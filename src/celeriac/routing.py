@@ -243,9 +243,7 @@ class Router:
         if kind == "direct" and not (exchange and routing_key):
             # A direct queue is reached by its name: nothing needs to be bound for it.
             return Target(known.name, "", known.name, route)
-        return Target(
-            known.name, exchange or known.exchange.name, routing_key or known.routing_key, route
-        )
+        return Target(known.name, exchange or known.exchange.name, routing_key or known.routing_key, route)
 
     def _queue(self, queue: Any) -> Queue:
         if isinstance(queue, str):

@@ -193,6 +193,7 @@ class Task(Generic[P, R]):
         typing = self.typing
         if app.strict_typing if typing is None else typing:
             self.check_arguments(args, checked)
+        args, checked = self.prepare(args, checked)
         if app.conf.task_always_eager:
             return app.eager.apply_async(
                 self, args, checked, task_id=task_id, link=link, link_error=link_error, **options
@@ -250,6 +251,16 @@ class Task(Generic[P, R]):
             task_id=task_id, retries=retries, throw=throw, logfile=logfile, loglevel=loglevel,
             headers=headers, **options,
         )  # fmt: skip
+
+    def prepare(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments as they are sent: of a task with ``pydantic=True``, models as plain data."""
+        if not self.pydantic:
+            return args, kwargs
+        from celeriac.app.pydantic import dumped
+
+        return dumped(args, kwargs)
 
     def check_arguments(self, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Raise ``TypeError`` if the task's function cannot be called with these arguments."""
@@ -417,5 +428,3 @@ def _unpickle(name: str, module: str) -> Task[..., Any]:
     if name not in app.tasks:
         __import__(module)
     return app.tasks[name]
-
-

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import ids, times
+from celeriac.app.defaults import call_defaults
 from celeriac.app.state import worker_frame
 from celeriac.engines.base import Publication
 from celeriac.exceptions import EncodeError, OperationalError
-from celeriac.message import OWN_HEADER, Embed, Message, encode_body, new_id
+from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id
 from celeriac.serialization import repr_args
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from celeriac.task import Task
 
 _NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+_YEAR = 365 * 86400.0
 
 _PLACE = ("queue", "exchange", "routing_key", "exchange_type")
 
@@ -96,14 +99,14 @@ class Publisher:
         if options:
             _check_options(name, options)
         frame = worker_frame()
-        if frame is not None:
+        if frame is not None and frame.request.id != task_id:
             parent = frame.request
             root_id = root_id or parent.root_id or parent.id
             parent_id = parent_id or parent.id
             if priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
                 priority = parent.delivery_info.get("priority")
         target = app.router.target(name, {k: options[k] for k in _PLACE if k in options}, task)
-        defaults = app.defaults.of(name, task, target)
+        defaults = call_defaults(app, task, target)
         if priority is None:
             priority = defaults.priority
         if time_limit is None:
@@ -158,28 +161,25 @@ class Publisher:
             header["stamps"] = {key: options.get(key, (headers or {}).get(key)) for key in stamped_headers}
         if headers:
             header.update(headers)
-        if link is None and link_error is None and chain is None and chord is None:
-            embed = _NO_EMBED
-        else:
-            embed = {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
         body, content_type, encoding, added = encode_body(
-            args, kwargs, embed, serializer or defaults.serializer, compression or defaults.compression
+            args,
+            kwargs,
+            _embed(link, link_error, chain, chord),
+            serializer or defaults.serializer,
+            compression or defaults.compression,
         )
+        self.check_size(name, body)
         if added:
             header.update(added)
-        if defaults.max_size is not None and len(body) > defaults.max_size:
-            raise EncodeError(
-                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows "
-                f"({defaults.max_size}): store them elsewhere and pass a reference, or raise the setting"
-            )
-        held = defaults.store_delays and when is not times.NOW
-        header[OWN_HEADER] = note = {"sent": time.time()}
+        held = when is not times.NOW and app.conf.broker_delay == "store"
+        note: dict[str, Any] = {"sent": time.time()}
         if held:
             note["held"] = True
         if not ignore_result:
-            address = reply or defaults.reply_address()
+            address = reply or app.reply_address()
             if address is not None:
-                note["reply"] = address  # type: ignore[assignment]
+                note["reply"] = address
+        header[OWN_HEADER] = note
         return Publication(
             Message(header, properties, body, content_type, encoding),
             target.queue,
@@ -188,8 +188,37 @@ class Publisher:
             when.due if held else None,
             target.exchange,
             target.routing_key,
-            None if ignore_result or defaults.track is None else defaults.track + (when.delay or 0.0),
+            self._track(when) if not ignore_result and app.tracks_queued else None,
         )
+
+    def embed(self, options: Mapping[str, Any]) -> Embed:
+        """What follows a call with these options, for its body."""
+        return _embed(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
+
+    def coding(
+        self, name: str, task: Task[..., Any] | None, options: Mapping[str, Any]
+    ) -> tuple[str, str | None]:
+        """The serializer and compression of a call with these options."""
+        place = {key: options[key] for key in _PLACE if key in options}
+        defaults = call_defaults(self._app, task, self._app.router.target(name, place, task))
+        return (
+            options.get("serializer") or defaults.serializer,
+            options.get("compression") or defaults.compression,
+        )
+
+    def check_size(self, name: str, body: bytes) -> None:
+        """Raise ``EncodeError`` if a body is larger than ``message_max_size``."""
+        limit = self._app.conf.message_max_size
+        if limit is not None and len(body) > limit:
+            raise EncodeError(
+                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows ({limit}): "
+                "store them elsewhere and pass a reference, or raise the setting"
+            )
+
+    def _track(self, when: times.When) -> float:
+        """For how long to remember that the task is queued: as long as its result would be kept, at least."""
+        wait = when.delay or (max(0.0, when.due - time.time()) if when.due is not None else 0.0)
+        return wait + (self._app.conf.result_expires or _YEAR)
 
     def send(
         self,
@@ -210,7 +239,7 @@ class Publisher:
         if signals.before_task_publish.receivers:
             self._announce_before(publications, retry_policy)
         try:
-            self._app.broker.publish(publications)
+            self._app.write_broker.publish(publications)
         except OperationalError as exc:
             policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
             wanted = conf.task_publish_retry if retry is None else retry
@@ -235,7 +264,7 @@ class Publisher:
                 break
             time.sleep(pause)
             try:
-                self._app.broker.publish(publications)
+                self._app.write_broker.publish(publications)
                 return
             except OperationalError as exc:
                 error = exc
@@ -277,8 +306,6 @@ class Publisher:
 
 
 def _body(app: Celeriac, message: Message) -> Any:
-    from celeriac.message import decode_body
-
     return decode_body(message, {message.content_type})
 
 
@@ -316,9 +343,13 @@ def _delivery_mode(mode: int | str | None) -> int:
     return 2
 
 
+def _embed(link: Any, link_error: Any, chain: list[Any] | None, chord: Any) -> Embed:
+    if link is None and link_error is None and chain is None and chord is None:
+        return _NO_EMBED
+    return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
+
+
 def _listed(value: Any) -> list[Any] | None:
     if value is None:
         return None
     return list(value) if isinstance(value, list | tuple) else [value]
-
-

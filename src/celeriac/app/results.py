@@ -73,7 +73,9 @@ class ResultFormat:
     def encode(self, meta: dict[str, Any]) -> bytes:
         """Return a stored result's bytes: serialised by ``result_serializer``, perhaps compressed."""
         conf = self._app.conf
-        _, _, payload = serialization.dumps(meta, conf.result_serializer, {"result": meta["result"], "meta": meta})
+        _, _, payload = serialization.dumps(
+            meta, conf.result_serializer, {"result": meta["result"], "meta": meta}
+        )
         limit = conf.result_max_size
         if limit is not None and len(payload) > limit:
             raise EncodeError(

@@ -127,11 +127,17 @@ def register_app(app: Celeriac) -> None:
 
 def share(make: Callable[[Celeriac], Any]) -> None:
     """Call ``make(app)`` for every application, now or when it is finalised (``shared_task``)."""
+    share_later(make)
     with _lock:
-        _on_finalize.append(make)
         finalized = [app for app in _apps if app.finalized]
     for app in finalized:
         make(app)
+
+
+def share_later(make: Callable[[Celeriac], Any]) -> None:
+    """Call ``make(app)`` for every application that is finalised from now on."""
+    with _lock:
+        _on_finalize.append(make)
 
 
 def shared() -> list[Callable[[Celeriac], Any]]:

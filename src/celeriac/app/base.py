@@ -1,0 +1,663 @@
+"""Celeriac: the application, to which tasks, settings and stores belong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import UTC, datetime, tzinfo
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+
+from celeriac import engines
+from celeriac.app import ids, imports, maker, state
+from celeriac.app.conf import Configuration
+from celeriac.app.control import Control
+from celeriac.app.defaults import default_broker_url
+from celeriac.app.publisher import Publisher
+from celeriac.app.registry import TaskRegistry
+from celeriac.app.results import ResultFormat
+from celeriac.canvas.signature import Signature
+from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
+from celeriac.result import AsyncResult
+from celeriac.routing import Queue, Queues, Router
+from celeriac.signals import Signal
+from celeriac.task import Task
+
+if TYPE_CHECKING:
+    from celeriac.app.bulk import Bulk
+    from celeriac.app.eager import Eager
+    from celeriac.engines.base import Broker, Coordinator, ResultBackend
+    from celeriac.task import AsyncTask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Celeriac:
+    """An application. Making one does no I/O and reads no configuration: both wait until they are needed.
+
+    It may be shared by threads, and survives fork.
+    """
+
+    def __init__(
+        self,
+        main: str | None = None,
+        loader: Any = None,
+        backend: Any = None,
+        amqp: Any = None,
+        events: Any = None,
+        log: Any = None,
+        control: Any = None,
+        set_as_current: bool = True,
+        tasks: Mapping[str, Task[..., Any]] | None = None,
+        broker: str | None = None,
+        include: Iterable[str] | str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        config_source: Any = None,
+        fixups: Any = None,
+        task_cls: type[Task[..., Any]] | str | None = None,
+        autofinalize: bool = True,
+        namespace: str | None = None,
+        strict_typing: bool = True,
+        **settings: Any,
+    ) -> None:
+        """``main`` names the application, and its tasks where they stand in the script that is run.
+
+        ``broker`` and ``backend`` are URLs, ``include`` lists modules with tasks; these, ``changes`` and
+        further keyword arguments are settings and go before the configuration of ``config_source``
+        (see :meth:`config_from_object`, ``namespace`` too). ``tasks`` are put into the registry.
+        ``task_cls`` is the base class of tasks, ``control`` and ``log`` the classes behind :attr:`control`
+        and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls against
+        the functions' signatures. ``autofinalize=False`` makes the use of tasks before :meth:`finalize` an
+        error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery that do not exist here
+        and are refused.
+        """
+        for name, value in (("loader", loader), ("amqp", amqp), ("events", events), ("fixups", fixups)):
+            if value not in (None, [], (), "app", "default", "celery.loaders.app:AppLoader"):
+                raise ImproperlyConfigured(f"{name}= is not supported: there is no such part to replace")
+        self.main = main
+        self.module: str | None = _caller_module()
+        """The module that made the application."""
+        self.strict_typing = strict_typing
+        self.autofinalize = autofinalize
+        self.finalized = False
+        self.registry = TaskRegistry(tasks or {})
+        """The tasks registered so far; :attr:`tasks` has all."""
+        self.discoveries: list[Callable[[], None]] = []
+        """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
+        self.on_configure = Signal("app.on_configure")
+        self.on_after_configure = Signal("app.on_after_configure", {"source"})
+        self.on_after_finalize = Signal("app.on_after_finalize")
+        self.on_after_fork = Signal("app.on_after_fork")
+        self._lock = threading.RLock()
+        self._task_cls, self._control_cls, self._log_cls = task_cls, control, log
+        self._broker: Any = None
+        self._write_broker: Any = None
+        self._backend: Any = _UNSET
+        self._routing: tuple[tuple[Any, ...], Queues, Router] | None = None
+        given = {**(changes or {}), **settings}
+        if broker is not None:
+            given["broker_url"] = broker
+        if isinstance(backend, str):
+            given["result_backend"] = backend
+        elif backend is not None:
+            self._backend = backend
+        if include is not None:
+            given["include"] = [include] if isinstance(include, str) else list(include)
+        self.conf = Configuration(self, given)
+        if config_source is not None:
+            self.config_from_object(config_source, namespace=namespace)
+        if set_as_current:
+            self.set_current()
+        state.register_app(self)
+
+    # -- configuration ---------------------------------------------------------------------------------
+
+    def config_from_object(
+        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Take settings from a dictionary, an object or module, or the name of one (``"myapp.config"``).
+
+        With ``namespace="CELERY"`` they are named ``CELERY_TASK_ACKS_LATE`` and so on. It is read when a
+        setting is first used, or at once with ``force``; ``silent`` lets a missing module count as empty.
+        """
+        self.conf.use(obj, namespace, silent)
+        if force:
+            self.conf.load()
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
+        """Take settings from the module named by an environment variable; return whether it is set.
+
+        Raises ``ImproperlyConfigured`` if it is not, unless ``silent``.
+        """
+        module = os.environ.get(variable_name)
+        if not module:
+            if silent:
+                return False
+            raise ImproperlyConfigured(
+                f"the environment variable {variable_name} is empty: set it to a configuration module's name"
+            )
+        self.config_from_object(module, silent=silent, force=force)
+        return True
+
+    def config_from_cmdline(self, argv: Iterable[str], namespace: str = "celery") -> None:
+        """Take settings from arguments of the form ``name=value``."""
+        from celeriac.settings import from_arguments
+
+        self.conf.override(from_arguments(argv))
+
+    def add_defaults(self, fun: Any) -> None:
+        """Add settings (a dictionary or a function that returns one) under those set at run time."""
+        self.conf.add_defaults(fun)
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The zone of schedules and of times in messages: ``timezone``, else UTC or local time."""
+        name = self.conf.timezone
+        if isinstance(name, tzinfo):
+            return name
+        if name is None:
+            return UTC if self.conf.enable_utc else datetime.now().astimezone().tzinfo or UTC
+        return _zone(name)
+
+    def now(self) -> datetime:
+        """The current time in the application's zone."""
+        return datetime.now(UTC).astimezone(self.timezone)
+
+    # -- tasks -----------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, /, *, bind: Literal[True], **options: Any) -> _BindDecorator: ...
+    @overload
+    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
+    @overload
+    def task(self, /, *, bind: bool, **options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]: ...
+    def task(self, *args: Any, **options: Any) -> Any:
+        """Make a task of a function: ``@app.task`` or ``@app.task(bind=True, max_retries=5)``.
+
+        Options: ``name`` (default ``module.function``), ``base`` (a subclass of :class:`Task`), ``bind`` (the
+        function's first argument is the task), ``autoretry_for``, ``dont_autoretry_for``, ``retry_kwargs``,
+        ``retry_backoff``, ``retry_backoff_max``, ``retry_jitter``, ``pydantic`` (arguments are models), ``shared``
+        (other applications get the task too), ``filter`` (a function that is given the task and returns
+        what to use), and any attribute or method of :class:`Task`.
+        """
+        if args and (len(args) > 1 or not callable(args[0])):
+            raise TypeError("@app.task takes the options of the task as keyword arguments")
+        if args:
+            return self._task_of(args[0], options)
+        return lambda function: self._task_of(function, dict(options))
+
+    def add_task(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:
+        """Make a task of ``function`` for this application only; the options are those of :meth:`task`."""
+        return maker.make_task(self, function, **options)
+
+    def register_task(self, task: Any, **options: Any) -> Any:
+        """Register a class-based task: an instance of a subclass of :class:`Task`, or the class."""
+        made = task() if isinstance(task, type) else task
+        for key, value in options.items():
+            setattr(made, key, value)
+        if not made.name:
+            made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
+        type(made)._app = self
+        if type(made).name is None:
+            type(made).name = made.name
+        maker.register(self, made)
+        return made
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """The name of a task that is given none: ``module.name``, or ``main.name`` in the script that is run."""
+        return maker.task_name(self, name, module)
+
+    @property
+    def tasks(self) -> TaskRegistry:
+        """All tasks by name; shared tasks and the built-in ones too. Unknown names raise ``NotRegistered``."""
+        self.finalize(auto=True)
+        return self.registry
+
+    def finalize(self, auto: bool = False) -> None:
+        """Add shared and built-in tasks. It happens by itself when tasks are first used."""
+        if self.finalized:
+            return
+        with self._lock:
+            if self.finalized:
+                return
+            if auto and not self.autofinalize:
+                raise RuntimeError(
+                    "the application is used before app.finalize() was called (autofinalize=False)"
+                )
+            self.finalized = True
+            from celeriac.app.builtin import add_builtin_tasks
+
+            add_builtin_tasks(self)
+            for make in state.shared():
+                make(self)
+        self.on_after_finalize.send(sender=self)
+
+    def autodiscover_tasks(
+        self,
+        packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
+        related_name: str | None = "tasks",
+        force: bool = False,
+    ) -> None:
+        """Let workers import ``<package>.tasks`` of each package that has it.
+
+        ``packages`` is a list of names or a function that returns one; ``None`` means Django's installed
+        apps. It is done by :meth:`import_tasks`, or at once with ``force``.
+        """
+        imports.autodiscover(self, packages, related_name, force)
+
+    def import_tasks(self) -> list[Any]:
+        """Import all modules with tasks: ``imports``, ``include`` and autodiscovered ones."""
+        modules = imports.import_tasks(self)
+        self.finalize()
+        return modules
+
+    @cached_property
+    def Task(self) -> type[Task[..., Any]]:
+        """The base class of this application's tasks."""
+        base = self._task_cls or Task
+        if isinstance(base, str):
+            base = _import_name(base)
+        return type("Task", (base,), {"_app": self, "abstract": True, "__module__": base.__module__})  # type: ignore[return-value]
+
+    def _task_of(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
+        options.pop("lazy", None)  # tasks are made at once: that reads no configuration here
+        filtered = options.pop("filter", None)
+        shared = options.pop("shared", True)
+        made: Any = maker.make_task(self, function, **options)
+        if shared:
+
+            def join(app: Celeriac) -> None:
+                if app is not self and made.name not in app.registry:
+                    app.add_task(function, **{**options, "name": made.name})
+
+            state.share_later(join)
+        return filtered(made) if filtered is not None else made
+
+    # -- calling ---------------------------------------------------------------------------------------
+
+    def send_task(
+        self,
+        name: str,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Send a task by its name, which this process need not know.
+
+        The options are those of ``Task.apply_async``. It sends a message under ``task_always_eager`` too, with
+        the warning ``AlwaysEagerIgnored``.
+        """
+        if self.conf.task_always_eager:
+            import warnings
+
+            warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2)
+        task = options.pop("task_type", None) or self.registry.get(name)
+        return self.call(
+            name, tuple(args or ()), kwargs or {}, task, countdown=countdown, eta=eta, task_id=task_id,
+            **options,
+        )  # fmt: skip
+
+    def call(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        task: Task[..., Any] | None,
+        *,
+        add_to_parent: bool = True,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+        retry: bool | None = None,
+        retry_policy: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Build the message of a call, send it, and return the result's handle."""
+        publication = self.publisher.build(name, args, kwargs, task=task, **options)
+        self.publisher.send(
+            (publication,),
+            timeout=confirm_timeout if timeout is None else timeout,
+            retry=retry,
+            retry_policy=retry_policy,
+        )
+        headers = publication.message.headers
+        result: AsyncResult[Any] = self.AsyncResult(headers["id"], task_name=name)
+        if headers["ignore_result"]:
+            result.ignored = True
+        if add_to_parent:
+            frame = state.worker_frame()
+            if frame is not None:
+                frame.task.add_trail(result)
+        return result
+
+    def signature(self, *args: Any, **kwargs: Any) -> Signature:
+        """A :class:`Signature` of this application."""
+        from celeriac.canvas.signature import signature
+
+        kwargs["app"] = self
+        return signature(*args, **kwargs)
+
+    @cached_property
+    def AsyncResult(self) -> type[AsyncResult[Any]]:
+        """:class:`celeriac.result.AsyncResult`, bound to this application."""
+        return type("AsyncResult", (AsyncResult,), {"app": self, "__module__": AsyncResult.__module__})
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Builds and sends messages."""
+        return Publisher(self)
+
+    @cached_property
+    def results(self) -> ResultFormat:
+        """Writes and reads stored results."""
+        return ResultFormat(self)
+
+    @cached_property
+    def eager(self) -> Eager:
+        """Runs tasks in this process."""
+        from celeriac.app.eager import Eager
+
+        return Eager(self)
+
+    @cached_property
+    def bulk(self) -> Bulk:
+        """Sends many calls at once."""
+        from celeriac.app.bulk import Bulk
+
+        return Bulk(self)
+
+    # -- queues ----------------------------------------------------------------------------------------
+
+    @property
+    def queues(self) -> Queues:
+        """The queues by name."""
+        return self._routes()[1]
+
+    @property
+    def router(self) -> Router:
+        """Finds the queue of a call."""
+        return self._routes()[2]
+
+    def select_queues(self, queues: Iterable[str] | str | None = None) -> dict[str, Queue]:
+        """Let workers of this process take from these queues only."""
+        return self.queues.select(queues)
+
+    def _routes(self) -> tuple[tuple[Any, ...], Queues, Router]:
+        conf = self.conf
+        inputs = (
+            conf.task_queues, conf.task_routes, conf.task_default_queue, conf.task_default_exchange,
+            conf.task_default_exchange_type, conf.task_default_routing_key, conf.task_create_missing_queues,
+        )  # fmt: skip
+        made = self._routing
+        if made is None or any(a is not b for a, b in zip(made[0], inputs, strict=True)):
+            queues = Queues(inputs[0], inputs[2], inputs[6], inputs[3], inputs[4], inputs[5])
+            made = self._routing = (inputs, queues, Router(inputs[1], queues))
+        return made
+
+    # -- stores ----------------------------------------------------------------------------------------
+
+    @property
+    def broker(self) -> Broker:
+        """Where workers take messages from, and clients send them unless ``broker_write_url`` is another."""
+        if self._broker is None:
+            with self._lock:
+                if self._broker is None:
+                    url = self.conf.broker_read_url or self.default_url
+                    self._broker = engines.create(url, self._broker_options())
+        return self._broker  # type: ignore[no-any-return]
+
+    @property
+    def write_broker(self) -> Broker:
+        """Where clients send messages."""
+        if self._write_broker is None:
+            with self._lock:
+                url = self.conf.broker_write_url
+                if url == self.conf.broker_read_url:
+                    self._write_broker = self.broker
+                else:
+                    self._write_broker = engines.create(url or self.default_url, self._broker_options())
+        return self._write_broker  # type: ignore[no-any-return]
+
+    @cached_property
+    def default_url(self) -> str:
+        """The broker's URL where none is set: a SQLite file."""
+        return default_broker_url(self)
+
+    @property
+    def broker_shown(self) -> str:
+        """The broker's URL, fit to be shown."""
+        return str(getattr(self.write_broker, "url", "the broker"))
+
+    @property
+    def backend(self) -> ResultBackend | None:
+        """Where results are kept; ``None`` if they are turned off (``disabled://``)."""
+        if self._backend is _UNSET:
+            with self._lock:
+                if self._backend is _UNSET:
+                    self._backend = self._open_backend()
+        return self._backend  # type: ignore[no-any-return]
+
+    @property
+    def coordinator(self) -> Coordinator | None:
+        """What workers agree by: the broker's store if it can, else the result backend's, else ``None``."""
+        for store in (self.broker, self.backend):
+            if hasattr(store, "admit") and hasattr(store, "revoke"):
+                return store  # type: ignore[return-value]
+        return None
+
+    @property
+    def fused(self) -> bool:
+        """Whether broker and backend are one server, so that results are stored in the settling step."""
+        shares = getattr(self.broker, "shares_store", None)
+        return bool(shares is not None and self.backend is not None and shares(self.backend))
+
+    @property
+    def tracks_queued(self) -> bool:
+        """Whether a publish records that the task is queued (``task_track_queued``)."""
+        wanted: bool | None = self.conf.task_track_queued
+        if wanted is None:
+            wanted = getattr(self.write_broker, "scheme", "") in ("sqlite", "postgresql", "postgres")
+        return wanted and self.fused
+
+    @property
+    def oid(self) -> str:
+        """This process's id for replies."""
+        return ids.oid()
+
+    thread_oid = oid
+
+    def reply_address(self) -> str | None:
+        """Where results are to be announced to this process, if the backend wants to know."""
+        backend = self.backend
+        return None if backend is None else backend.reply_address()
+
+    def _open_backend(self) -> Any:
+        url = self.conf.result_backend
+        if not url:
+            return self.broker if hasattr(self.broker, "subscribe") else None
+        scheme = url.partition(":")[0]
+        if scheme == "disabled":
+            return None
+        if scheme == "rpc":
+            raise ImproperlyConfigured(
+                "result_backend rpc:// is not supported: its results are lost with the process that waits for "
+                "them. Leave result_backend out to keep results in the broker's store, or use redis:// or "
+                "sqlite://"
+            )
+        if url == self.conf.broker_read_url:
+            return self.broker
+        return engines.create(url.replace("cache+memory:", "memory:"), self._backend_options())
+
+    def _broker_options(self) -> dict[str, Any]:
+        conf = self.conf
+        options = {**self._store_options(), **(conf.broker_transport_options or {})}
+        if conf.broker_use_ssl:
+            options.setdefault("ssl", conf.broker_use_ssl)
+        return options
+
+    def _backend_options(self) -> dict[str, Any]:
+        conf = self.conf
+        options = {**self._store_options(), **(conf.result_backend_transport_options or {})}
+        if conf.redis_backend_use_ssl:
+            options.setdefault("ssl", conf.redis_backend_use_ssl)
+        return options
+
+    def _store_options(self) -> dict[str, Any]:
+        """Settings that are the stores' business; the transport options go before them."""
+        conf = self.conf
+        return {
+            "dead_letters_max": conf.dead_letter_max,
+            "dead_letters_expires": conf.dead_letter_expires,
+            "result_tombstone_expires": conf.result_tombstone_expires,
+            "priority_order": conf.task_priority_order,
+            "connect_timeout": conf.broker_connection_timeout,
+            "publish_timeout": conf.broker_publish_timeout,
+        }
+
+    # -- parts loaded when they are used -----------------------------------------------------------------
+
+    @cached_property
+    def control(self) -> Any:
+        """Orders to workers: revoke, terminate, rate limits, purge."""
+        return _class(self._control_cls, Control)(self)
+
+    @cached_property
+    def log(self) -> Any:
+        """Sets up logging."""
+        return _class(self._log_cls, "celeriac.app.log:Logging")(self)
+
+    def Worker(self, **options: Any) -> Any:
+        """A worker of this application (``celeriac.worker.Worker``)."""
+        return import_module("celeriac.worker").Worker(app=self, **options)
+
+    WorkController = Worker
+
+    def start(self, argv: list[str] | None = None) -> None:
+        """Run the command line for this application, with ``argv`` or the process's arguments."""
+        import_module("celeriac.cli").start(self, argv)
+
+    def worker_main(self, argv: list[str] | None = None) -> None:
+        """The same as :meth:`start`; ``argv`` must name the command ``worker``."""
+        self.start(argv)
+
+    def bugreport(self) -> str:
+        """Versions and settings, passwords masked: for reports of errors."""
+        from celeriac.app.report import bugreport
+
+        return bugreport(self)
+
+    # -- being current ---------------------------------------------------------------------------------
+
+    def set_current(self) -> None:
+        """Make this the current application of the thread."""
+        state.set_current_app(self)
+
+    def set_default(self) -> None:
+        """Make this the application of threads that have no current one."""
+        state.set_default_app(self)
+
+    @property
+    def current_task(self) -> Task[..., Any] | None:
+        """The task that is running here."""
+        return state.get_current_task()
+
+    @property
+    def current_worker_task(self) -> Task[..., Any] | None:
+        """The task that a worker runs here, not one that it called directly."""
+        frame = state.worker_frame()
+        return frame.task if frame is not None else None
+
+    def close(self) -> None:
+        """Disconnect. The application can be used again, and connects then."""
+        with self._lock:
+            opened = {
+                id(s): s for s in (self._broker, self._write_broker, self._backend) if hasattr(s, "close")
+            }
+            self._broker = self._write_broker = None
+            self._backend = _UNSET
+        for store in opened.values():
+            store.close()
+        state.forget_app(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (self.main, {k: self.conf[k] for k in self.conf if self.conf.is_set(k)})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.main or '__main__'}>"
+
+
+Celery = Celeriac
+
+_UNSET: Any = object()
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Decorator(Protocol):
+        """``@app.task(...)``: the task takes what the function takes."""
+
+        @overload
+        def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+        @overload
+        def __call__(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+
+    class _BindDecorator(Protocol):
+        """``@app.task(bind=True)``: the first argument is the task itself."""
+
+        @overload
+        def __call__(
+            self, fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+        ) -> AsyncTask[P, R]: ...
+        @overload
+        def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+
+
+def _caller_module() -> str | None:
+    """The module in which the application is being made."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name: str = frame.f_globals.get("__name__", "")
+        if name != __name__:
+            return name
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo
+
+    return UTC if name.upper() == "UTC" else ZoneInfo(name)
+
+
+def _class(given: Any, default: Any) -> Any:
+    chosen = given or default
+    return _import_name(chosen) if isinstance(chosen, str) else chosen
+
+
+def _import_name(path: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _unpickle(main: str | None, settings: dict[str, Any]) -> Celeriac:
+    current = state.get_current_app()
+    return current if current.main == main else Celeriac(main, changes=settings, set_as_current=False)

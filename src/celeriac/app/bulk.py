@@ -1,0 +1,130 @@
+"""Bulk: many calls of one task in few round trips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals
+from celeriac.app.state import worker_frame
+from celeriac.engines.base import Publication
+from celeriac.message import OWN_HEADER, Message, encode_body, new_id
+from celeriac.result import AsyncResult
+from celeriac.serialization import repr_args
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.task import Task
+
+BATCH = 1000
+"""Messages a round trip: enough to make its cost vanish, few enough to keep a store's other users waiting
+for only a few milliseconds."""
+
+_PER_SEND = ("timeout", "confirm_timeout", "retry", "retry_policy", "add_to_parent")
+
+
+class Bulk:
+    """Sends many calls for one application."""
+
+    def __init__(self, app: Celeriac) -> None:
+        self._app = app
+
+    def send(
+        self, task: Task[..., Any], calls: Iterable[Any], options: dict[str, Any]
+    ) -> list[AsyncResult[Any]]:
+        """See ``Task.enqueue_many``."""
+        if "task_id" in options:
+            raise TypeError("enqueue_many makes the ids itself: task_id is not an option of it")
+        app = self._app
+        if app.conf.task_always_eager:
+            return [task.apply_async(args, kwargs, **options) for args, kwargs in _calls(task, calls)]
+        sending = {key: options.pop(key) for key in _PER_SEND if key in options}
+        add_to_parent = sending.pop("add_to_parent", True)
+        confirm = sending.pop("confirm_timeout", None)
+        if sending.get("timeout") is None:
+            sending["timeout"] = confirm
+        results: list[AsyncResult[Any]] = []
+        publications = self._build(task, calls, options)
+        make = app.AsyncResult
+        while batch := list(islice(publications, BATCH)):
+            app.publisher.send(batch, **sending)
+            results += [make(p.message.headers["id"], task_name=task.name) for p in batch]
+        frame = worker_frame()
+        if add_to_parent and frame is not None and frame.task.trail:
+            frame.request.children.extend(results)
+        if options.get("ignore_result", task.ignore_result):
+            for result in results:
+                result.ignored = True
+        return results
+
+    def _build(
+        self, task: Task[..., Any], calls: Iterable[Any], options: dict[str, Any]
+    ) -> Iterator[Publication]:
+        """Build the first message in full; of the others only what differs: id, arguments, body.
+
+        6 us a message instead of 25: nothing else of a call depends on its arguments. (A task that
+        shows its calls under names of their own is built one by one.)
+        """
+        app, name = self._app, task.name
+        build = app.publisher.build
+        serializer = compression = ""
+        first: Publication | None = None
+        checked = app.strict_typing if task.typing is None else task.typing
+        shadows = type(task).shadow_name is not _default_shadow_name() and "shadow" not in options
+        for args, kwargs in _calls(task, calls):
+            if checked:
+                task.check_arguments(args, kwargs)
+            if first is None or shadows or task.pydantic:
+                args, kwargs = task.prepare(args, kwargs)
+                if shadows:
+                    options["shadow"] = task.shadow_name(args, kwargs, options)
+                first = build(name, args, kwargs, task=task, **options)
+                template = first.message
+                embed = app.publisher.embed(options)
+                serializer, compression = app.publisher.coding(name, task, options)
+                properties = template.properties
+                root = template.headers["root_id"] == template.headers["id"]
+                yield first
+                continue
+            task_id = new_id()
+            body, content_type, encoding, added = encode_body(
+                args, kwargs, embed, serializer, compression or None
+            )
+            app.publisher.check_size(name, body)
+            headers = {
+                **template.headers,
+                "id": task_id,
+                "argsrepr": options.get("argsrepr") or repr_args(args),
+                "kwargsrepr": options.get("kwargsrepr") or (repr_args(kwargs) if kwargs else "{}"),
+                **added,
+            }
+            if root:
+                headers["root_id"] = task_id
+            if signals.before_task_publish.receivers:
+                # A receiver may change what it is given: then nothing may be shared between messages.
+                headers[OWN_HEADER] = dict(headers[OWN_HEADER])
+                headers["timelimit"] = list(headers["timelimit"])
+            message = Message(
+                headers, {**properties, "correlation_id": task_id}, body, content_type, encoding
+            )
+            yield Publication(
+                message, first.queue, first.priority, first.delay, first.due, first.exchange,
+                first.routing_key, first.track,
+            )  # fmt: skip
+
+
+def _calls(task: Task[..., Any], calls: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    for call in calls:
+        if not isinstance(call, tuple | list):
+            yield (call,), {}
+        elif len(call) == 2 and isinstance(call[1], dict) and isinstance(call[0], tuple | list):
+            yield tuple(call[0]), call[1]
+        else:
+            yield (call if type(call) is tuple else tuple(call)), {}
+
+
+def _default_shadow_name() -> Any:
+    from celeriac.task import Task
+
+    return Task.shadow_name

@@ -1,0 +1,96 @@
+"""Control: orders to workers that are kept in the store, so that they outlive restarts."""
+
+from __future__ import annotations
+
+import signal as os_signals
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from celeriac import states
+from celeriac.app.request import Context
+from celeriac.exceptions import ImproperlyConfigured, TaskRevokedError
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.engines.base import Coordinator
+
+
+class Control:
+    """``app.control``."""
+
+    def __init__(self, app: Celeriac) -> None:
+        self.app = app
+
+    def revoke(
+        self,
+        task_id: str | Iterable[str],
+        destination: Any = None,
+        terminate: bool = False,
+        signal: str | int = "SIGTERM",
+        **kwargs: Any,
+    ) -> None:
+        """Do not let these tasks run (an id or several).
+
+        Delayed ones are removed at once and get the state REVOKED; waiting ones when a worker comes to
+        them. Running ones go on, unless ``terminate``: their process gets ``signal``. The order is kept for
+        ``revoke_expires`` seconds, for workers that start later too; it concerns all workers, so a
+        ``destination`` has no meaning. Raises ``ImproperlyConfigured`` if no store can keep it.
+        """
+        ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
+        if not ids:
+            return
+        self._coordinator("revoke").revoke(
+            ids, float(self.app.conf.revoke_expires), _signal_name(signal) if terminate else ""
+        )
+        cancelled = self.app.broker.cancel(ids)
+        backend = self.app.backend
+        if backend is not None and cancelled:
+            error = TaskRevokedError("revoked")
+            backend.store(
+                [self.app.results.record(states.REVOKED, error, Context(id=each)) for each in cancelled]
+            )
+
+    def terminate(
+        self,
+        task_id: str | Iterable[str],
+        destination: Any = None,
+        signal: str | int = "SIGTERM",
+        **kwargs: Any,
+    ) -> None:
+        """:meth:`revoke` with ``terminate=True``."""
+        self.revoke(task_id, destination, terminate=True, signal=signal, **kwargs)
+
+    def purge(self, connection: Any = None) -> int:
+        """Delete all waiting messages, delayed ones too, of the queues that the application consumes; return
+        how many."""
+        return self.app.broker.purge(list(self.app.queues.consumed))
+
+    discard_all = purge
+
+    def rate_limit(
+        self, task_name: str, rate_limit: str | float | None, destination: Any = None, **kwargs: Any
+    ) -> None:
+        """Change a task's rate limit everywhere (``"10/m"``; 0 or ``""``: none), also after restarts.
+
+        ``None`` goes back to the limit in the code.
+        """
+        rate = None if rate_limit is None else "" if not rate_limit else str(rate_limit)
+        self._coordinator("rate_limit").limit_rate(task_name, rate)
+
+    def _coordinator(self, order: str) -> Coordinator:
+        found = self.app.coordinator
+        if found is None:
+            raise ImproperlyConfigured(
+                f"{order} needs a store that keeps orders, which {self.app.broker_shown} is not: "
+                "set result_backend to SQLite or Redis"
+            )
+        return found
+
+
+def _signal_name(signal: str | int) -> str:
+    if isinstance(signal, int):
+        return os_signals.Signals(signal).name
+    name = signal.upper() if signal.upper().startswith("SIG") else f"SIG{signal.upper()}"
+    if name not in os_signals.Signals.__members__:
+        raise ValueError(f"there is no signal {signal!r}")
+    return name

@@ -1,0 +1,89 @@
+"""From a function and the decorator's options to a task."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celeriac.app.autoretry import add_autoretry
+from celeriac.exceptions import DuplicateTaskNameWarning
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.task import Task
+
+
+def make_task(
+    app: Celeriac,
+    function: Callable[..., Any],
+    name: str | None = None,
+    base: type[Task[..., Any]] | None = None,
+    bind: bool = False,
+    pydantic: bool = False,
+    pydantic_strict: bool = False,
+    pydantic_context: dict[str, Any] | None = None,
+    pydantic_dump_kwargs: dict[str, Any] | None = None,
+    **options: Any,
+) -> Task[..., Any]:
+    """Make a task of ``function`` and register it; ``options`` become attributes of the task's class."""
+    plain_name = getattr(function, "__name__", type(function).__name__)
+    module = getattr(function, "__module__", "")
+    name = name or app.gen_task_name(plain_name, module)
+    body = function
+    if pydantic:
+        from celeriac.app.pydantic import validated
+
+        body = validated(function, name, bind, pydantic_strict, pydantic_context or {}, pydantic_dump_kwargs)
+    attributes: dict[str, Any] = {
+        "_app": app,
+        "name": name,
+        "run": body if bind else staticmethod(body),
+        "pydantic": pydantic,
+        "__doc__": function.__doc__,
+        "__module__": module,
+        "__annotations__": getattr(function, "__annotations__", {}),
+        "__wrapped__": function,
+        "__qualname__": getattr(function, "__qualname__", plain_name),
+        **options,
+    }
+    made = type(plain_name, (base or app.Task,), attributes)()
+    register(app, made)
+    return made
+
+
+def register(app: Celeriac, task: Task[..., Any]) -> None:
+    """Put a task into the registry; warns if it takes the place of another function's."""
+    existing = app.registry.get(task.name)
+    if existing is not None and _source(existing) != _source(task):
+        warnings.warn(
+            DuplicateTaskNameWarning(
+                f"two tasks have the name {task.name!r}: {_shown(existing)} is replaced by {_shown(task)}. "
+                "Give one of them a name of its own: @app.task(name=...)"
+            ),
+            stacklevel=5,
+        )
+    add_autoretry(task)
+    app.registry[task.name] = task
+    task.on_bound(app)
+
+
+def task_name(app: Celeriac, name: str, module: str) -> str:
+    """``module.name``; a script's module is called as the application is."""
+    if module == "__main__":
+        module = app.main or getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", module)
+    return ".".join(part for part in (module, name) if part)
+
+
+def _source(task: Task[..., Any]) -> tuple[Any, ...]:
+    function = getattr(task, "__wrapped__", None) or type(task).run
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return (type(task).__module__, type(task).__qualname__)
+    return (code.co_filename, code.co_firstlineno, code.co_name)
+
+
+def _shown(task: Task[..., Any]) -> str:
+    source = _source(task)
+    return f"{source[0]}:{source[1]}" if len(source) == 3 else ".".join(source)

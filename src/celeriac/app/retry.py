@@ -1,0 +1,104 @@
+"""A task's next attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from celeriac.app.request import Context
+from celeriac.engines.base import Publication
+from celeriac.exceptions import Reject, Retry
+from celeriac.message import notes
+
+if TYPE_CHECKING:
+    from celeriac.task import Task
+
+
+def retry(
+    task: Task[..., Any],
+    args: Iterable[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    exc: BaseException | None,
+    throw: bool,
+    eta: Any,
+    countdown: float | None,
+    max_retries: int | None,
+    options: dict[str, Any],
+) -> Retry:
+    """See ``Task.retry``."""
+    request = task.request
+    if request.called_directly:
+        # There is nobody who could run it again; the error is what the caller must see.
+        raise exc if exc is not None else Retry("Task can be retried", None)
+    limit = task.max_retries if max_retries is None else max_retries
+    attempt = request.retries + 1
+    call_args = tuple(request.args or ()) if args is None else tuple(args)
+    call_kwargs = dict(request.kwargs or {}) if kwargs is None else dict(kwargs)
+    if limit is not None and attempt > limit:
+        if exc is not None:
+            raise exc
+        raise task.MaxRetriesExceededError(
+            f"Can't retry {task.name}[{request.id}] args:{call_args} kwargs:{call_kwargs}",
+            task_args=call_args,
+            task_kwargs=call_kwargs,
+        )
+    if not eta and countdown is None:
+        countdown = task.default_retry_delay
+    when = {"eta": eta} if eta else {"countdown": countdown}
+    signature = task.signature(
+        call_args, call_kwargs, immutable=True, task_id=request.id, retries=attempt, **when, **options
+    )
+    answer = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=signature)
+    if not request.is_eager:
+        answer.publication = next_attempt(task, request, call_args, call_kwargs, attempt, {**when, **options})
+        if not throw:
+            try:
+                task.app.publisher.send([answer.publication])
+            except Exception as error:
+                raise Reject(error, requeue=False) from error
+    if throw:
+        raise answer
+    return answer
+
+
+def next_attempt(
+    task: Task[..., Any],
+    request: Context,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    attempt: int,
+    options: Mapping[str, Any],
+) -> Publication:
+    """The message of attempt number ``attempt`` of the running call: it is the same but for ``options``."""
+    limits = list(request.timelimit or (None, None))
+    info = request.delivery_info or {}
+    same: dict[str, Any] = {
+        "task_id": request.id,
+        "root_id": request.root_id,
+        "parent_id": request.parent_id,
+        "group_id": request.group,
+        "group_index": request.group_index,
+        "shadow": request.shadow,
+        "chord": request.chord,
+        "chain": request.chain,
+        "link": request.callbacks,
+        "link_error": request.errbacks,
+        "expires": request.expires,
+        "time_limit": limits[0],
+        "soft_time_limit": limits[1],
+        "headers": request.headers,
+        "priority": info.get("priority"),
+        "ignore_result": request.ignore_result,
+        "reply_to": request.reply_to,
+        "replaced_task_nesting": request.replaced_task_nesting,
+        "stamped_headers": request.stamped_headers,
+    }
+    if request.queue and not options.keys() & {"queue", "exchange", "routing_key"}:
+        same["queue"] = request.queue
+    if request.message is not None:
+        same["reply"] = notes(request.message).reply
+    built: Publication = task.app.publisher.build(
+        request.task_name or task.name, args, kwargs, task=task, retries=attempt, **{**same, **options}
+    )
+    built.message.headers["stamps"] = request.stamps or {}
+    return built
