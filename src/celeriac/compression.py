@@ -119,8 +119,10 @@ def _compress_brotli(data: bytes) -> bytes:
 
 
 def _decompress_brotli(data: bytes, most: int) -> bytes:
-    # Needs brotli 1.2: older ones cannot bound what one call unfolds.
     stream = _brotli().Decompressor()
+    if not hasattr(stream, "can_accept_more_data"):
+        # Older ones cannot bound what one call unfolds.
+        raise ImportError("Reading brotli needs its version 1.2 or newer: pip install -U brotli.")
     original = bytearray(stream.process(data, output_buffer_limit=most))
     while not stream.is_finished() and len(original) < most:
         more = stream.process(b"", output_buffer_limit=most - len(original))

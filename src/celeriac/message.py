@@ -93,10 +93,9 @@ def encode_envelope(message: Message) -> bytes:
     try:
         if _is_plain(message.headers, _HEADERS) and _is_plain(message.properties, _PROPERTIES):
             return extended_json.encode_plain(envelope)
-    except (RecursionError, UnicodeEncodeError):
-        pass  # the slow way names a circular value, and escapes lone surrogates
-    _, _, data = serialization.dumps(envelope, "json", envelope)
-    return data
+    except Exception:
+        pass  # a foreign object in a known field, lone surrogates, a circle: the slow way knows them
+    return serialization.json_dumps(envelope, envelope)
 
 
 def decode_envelope(data: bytes) -> Message:
@@ -129,7 +128,6 @@ class _Envelope(msgspec.Struct):
 
 
 _HEADERS: Final = frozenset(
-    # fmt: off
     (
         "lang",
         "task",
@@ -152,10 +150,8 @@ _HEADERS: Final = frozenset(
         "compression",
         "celeriac",
     )
-    # fmt: on
 )
 _PROPERTIES: Final = frozenset(
-    # fmt: off
     (
         "correlation_id",
         "reply_to",
@@ -166,7 +162,6 @@ _PROPERTIES: Final = frozenset(
         "body_encoding",
         "delivery_tag",
     )
-    # fmt: on
 )
 
 

@@ -7,13 +7,12 @@ about ``limit`` characters, after which the open brackets are closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from decimal import Decimal
-from functools import partial
 from numbers import Number
 from typing import Any, Final
 
-_SIMPLE: Final = frozenset({int, float, bool, type(None)})
+_SIMPLE: Final = frozenset({float, bool, type(None)})
 
 
 def repr_args(value: Any, limit: int | None = 1024, levels: int = 3) -> str:
@@ -22,7 +21,7 @@ def repr_args(value: Any, limit: int | None = 1024, levels: int = 3) -> str:
     ``limit`` is in characters, ``None`` for no limit; ``levels`` is how deep containers are shown,
     0 for all the way. It never raises.
     """
-    if limit is None or limit >= 1024:
+    if (limit is None or limit >= 1024) and levels == 3:
         # 0.4 us for (2, 3) instead of 3 us: most arguments are a few numbers and short strings.
         short = _repr_simple(value)
         if short is not None:
@@ -37,24 +36,36 @@ def repr_args(value: Any, limit: int | None = 1024, levels: int = 3) -> str:
 
 def _repr_simple(value: Any) -> str | None:
     """Return ``repr(value)`` where it is sure to be the right text, else ``None``."""
-    kind = type(value)
-    if kind is dict:
-        items: Iterable[Any] = [*value, *value.values()]
-    elif kind is tuple or kind is list:
-        items = value
-    else:
+    if not _is_simple(value, 16):
         return None
-    if len(value) > 16:
-        return None
-    for item in items:
-        if type(item) is str:
-            if len(item) > 256:
-                return None
-        elif type(item) not in _SIMPLE or (type(item) is int and item.bit_length() > 1024):
-            return None
     text = repr(value)
     # Python turns to double quotes or backslashes exactly where Celery's text differs from its own.
     return text if len(text) < 1000 and '"' not in text and "\\" not in text else None
+
+
+def _is_simple(value: Any, most: int) -> bool:
+    """Tell whether ``value`` is a small container of numbers, short texts and smaller containers."""
+    kind = type(value)
+    if kind is dict:
+        items = [*value, *value.values()]
+    elif kind is tuple or kind is list:
+        items = value
+    else:
+        return False
+    if len(value) > most:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            if len(item) > 256:
+                return False
+        elif kind is int:
+            if item.bit_length() > 1024:
+                return False
+        # 16, 8 and 4 items: three levels, as many as are shown.
+        elif kind not in _SIMPLE and (most == 4 or not _is_simple(item, most // 2)):
+            return False
+    return True
 
 
 class _Full(Exception):
@@ -71,53 +82,55 @@ class _Writer:
         self.open: list[int] = []
 
     def write(self, value: Any) -> None:
-        if isinstance(value, Number) and not isinstance(value, Decimal):
-            self.token(lambda left: _shorten(_text_of(str, value), left))
-        elif isinstance(value, str):
-            self.token(lambda left: "'" + _shorten(str(value), left).replace("'", "\\'") + "'")
+        if isinstance(value, str):
+            self.put("'" + _shorten(value, self.room()).replace("'", "\\'") + "'")
+        elif type(value) in _SIMPLE or (isinstance(value, Number) and not isinstance(value, Decimal)):
+            self.put(_shorten(_text_of(str, value), self.room()))
         elif isinstance(value, bytes):
-            self.token(lambda left: _quote_bytes(value, left))
+            self.put(_quote_bytes(value, self.room()))
         elif isinstance(value, set | frozenset) and not value:
-            self.token(lambda left: _shorten(f"{type(value).__name__}()", left))
+            self.put(_shorten(f"{type(value).__name__}()", self.room()))
         elif isinstance(value, tuple | list | dict | set | frozenset):
-            self.container(value)
+            self.write_container(value)
         else:
-            self.token(lambda left: _shorten(_text_of(repr, value), left))
+            self.put(_shorten(_text_of(repr, value), self.room()))
 
-    def container(self, value: Any) -> None:
+    def write_container(self, value: Any) -> None:
+        left = self.room()
         start, end = _brackets(value)
         if self.levels and len(self.open) >= self.levels:
-            return self.token(lambda left: f"{start}...{end}")
+            return self.put(f"{start}...{end}")
         if id(value) in self.open:
-            return self.token(
-                lambda left: _shorten(f"<Recursion on {type(value).__name__} with id={id(value)}>", left)
-            )
-        self.token(lambda left: start)
+            return self.put(_shorten(f"<Recursion on {type(value).__name__} with id={id(value)}>", left))
+        self.put(start)
         self.open.append(id(value))
         try:
-            self.items(value)
+            self.write_items(value)
         finally:
             # Closed in every case, and beyond the limit too, so that the text stays balanced.
             self.open.pop()
             self.put(end)
 
-    def items(self, value: Any) -> None:
-        for position, item in enumerate(value):
+    def write_items(self, value: Any) -> None:
+        entries = value.items() if isinstance(value, dict) else value
+        for position, item in enumerate(entries):
             if position:
-                self.token(lambda left: ", ")
+                self.room()
+                self.put(", ")
             if isinstance(value, dict):
-                self.token(partial(repr_args, item, levels=self.levels))
-                self.token(lambda left: ": ")
-                self.write(value[item])
+                self.put(repr_args(item[0], self.room(), self.levels))
+                self.room()
+                self.put(": ")
+                self.write(item[1])
             else:
                 self.write(item)
 
-    def token(self, text: Callable[[int | None], str]) -> None:
-        """Write ``text(characters left)``, or end here if none are left."""
+    def room(self) -> int | None:
+        """Return the characters left; if there are none, write that more was there, and end."""
         if self.left is not None and self.left <= 0:
             self.parts.append(", ...")
             raise _Full
-        self.put(text(self.left))
+        return self.left
 
     def put(self, text: str) -> None:
         self.parts.append(text)

@@ -84,15 +84,18 @@ def loads(data: bytes, content_type: str, content_encoding: str, accept: Contain
     except ImproperlyConfigured as error:
         raise DecodeError(str(error)) from error
     except Exception as error:  # garbage makes decoders raise nearly anything
-        raise DecodeError(f"damaged {chosen.name} data: {type(error).__name__}: {error}") from error
+        raise DecodeError(f"unreadable {chosen.name} data: {type(error).__name__}: {error}") from error
 
 
-def json_dumps(value: Any) -> bytes:
-    """Return ``value`` as Celery's extended JSON. Raises ``EncodeError`` naming what cannot be written."""
+def json_dumps(value: Any, names: Mapping[str, Any] | None = None) -> bytes:
+    """Return ``value`` as Celery's extended JSON, whatever is registered as ``json``.
+
+    Raises ``EncodeError`` naming the part that cannot be written, with ``names`` as in :func:`dumps`.
+    """
     try:
         return extended_json.dumps(value)
     except Exception as error:  # as in dumps()
-        raise _explain(_by_name["json"], {"value": value}, error) from error
+        raise _explain(_JSON, names or {"value": value}, error) from error
 
 
 def ensure_accept(names: Iterable[str]) -> frozenset[str]:
@@ -153,7 +156,7 @@ def _find(chosen: Serializer, value: Any, path: str, outer: tuple[int, ...]) -> 
     if id(value) in outer or len(outer) > 50:
         return path, value
     for key, part in _parts(value):
-        found = _find(chosen, part, f"{path}[{key!r:.60}]", (*outer, id(value)))
+        found = _find(chosen, part, f"{path}[{repr_args(key, 60)}]", (*outer, id(value)))
         if found is not None:
             return found
     return path, value
@@ -260,7 +263,8 @@ def _pickle_encode(value: Any) -> bytes:
 _by_name: Final[dict[str, Serializer]] = {}
 _by_type: Final[dict[str, Serializer]] = {}
 
-_add(Serializer("json", "application/json", "utf-8", extended_json.dumps, json_loads))
+_JSON: Final = Serializer("json", "application/json", "utf-8", extended_json.dumps, json_loads)
+_add(_JSON)
 _add(Serializer("yaml", "application/x-yaml", "utf-8", _yaml_encode, _yaml_decode))
 _add(Serializer("msgpack", "application/x-msgpack", "binary", _msgpack_encode, _msgpack_decode))
 _add(Serializer("pickle", "application/x-python-serialize", "binary", _pickle_encode, pickle.loads))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,6 +16,15 @@ from celeriac.settings import SETTINGS, Settings, from_mapping
 def settings(environ: Mapping[str, str] | None = None, **source: Any) -> Settings:
     """A configuration from a dictionary, cut off from the environment of the tests."""
     return Settings(source=lambda: from_mapping(source), environ={} if environ is None else environ)
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Let threads take turns after a microsecond, so that a gap of a few instructions is met."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 # -- layers ------------------------------------------------------------------------------------------
@@ -190,7 +200,7 @@ def test_many_threads_read_the_source_once() -> None:
     assert seen == ["q"] * 8
 
 
-def test_a_reader_never_sees_a_setting_missing_while_others_change_it() -> None:
+def test_a_reader_never_sees_a_setting_missing_while_others_change_it(fast_switching: None) -> None:
     conf = settings(task_default_queue="q0")
     assert conf.task_default_queue
     failures: list[BaseException] = []

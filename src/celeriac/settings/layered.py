@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -88,7 +87,7 @@ class Settings(MutableMapping[str, Any]):
         self._lock = threading.RLock()
         self._loaded = self._loading = False
         self._source, self._namespace, self._environ = source, namespace, environ
-        self._defaults = {name: copy.copy(setting.default) for name, setting in SETTINGS.items()}
+        self._defaults = {name: _fresh(setting.default) for name, setting in SETTINGS.items()}
         self._fallbacks, self._configured, self._added = {}, {}, []
         self._changes, self._environment, self._overrides, self._values = {}, {}, {}, {}
         if changes:
@@ -313,3 +312,8 @@ class Settings(MutableMapping[str, Any]):
         for name in self._values.keys() - values.keys():
             self.__dict__.pop(name, None)
         self._values = values
+
+
+def _fresh(default: Any) -> Any:
+    """A copy of a default that people change in place (``conf.beat_schedule["x"] = ...``)."""
+    return dict(default) if isinstance(default, dict) else default

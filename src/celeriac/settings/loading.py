@@ -6,7 +6,6 @@ Every function returns a dictionary of today's names to converted values, and ra
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import os
@@ -169,7 +168,7 @@ def suggest(name: str) -> str | None:
     lowered = name.lower()
     if name != lowered:
         return _suggest_capitals(name, lowered)
-    for guess in difflib.get_close_matches(lowered, SETTINGS, n=3, cutoff=0.86):
+    for guess in _close_matches(lowered, SETTINGS, cutoff=0.86):
         # Another word added makes another name (worker_pool_size), no slip of the keyboard.
         if not set(guess.split("_")) < set(lowered.split("_")):
             return guess
@@ -177,6 +176,13 @@ def suggest(name: str) -> str | None:
 
 
 # -- helpers -----------------------------------------------------------------------------------------
+
+
+def _close_matches(name: str, known: Iterable[str], cutoff: float) -> list[str]:
+    # Imported only for names that are no settings: most processes meet none.
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(known), n=3, cutoff=cutoff)
 
 
 def _suggest_capitals(name: str, lowered: str) -> str | None:
@@ -188,7 +194,7 @@ def _suggest_capitals(name: str, lowered: str) -> str | None:
     if short in SETTINGS:
         return short
     old = [old for old in OLD_NAMES if is_old_name(old)]
-    return next(iter(difflib.get_close_matches(name, old, n=1, cutoff=0.9)), None)
+    return next(iter(_close_matches(name, old, cutoff=0.9)), None)
 
 
 def _attributes(source: Any, namespace: str | None) -> dict[str, Any]:

@@ -34,7 +34,8 @@ The first of these that has a value wins:
 1. the command line (`-b`, `--result-backend`, `name=value`);
 2. the environment: `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and
    `CELERY_RESULT_BACKEND`, and for any setting `CELERIAC_` with its name in capitals, such as
-   `CELERIAC_TASK_TIME_LIMIT=60`. Lists are separated by commas; dictionaries are JSON; empty means unset;
+   `CELERIAC_TASK_TIME_LIMIT=60`. Lists are separated by commas; dictionaries are JSON; empty means unset.
+   Other variables that begin with `CELERY_` are options of the command, and no settings;
 3. what the program sets: `app.conf.x = ...`, `app.conf.update(...)`, `Celeriac(..., x=...)`;
 4. `app.conf.add_defaults(...)`;
 5. the configuration: `app.config_from_object(...)`;

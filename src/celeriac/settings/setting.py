@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.settings.kinds import Kind, Unfit
@@ -22,7 +20,7 @@ class Support(enum.StrEnum):
     """An error when set to anything but Celery's default, because what it asks for does not exist here."""
 
 
-class Setting(msgspec.Struct, frozen=True):
+class Setting(NamedTuple):
     """What is known of one setting."""
 
     name: str

@@ -16,7 +16,6 @@ SETTLED_OPTIONS: dict[str, str] = {
     "polling_interval": "workers wait for a message to arrive, and do not poll.",
     "ack_emulation": "messages are always acknowledged.",
     "retry_on_timeout": "requests are repeated only where that does no harm.",
-    "health_check_interval": "a dead connection is found when it is used.",
 }
 """The option, and the sentence that a worker says at its start."""
 

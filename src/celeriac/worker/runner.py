@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
 from celeriac.app.request import Context
-from celeriac.app.trace import ExceptionInfo
+from celeriac.app.einfo import ExceptionInfo
 from celeriac.engines.base import Control, Delivery, Outcome, Publication, Verdict
 from celeriac.exceptions import (
     ContentDisallowed,

@@ -7,7 +7,6 @@ from celeriac.settings.kinds import (
     INTEGER,
     LIMIT,
     MAPPING,
-    POSITIVE,
     REFERENCE,
     SECONDS,
     TEXT,
@@ -19,6 +18,9 @@ from celeriac.settings.kinds import (
 from celeriac.settings.setting import Setting
 from celeriac.settings.table.rows import own, refused, settled, works
 
+POOLED = "A process opens a connection for each thread that needs one just then, and keeps it for reuse."
+    "A process opens a connection for each thread that needs one at that moment, and keeps them for reuse."
+)
 IN_THE_URL = "Write it into broker_url, as in redis://user:password@host:6379/0."
 IN_RESULT_URL = "Write it into result_backend, as in redis://user:password@host:6379/0."
 
@@ -77,19 +79,6 @@ ROWS = (
         optional=True,
     ),
     works(
-        "broker_pool_limit",
-        LIMIT,
-        10,
-        "Connections that a process keeps open for publishing; None or 0 means a new one each time.",
-        optional=True,
-    ),
-    works(
-        "broker_pool_acquire_timeout",
-        SECONDS,
-        None,
-        "Seconds to wait for a free connection of the pool; None means as broker_publish_timeout.",
-    ),
-    works(
         "broker_failover_strategy",
         REFERENCE,
         None,
@@ -124,6 +113,8 @@ ROWS = (
         3.0,
         "Missed heartbeats are noticed at the interval that the server agreed to.",
     ),
+    settled("broker_pool_limit", LIMIT, 10, POOLED),
+    settled("broker_pool_acquire_timeout", SECONDS, None, POOLED),
     settled(
         "broker_channel_error_retry",
         BOOLEAN,
@@ -162,39 +153,45 @@ ROWS = (
     # -- Redis, as a result store ----------------------------------------------------------------------
     works("redis_backend_use_ssl", TLS, None, "TLS to a Redis result store: a dictionary of ssl_* options."),
     works(
-        "redis_max_connections",
-        POSITIVE,
-        None,
-        "Connections to a Redis result store that a process may have; None means no limit.",
+        "redis_client_name", TEXT, None, "Name that connections to a Redis result store give to the server."
     ),
     works(
         "redis_socket_timeout",
         SECONDS,
-        120.0,
-        "Seconds to wait for an answer of a Redis result store; None means without limit.",
-        optional=True,
+        15.0,
+        "Seconds to wait for an answer of a Redis result store.",
+        celery=120.0,
+        why="A server that is gone is noticed sooner; no request here waits on purpose.",
     ),
     works(
         "redis_socket_connect_timeout",
         SECONDS,
-        None,
-        "Seconds to wait for a connection to a Redis result store; None means as redis_socket_timeout.",
+        5.0,
+        "Seconds to wait for a connection to a Redis result store.",
+        celery=None,
+        why="Celery waits as long as the operating system does, which can be minutes.",
     ),
-    works("redis_socket_keepalive", BOOLEAN, False, "TCP keep-alive on connections to a Redis result store."),
     works(
-        "redis_client_name", TEXT, None, "Name that connections to a Redis result store give to the server."
+        "redis_socket_keepalive",
+        BOOLEAN,
+        True,
+        "TCP keep-alive on connections to a Redis result store.",
+        celery=False,
+        why="A connection that died without a word is noticed.",
     ),
+    works(
+        "redis_backend_health_check_interval",
+        SECONDS,
+        None,
+        "Seconds of idleness after which a connection to a Redis result store is tested before its use; None "
+        "means no such test.",
+    ),
+    settled("redis_max_connections", LIMIT, None, POOLED),
     settled(
         "redis_retry_on_timeout",
         BOOLEAN,
         False,
         "Reads are tried again after a timeout, writes only where a repetition does no harm.",
-    ),
-    settled(
-        "redis_backend_health_check_interval",
-        SECONDS,
-        None,
-        "A dead connection is found when it is used, and the request repeated where that does no harm.",
     ),
     refused(
         "redis_backend_credential_provider",

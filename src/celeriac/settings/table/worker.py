@@ -71,6 +71,13 @@ ROWS = (
         False,
         "Claim a message only when a slot is free; the same as worker_prefetch_multiplier = 1.",
     ),
+    works(
+        "worker_deduplicate_successful_tasks",
+        BOOLEAN,
+        False,
+        "A message delivered again is not run if its task has succeeded already. Always so where broker and "
+        "result store are two servers; where they are one, result and acknowledgement are one step anyway.",
+    ),
     works("worker_disable_rate_limits", BOOLEAN, False, "This worker pays no heed to rate limits."),
     works(
         "worker_direct",
@@ -172,12 +179,6 @@ ROWS = (
         False,
         "A task runs on when the broker is away; it is delivered elsewhere only if its worker's lease ends, "
         "and then its stale result is refused.",
-    ),
-    settled(
-        "worker_deduplicate_successful_tasks",
-        BOOLEAN,
-        False,
-        "A message delivered again is always checked against its stored result.",
     ),
     settled(
         "worker_lost_wait",
