@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import celeriac.exceptions
+
 HERE = Path(__file__).parent
 console = Console(highlight=False)
 
@@ -50,10 +52,10 @@ def main() -> None:
 
 def run(files: list[tuple[str, str]], processes: int, home: str) -> tuple[float, list[dict[str, Any]]]:
     """Analyse ``files`` with a worker of so many processes; return the seconds it took and the reports."""
-    from tasks import analyse_file, ping
+    from tasks import analyse_file
 
-    with worker(processes, home):
-        ping.delay().get(timeout=30)  # the clock starts when the worker is up
+    with worker(processes, home) as process:
+        await_worker(process)  # the clock starts when it is up
         started = time.perf_counter()
         results = analyse_file.enqueue_many(files)
         reports = follow(results, f"{processes} process{'es' if processes > 1 else ''}")
@@ -61,20 +63,34 @@ def run(files: list[tuple[str, str]], processes: int, home: str) -> tuple[float,
 
 
 @contextmanager
-def worker(processes: int, home: str) -> Iterator[None]:
+def worker(processes: int, home: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``celeriac -A tasks worker`` for the length of the block."""
     log = Path(home, f"worker-{processes}.log")
     command = [sys.executable, "-m", "celeriac", "-A", "tasks", "worker", "-c", str(processes), "-l", "INFO"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=HERE, stdout=output, stderr=subprocess.STDOUT)
     try:
-        yield
+        yield process
     except Exception:
         console.print(f"[red]The end of the worker's log:[/red]\n{log.read_text()[-3000:]}", markup=True)
         raise
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def await_worker(process: subprocess.Popen[bytes]) -> None:
+    """Return when the worker answers; fail if it ends instead."""
+    from tasks import ping
+
+    answer = ping.delay()
+    while process.poll() is None:
+        try:
+            answer.get(timeout=1)
+            return
+        except celeriac.exceptions.TimeoutError:
+            continue
+    raise RuntimeError(f"the worker ended with exit code {process.returncode}")
 
 
 def follow(results: list[Any], title: str) -> list[dict[str, Any]]:
@@ -99,15 +115,13 @@ def _advanced(progress: Progress, bar: Any, report: dict[str, Any]) -> dict[str,
 
 def arrivals(results: list[Any]) -> Iterator[dict[str, Any]]:
     """Yield the tasks' reports, about in the order in which they end; tell of retries on the way."""
-    from celeriac.exceptions import TimeoutError
-
     waiting = deque(results)
     told: set[str] = set()
     while waiting:
         result = waiting.popleft()
         try:
             yield result.get(timeout=0.1)
-        except TimeoutError:
+        except celeriac.exceptions.TimeoutError:
             waiting.append(result)
             if result.state == "RETRY" and result.id not in told:
                 told.add(result.id)

@@ -19,8 +19,6 @@ from celeriac.settings.setting import Setting
 from celeriac.settings.table.rows import own, refused, settled, works
 
 POOLED = "A process opens a connection for each thread that needs one just then, and keeps it for reuse."
-    "A process opens a connection for each thread that needs one at that moment, and keeps them for reuse."
-)
 IN_THE_URL = "Write it into broker_url, as in redis://user:password@host:6379/0."
 IN_RESULT_URL = "Write it into result_backend, as in redis://user:password@host:6379/0."
 
