@@ -1,6 +1,6 @@
 """Envelopes and bodies: what is written is read again, and garbage is named.
 
-``data/celery_envelopes.json`` holds what the real Celery 5.7 wrote (``tests/celery_peer.py``, command ``write``).
+``data/celery_envelopes.json`` holds what the real Celery 5.7 wrote (``write`` of ``celery_peer.py``).
 """
 
 from __future__ import annotations
@@ -227,6 +227,8 @@ def test_decoded_embeds_are_not_shared() -> None:
     _, _, second = decode_body(Message({}, {}, b"[[], {}, {}]"), JSON)
     second["chain"] = [2]
     assert decode_body(Message({}, {}, b"[[], {}, null]"), JSON)[2] == NOTHING
+    sparse = decode_body(Message({}, {}, b'[[], {}, {"chain": [1]}]'), JSON)[2]
+    assert sparse == {**NOTHING, "chain": [1]}
     assert encode_body((), {})[0] == encode_body((), {}, NOTHING)[0]  # type: ignore[arg-type]
 
 

@@ -372,7 +372,7 @@ NAMES = {"datetime": datetime, "UUID": uuid.UUID, "Decimal": Decimal, "inf": flo
     ),
     st.sampled_from([1024, 200, 50, 20, 5]),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_text_of_arguments_equals_celerys(celery_peer: Any, value: list[Any], limit: int) -> None:
     for arguments in (tuple(value), {str(index): item for index, item in enumerate(value)}):
         expected = celery_peer.ask("repr_args", expression(arguments), limit)
