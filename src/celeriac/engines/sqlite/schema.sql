@@ -71,9 +71,9 @@ CREATE TABLE node (
 ) WITHOUT ROWID;
 
 -- payload is NULL while the task is only known to be queued (state NULL), or when its result has expired
--- and is remembered (state ''). expires: epoch second.
+-- and is remembered (state ''). expires: epoch second; not indexed, for every result would pay for what the
+-- cleaning finds by a scan now and then.
 CREATE TABLE result (id TEXT PRIMARY KEY, state TEXT, payload BLOB, expires REAL);
-CREATE INDEX result_expires ON result (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE revoked (id TEXT PRIMARY KEY, version INTEGER NOT NULL, expires REAL NOT NULL, signal TEXT NOT NULL);
 CREATE INDEX revoked_version ON revoked (version);

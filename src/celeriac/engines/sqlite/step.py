@@ -214,15 +214,23 @@ class Step:
 
     # -- results ---------------------------------------------------------------------------------------
 
-    def keep(self, record: ResultRecord) -> bool:
-        """Store a task's state; return whether it was, for nothing replaces SUCCESS."""
-        expires = None if record.ttl is None else self.now + record.ttl
-        kept = self.handle.execute(
-            _KEEP, (record.id, record.state, record.payload, expires, states.SUCCESS, self.now)
-        ).rowcount
-        if kept:
-            self._news.append((record.id, record.reply))
-        return bool(kept)
+    def keep_all(self, records: Sequence[ResultRecord]) -> int:
+        """Store tasks' states, in order; return how many were, for nothing replaces SUCCESS."""
+        if not records:
+            return 0
+        rows = [
+            (
+                record.id,
+                record.state,
+                record.payload,
+                None if record.ttl is None else self.now + record.ttl,
+                states.SUCCESS,
+                self.now,
+            )
+            for record in records
+        ]
+        self._news += [(record.id, record.reply) for record in records]
+        return self.handle.executemany(_KEEP, rows).rowcount
 
 
 @contextmanager
