@@ -181,12 +181,12 @@ def detach() -> Callable[[], None]:
     if first:
         os.close(writing)
         _exit_as(first, reading)
-    os.close(reading)
     os.setsid()
     second = os.fork()  # not a session leader any more: it can never get a terminal back
     if second:
         os.close(writing)
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) & 0xFF)
+        _exit_as(second, reading)
+    os.close(reading)
 
     def ready() -> None:
         sys.stdout.flush()
@@ -195,7 +195,7 @@ def detach() -> Callable[[], None]:
         for stream in (0, 1, 2):
             os.dup2(null, stream)
         os.close(null)
-        os.write(writing, b"+")
+        os.write(writing, b"++")  # one for each of the two who wait
         os.close(writing)
 
     return ready

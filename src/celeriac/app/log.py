@@ -116,7 +116,9 @@ class Logging:
         if conf.worker_hijack_root_logger:
             for logger in (root, base_logger, task_logger):
                 logger.handlers = []
-        self._configure(root, level, path, ColorFormatter(format, colorize, datefmt or conf.worker_log_datefmt))
+        self._configure(
+            root, level, path, ColorFormatter(format, colorize, datefmt or conf.worker_log_datefmt)
+        )
         signals.after_setup_logger.send(None, logger=root, **options)
         self.setup_task_loggers(level, path, colorize=colorize, **kwargs)
         return True

@@ -50,7 +50,7 @@ def list_(session: Session, queue: str | None, limit: int, offset: int, as_json:
         session.say(f"There are more: --offset {offset + limit}")
 
 
-@dead.command("show")
+@dead.command("show", short_help="Show one with its arguments.")
 @click.argument("key")
 @json_option
 @pass_session
@@ -66,7 +66,7 @@ def show(session: Session, key: str, as_json: bool) -> None:
         click.echo(f"{click.style(name.ljust(width), bold=True)}  {value}")
 
 
-@dead.command("replay")
+@dead.command("replay", short_help="Put dead letters back in line.")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @queue_option
 @all_option
@@ -81,14 +81,14 @@ def replay(session: Session, keys: tuple[str, ...], queue: str | None, everythin
     click.echo(f"Replayed {output.count(broker.replay(chosen, queue), 'message')}.")
 
 
-@dead.command("purge")
+@dead.command("purge", short_help="Delete dead letters.")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @queue_option
 @all_option
 @yes_option
 @pass_session
 def purge(session: Session, keys: tuple[str, ...], queue: str | None, everything: bool, yes: bool) -> None:
-    """Delete dead letters: those of KEY (a task id does as well), or a queue's, or all. There is no way back."""
+    """Delete dead letters for good: those of KEY (a task id does as well), or a queue's, or all."""
     broker = session.broker_engine
     chosen = _chosen(broker, keys, queue, everything)
     if not yes:

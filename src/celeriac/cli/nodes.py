@@ -60,9 +60,9 @@ class InspectGroup(Group):
     """Says of Celery's other commands what they need."""
 
     LATER: Final = (
-        "active active_queues clock conf memdump memsample objgraph query_task registered report reserved "
-        "revoked scheduled stats"
-    ).split()
+        *("active", "active_queues", "clock", "conf", "memdump", "memsample", "objgraph", "query_task"),
+        *("registered", "report", "reserved", "revoked", "scheduled", "stats"),
+    )
 
     def unknown(self, ctx: click.Context, name: str) -> str:
         """What is said about a command that does not exist, or not yet."""

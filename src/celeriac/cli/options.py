@@ -43,7 +43,9 @@ def global_options() -> list[Option]:
     return [
         Option(["-A", "--app"], envvar="APP", help="The application: module, module:attribute, ..."),
         Option(["-b", "--broker"], envvar="BROKER_URL", metavar="URL", help="Overrides broker_url."),
-        Option(["--result-backend"], envvar="RESULT_BACKEND", metavar="URL", help="Overrides result_backend."),
+        Option(
+            ["--result-backend"], envvar="RESULT_BACKEND", metavar="URL", help="Overrides result_backend."
+        ),
         Option(["--loader"], envvar="LOADER", help="Loader class, if not the application's own."),
         Option(["--config"], envvar="CONFIG_MODULE", metavar="MODULE", help="Module of settings."),
         Option(["--workdir"], type=click.Path(file_okay=False), help="Directory to change to first."),
@@ -156,9 +158,7 @@ class Time(click.ParamType):
             return datetime.fromisoformat(value)
         except ValueError:
             also = ", nor a number of seconds" if self.seconds else ""
-            self.fail(
-                f"{value!r} is not a time as in 2030-12-31T18:00:00+01:00 (ISO 8601){also}", param, ctx
-            )
+            self.fail(f"{value!r} is not a time as in 2030-12-31T18:00:00+01:00 (ISO 8601){also}", param, ctx)
 
 
 class Level(click.ParamType):

@@ -71,7 +71,7 @@ def _plain(value: Any) -> Any:
 
 
 def span(seconds: float | None) -> str | None:
-    """Return a length of time in words of at most two units: ``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 d 4 h``."""
+    """Return a length of time in words, two units at most: ``0.4 s``, ``3 min 5 s``, ``2 d 4 h``."""
     if seconds is None:
         return None
     if seconds < 10:

@@ -102,7 +102,9 @@ def purge(session: Session, force: bool, chosen: list[str] | None, excluded: lis
     shown = ", ".join(names)
     if not force:
         click.confirm(
-            f"Delete {output.count(waiting, 'message')} of {shown}? There is no way back.", abort=True, err=True
+            f"Delete {output.count(waiting, 'message')} of {shown}? There is no way back.",
+            abort=True,
+            err=True,
         )
     gone = broker.purge(names)
     click.echo(f"Purged {output.count(gone, 'message')} from {output.count(len(names), 'queue')}.")

@@ -81,6 +81,6 @@ class Session:
             os.environ["CELERY_SKIP_CHECKS"] = "true"
 
     def say(self, text: str) -> None:
-        """Tell people something on standard error; scripts read standard output, ``--quiet`` wants nothing."""
+        """Tell people something on standard error, unless ``--quiet``; scripts read standard output."""
         if not self.quiet:
             click.echo(text, err=True)

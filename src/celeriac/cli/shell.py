@@ -49,7 +49,9 @@ def namespace(session: Session, without_tasks: bool = False) -> dict[str, Any]:
             names[name] = found
     if not without_tasks:
         tasks = {
-            task.__name__: task for name, task in app.tasks.items() if not name.startswith(("celery.", "celeriac."))
+            task.__name__: task
+            for name, task in app.tasks.items()
+            if not name.startswith(("celery.", "celeriac."))
         }
         names = {**tasks, **names}
     return names

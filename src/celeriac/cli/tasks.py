@@ -67,7 +67,7 @@ def call(session: Session, name: str, args: Any, kwargs: Any, force: bool, **opt
 def _find(app: Celeriac, name: str) -> Any:
     if name not in app.tasks:
         app.import_tasks()
-    return app.tasks[name] if name in app.tasks else None
+    return app.tasks.get(name)
 
 
 def _warn_unknown(session: Session, app: Celeriac, name: str, force: bool) -> None:
@@ -157,7 +157,8 @@ def revoke(session: Session, task_ids: tuple[str, ...], terminate: bool, signal:
     name = signal.upper() if signal.upper().startswith("SIG") else f"SIG{signal.upper()}"
     if name not in signals.Signals.__members__:
         raise Failure(
-            f"--signal: there is no signal {signal!r}.{did_you_mean(name, signals.Signals.__members__)}", EX_USAGE
+            f"--signal: there is no signal {signal!r}.{did_you_mean(name, signals.Signals.__members__)}",
+            EX_USAGE,
         )
     session.application.control.revoke(list(task_ids), terminate=terminate, signal=name)
     session.say(f"Revoked {output.count(len(task_ids), 'task')}.")

@@ -33,7 +33,7 @@ NOT_YET: Final[dict[str, str]] = {
     "beat": "-B: the embedded scheduler is not there yet; it comes with periodic tasks.",
     "schedule_filename": "-s: the scheduler is not there yet; it comes with periodic tasks.",
     "scheduler": "--scheduler: the scheduler is not there yet; it comes with periodic tasks.",
-    "task_events": "-E: task events are not there yet; 'celeriac queues' and 'celeriac status' show live figures.",
+    "task_events": "-E: task events are not there yet; see 'celeriac queues' and 'celeriac status'.",
 }
 
 
@@ -135,9 +135,16 @@ _features, _beat, _daemon = _in("Accepted from Celery"), _in("Embedded beat"), _
 @_pool("-c", "--concurrency", type=Concurrency(), help="How many tasks run at once [processors].")
 @_pool("-P", "--pool", type=click.Choice(POOLS, case_sensitive=False), help="How tasks run [prefork].")
 @_pool("--autoscale", type=Autoscale(), help="Most and fewest processes.")
-@_pool("--time-limit", type=_SECONDS, help="Seconds after which a task is killed.")
-@_pool("--soft-time-limit", type=_SECONDS, help="Seconds after which an exception is raised in a task.")
-@_pool("--max-tasks-per-child", type=_COUNT, help="Tasks after which a process is replaced.")
+@_pool("--time-limit", type=_SECONDS, metavar="SECONDS", help="Seconds after which a task is killed.")
+@_pool(
+    "--soft-time-limit",
+    type=_SECONDS,
+    metavar="SECONDS",
+    help="Seconds after which an exception is raised in a task.",
+)
+@_pool(
+    "--max-tasks-per-child", type=_COUNT, metavar="NUMBER", help="Tasks after which a process is replaced."
+)
 @_pool("--max-memory-per-child", type=_COUNT, metavar="KIB", help="Memory after which a process is replaced.")
 @_pool("--pool-start-method", type=click.Choice(["fork", "spawn"]), help="How processes are started.")
 @_queue("-Q", "--queues", type=COMMA_LIST, help="Take from these queues only.")
@@ -264,7 +271,9 @@ def _become(daemon: dict[str, Any]) -> None:
         try:
             os.umask(platforms.parse_umask(daemon["umask"]))
         except (ValueError, OverflowError):
-            raise Failure(f"--umask: {daemon['umask']!r} is not an octal number such as 022", EX_USAGE) from None
+            raise Failure(
+                f"--umask: {daemon['umask']!r} is not an octal number such as 022", EX_USAGE
+            ) from None
     try:
         platforms.drop_privileges(daemon["uid"], daemon["gid"])
     except KeyError as exc:

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from celeriac.urls import mask_url
 
@@ -86,7 +86,7 @@ def _is_below(logger: logging.Logger | None, parent: logging.Logger) -> bool:
 class ColorFormatter(logging.Formatter):
     """A formatter that colours messages by level and masks passwords in URLs."""
 
-    colors: dict[str, str] = {
+    colors: ClassVar[dict[str, str]] = {
         "DEBUG": "\033[34m",
         "WARNING": "\033[33m",
         "ERROR": "\033[31m",
@@ -137,19 +137,30 @@ class LoggingProxy(io.TextIOBase):
         return True
 
     def write(self, data: str | bytes) -> int:
-        """Log the lines of ``data`` that hold more than blanks; return the length."""
+        """Log each line, once it is complete, that holds more than blanks; return the length of ``data``."""
         text = data.decode(errors="replace") if isinstance(data, bytes) else str(data)
         if getattr(self._here, "busy", False):
             # The log handler itself failed and reports it: to log that too would never end.
             return sys.__stderr__.write(text) if sys.__stderr__ else len(text)
+        # print() writes each of its arguments alone; threads must not be mixed into one line
+        *lines, self._here.rest = (getattr(self._here, "rest", "") + text).split("\n")
+        self._log(lines)
+        return len(text)
+
+    def flush(self) -> None:
+        """Log this thread's unfinished line."""
+        if self._here.__dict__.get("rest") and not self._here.__dict__.get("busy"):
+            rest, self._here.rest = self._here.rest, ""
+            self._log([rest])
+
+    def _log(self, lines: list[str]) -> None:
         self._here.busy = True
         try:
-            for line in text.splitlines():
+            for line in lines:
                 if line.strip():
                     self.logger.log(self.loglevel, "%s", line.rstrip())
         finally:
             self._here.busy = False
-        return len(text)
 
     def writelines(self, lines: Iterable[Any]) -> None:
         """Log several lines."""
