@@ -72,7 +72,7 @@ def worker(processes: int, home: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     except Exception:
-        console.print(f"[red]The end of the worker's log:[/red]\n{log.read_text()[-3000:]}", markup=True)
+        print(f"The end of the worker's log:\n{log.read_text()[-3000:]}", file=sys.stderr)
         raise
     finally:
         process.terminate()
