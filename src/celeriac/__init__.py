@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from celeriac.app.state import app_or_default as app_or_default
     from celeriac.canvas import Signature as Signature
     from celeriac.canvas import maybe_signature as maybe_signature
-    from celeriac.canvas import signature as signature
     from celeriac.canvas import subtask as subtask
+    from celeriac.canvas.signature import signature as signature
     from celeriac.result import AsyncResult as AsyncResult
     from celeriac.routing import Exchange as Exchange
     from celeriac.routing import Queue as Queue

@@ -34,7 +34,7 @@ class Proxy:
         return self._get_current_object().__class__
 
     @property
-    def __dict__(self) -> Any:
+    def __dict__(self) -> Any:  # type: ignore[override]
         return self._get_current_object().__dict__
 
     def __getattr__(self, name: str) -> Any:

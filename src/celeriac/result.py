@@ -12,11 +12,11 @@ from datetime import datetime
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from celeriac import states
+from celeriac import exceptions, states
 from celeriac.app import state as current
 from celeriac.app.state import allow_join_result, denied_join_result
 from celeriac.engines.base import Presence
-from celeriac.exceptions import IncompleteStream, TimeoutError
+from celeriac.exceptions import IncompleteStream
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -48,7 +48,7 @@ class AsyncResult(ResultBase, Generic[R]):
     ``str()`` gives the id; results of the same id are equal; it can be pickled.
     """
 
-    TimeoutError = TimeoutError
+    TimeoutError = exceptions.TimeoutError
     app: Any = None
     ignored: bool = False
     """The task was sent with ``ignore_result``: nothing will come."""
@@ -89,8 +89,8 @@ class AsyncResult(ResultBase, Generic[R]):
 
         ``timeout`` is in seconds (``None``: for ever); then ``celeriac.exceptions.TimeoutError`` is raised.
         ``propagate=False`` returns the error instead. ``on_message`` gets every stored state on the way,
-        ``on_interval`` is called every ``interval`` seconds, ``callback(id, result)`` at success. The wait itself
-        is by notification, and ``no_ack`` has no meaning here.
+        ``on_interval`` is called every ``interval`` seconds, ``callback(id, result)`` at success. The wait
+        itself is by notification, and ``no_ack`` has no meaning here.
 
         Raises ``RuntimeError`` where waiting would block others: inside a task (unless in
         ``allow_join_result()`` or with ``disable_sync_subtasks=False``) and in a running event loop.
@@ -197,7 +197,7 @@ class AsyncResult(ResultBase, Generic[R]):
             async with asyncio.timeout(timeout):
                 while not self._take(await arrived.get()):
                     pass
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise self._too_late(timeout) from None
         finally:
             await asyncio.to_thread(subscription.close)
@@ -210,8 +210,10 @@ class AsyncResult(ResultBase, Generic[R]):
             return True
         return False
 
-    def _too_late(self, timeout: float | None) -> TimeoutError:
-        return TimeoutError(f"task {self.id} did not end within {timeout} seconds; it goes on running")
+    def _too_late(self, timeout: float | None) -> exceptions.TimeoutError:
+        return exceptions.TimeoutError(
+            f"task {self.id} did not end within {timeout} seconds; it goes on running"
+        )
 
     # -- what came of it -------------------------------------------------------------------------------
 
@@ -348,7 +350,7 @@ class AsyncResult(ResultBase, Generic[R]):
         backend = self.backend
         if backend is None:
             raise NotImplementedError(
-                "results are turned off: set result_backend to a store (or leave it out: the broker's own is used)"
+                "results are turned off: set result_backend to a store, or leave it out for the broker's own"
             )
         return backend
 
@@ -481,8 +483,13 @@ class EagerResult(AsyncResult[R]):
         self,
         timeout: float | None = None,
         propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
         disable_sync_subtasks: bool = True,
-        **kwargs: Any,
     ) -> R:
         """The task's result, or its error (raised, or returned with ``propagate=False``)."""
         if disable_sync_subtasks:
@@ -569,9 +576,9 @@ def assert_will_not_block() -> None:
     frame = current.worker_frame()
     if frame is not None and not frame.request.is_eager and not current.joining.get():
         raise RuntimeError(
-            "Never call result.get() within a task: it holds a worker's slot while it waits, and can wait for "
-            "ever if the other task needs that slot. Use link=... or a chain, or, if you know that it cannot "
-            "happen, celeriac.result.allow_join_result()"
+            "Never call result.get() within a task: it holds a worker's slot while it waits, and can wait "
+            "for ever if the other task needs that slot. Use link=... or a chain, or, if you know that it "
+            "cannot happen, celeriac.result.allow_join_result()"
         )
 
 

@@ -135,7 +135,7 @@ class Signal:
             self._remove(key)
 
         if hasattr(receiver, "__self__") and hasattr(receiver, "__func__"):
-            return weakref.WeakMethod(receiver, forget)  # type: ignore[arg-type]
+            return weakref.WeakMethod(receiver, forget)
         return weakref.ref(receiver, forget)
 
     def _remove(self, key: tuple[Hashable, Hashable]) -> bool:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 from celeriac.app import state
 from celeriac.app.request import Context
 from celeriac.canvas.signature import Signature
-from celeriac.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, TaskPredicate
+from celeriac.exceptions import (
+    Ignore,
+    MaxRetriesExceededError,
+    OperationalError,
+    Reject,
+    Retry,
+    TaskPredicate,
+)
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -97,8 +104,8 @@ class Task(Generic[P, R]):
     """More options of ``apply_async``."""
     pydantic: bool = False
 
-    MaxRetriesExceededError: ClassVar[type[Exception]] = MaxRetriesExceededError
-    OperationalError: ClassVar[type[Exception]]
+    MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
+    OperationalError: ClassVar[type[OperationalError]] = OperationalError
 
     _backend: Any = None
     _check: Callable[[Any, Any], None] | None = None
@@ -179,8 +186,8 @@ class Task(Generic[P, R]):
         """Send the task to its queue and return the handle of its result.
 
         Options: ``countdown`` (seconds), ``eta`` (``datetime``), ``expires`` (seconds or ``datetime``),
-        ``queue``, ``exchange``, ``routing_key``, ``priority``, ``serializer``, ``compression``, ``time_limit``,
-        ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``, ``retry_policy``, ``timeout``,
+        ``queue``, ``exchange``, ``routing_key``, ``priority``, ``serializer``, ``compression``,
+        ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``, ``retry_policy``, ``timeout``,
         ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``, ``group_index``, ``chord``, ``chain``,
         ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
 
@@ -357,7 +364,8 @@ class Task(Generic[P, R]):
     @property
     def backend(self) -> ResultBackend | None:
         """Where results are stored: the application's backend unless one was set for the task."""
-        return self._backend if self._backend is not None else self.app.backend
+        own: ResultBackend | None = self._backend
+        return own if own is not None else self.app.backend
 
     @backend.setter
     def backend(self, value: Any) -> None:
@@ -369,10 +377,6 @@ class Task(Generic[P, R]):
         if self._is_async is None:
             self._is_async = inspect.iscoroutinefunction(self.run)
         return self._is_async
-
-    @property
-    def __name__(self) -> str:
-        return type(self).__name__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (self.name, type(self).__module__)

@@ -63,7 +63,7 @@ def backoff_delay(factor: int, retries: int, maximum: float, jitter: bool = Fals
 
     With ``jitter`` it is a random whole number from 0 to that, so that many failures do not return at once.
     """
-    delay = min(maximum, factor * 2 ** min(retries, 62))
+    delay: float = min(maximum, factor * 2 ** min(retries, 62))
     if jitter:
         delay = random.randrange(int(delay) + 1)
     return max(0, delay)

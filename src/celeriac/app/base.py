@@ -23,8 +23,9 @@ from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.result import AsyncResult
 from celeriac.routing import Queue, Queues, Router
+from celeriac.serialization import ensure_accept
 from celeriac.signals import Signal
-from celeriac.task import Task
+from celeriac.task import Task as _Task
 
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
@@ -52,13 +53,13 @@ class Celeriac:
         log: Any = None,
         control: Any = None,
         set_as_current: bool = True,
-        tasks: Mapping[str, Task[..., Any]] | None = None,
+        tasks: Mapping[str, _Task[..., Any]] | None = None,
         broker: str | None = None,
         include: Iterable[str] | str | None = None,
         changes: Mapping[str, Any] | None = None,
         config_source: Any = None,
         fixups: Any = None,
-        task_cls: type[Task[..., Any]] | str | None = None,
+        task_cls: type[_Task[..., Any]] | str | None = None,
         autofinalize: bool = True,
         namespace: str | None = None,
         strict_typing: bool = True,
@@ -70,8 +71,8 @@ class Celeriac:
         further keyword arguments are settings and go before the configuration of ``config_source``
         (see :meth:`config_from_object`, ``namespace`` too). ``tasks`` are put into the registry.
         ``task_cls`` is the base class of tasks, ``control`` and ``log`` the classes behind :attr:`control`
-        and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls against
-        the functions' signatures. ``autofinalize=False`` makes the use of tasks before :meth:`finalize` an
+        and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls
+        against the functions' signatures. ``autofinalize=False`` makes the use of tasks before :meth:`finalize` an
         error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery that do not exist here
         and are refused.
         """
@@ -154,6 +155,11 @@ class Celeriac:
         self.conf.add_defaults(fun)
 
     @property
+    def accept_content(self) -> frozenset[str]:
+        """The content types that workers read (``accept_content``)."""
+        return ensure_accept(self.conf.accept_content)
+
+    @property
     def timezone(self) -> tzinfo:
         """The zone of schedules and of times in messages: ``timezone``, else UTC or local time."""
         name = self.conf.timezone
@@ -172,21 +178,21 @@ class Celeriac:
     @overload
     def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
-    def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, fun: Callable[P, R], /) -> _Task[P, R]: ...
     @overload
-    def task(self, /, *, bind: Literal[True], **options: Any) -> _BindDecorator: ...
+    def task(self, *, bind: Literal[True], **options: Any) -> _BindDecorator: ...
     @overload
-    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
+    def task(self, *, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
     @overload
-    def task(self, /, *, bind: bool, **options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]: ...
+    def task(self, *, bind: bool, **options: Any) -> Callable[[Callable[..., Any]], _Task[..., Any]]: ...
     def task(self, *args: Any, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(bind=True, max_retries=5)``.
 
         Options: ``name`` (default ``module.function``), ``base`` (a subclass of :class:`Task`), ``bind`` (the
         function's first argument is the task), ``autoretry_for``, ``dont_autoretry_for``, ``retry_kwargs``,
-        ``retry_backoff``, ``retry_backoff_max``, ``retry_jitter``, ``pydantic`` (arguments are models), ``shared``
-        (other applications get the task too), ``filter`` (a function that is given the task and returns
-        what to use), and any attribute or method of :class:`Task`.
+        ``retry_backoff``, ``retry_backoff_max``, ``retry_jitter``, ``pydantic`` (arguments are models),
+        ``shared`` (other applications get the task too), ``filter`` (a function that is given the task and
+        returns what to use), and any attribute or method of :class:`Task`.
         """
         if args and (len(args) > 1 or not callable(args[0])):
             raise TypeError("@app.task takes the options of the task as keyword arguments")
@@ -194,7 +200,7 @@ class Celeriac:
             return self._task_of(args[0], options)
         return lambda function: self._task_of(function, dict(options))
 
-    def add_task(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:
+    def add_task(self, function: Callable[..., Any], **options: Any) -> _Task[..., Any]:
         """Make a task of ``function`` for this application only; the options are those of :meth:`task`."""
         return maker.make_task(self, function, **options)
 
@@ -212,12 +218,12 @@ class Celeriac:
         return made
 
     def gen_task_name(self, name: str, module: str) -> str:
-        """The name of a task that is given none: ``module.name``, or ``main.name`` in the script that is run."""
+        """The name of a task that is given none: ``module.name``; ``main.name`` in the script that is run."""
         return maker.task_name(self, name, module)
 
     @property
     def tasks(self) -> TaskRegistry:
-        """All tasks by name; shared tasks and the built-in ones too. Unknown names raise ``NotRegistered``."""
+        """All tasks by name, shared and built-in ones too. Unknown names raise ``NotRegistered``."""
         self.finalize(auto=True)
         return self.registry
 
@@ -260,12 +266,12 @@ class Celeriac:
         return modules
 
     @cached_property
-    def Task(self) -> type[Task[..., Any]]:
+    def Task(self) -> type[_Task[..., Any]]:
         """The base class of this application's tasks."""
-        base = self._task_cls or Task
+        base = self._task_cls or _Task
         if isinstance(base, str):
             base = _import_name(base)
-        return type("Task", (base,), {"_app": self, "abstract": True, "__module__": base.__module__})  # type: ignore[return-value]
+        return type("Task", (base,), {"_app": self, "abstract": True, "__module__": base.__module__})
 
     def _task_of(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
         options.pop("lazy", None)  # tasks are made at once: that reads no configuration here
@@ -295,8 +301,8 @@ class Celeriac:
     ) -> AsyncResult[Any]:
         """Send a task by its name, which this process need not know.
 
-        The options are those of ``Task.apply_async``. It sends a message under ``task_always_eager`` too, with
-        the warning ``AlwaysEagerIgnored``.
+        The options are those of ``Task.apply_async``. It sends a message under ``task_always_eager`` too,
+        with the warning ``AlwaysEagerIgnored``.
         """
         if self.conf.task_always_eager:
             import warnings
@@ -313,7 +319,7 @@ class Celeriac:
         name: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        task: Task[..., Any] | None,
+        task: _Task[..., Any] | None,
         *,
         add_to_parent: bool = True,
         timeout: float | None = None,
@@ -392,6 +398,14 @@ class Celeriac:
         """Let workers of this process take from these queues only."""
         return self.queues.select(queues)
 
+    def select_queue_names(
+        self, queues: Iterable[str] | str | None, exclude: Iterable[str] | str | None = None
+    ) -> list[str]:
+        """The names of the queues that a worker takes from: all, or ``queues`` (``-Q``), less ``exclude``
+        (``-X``). They stay selected."""
+        self.queues.select(queues)
+        return list(self.queues.deselect(exclude))
+
     def _routes(self) -> tuple[tuple[Any, ...], Queues, Router]:
         conf = self.conf
         inputs = (
@@ -432,6 +446,11 @@ class Celeriac:
     def default_url(self) -> str:
         """The broker's URL where none is set: a SQLite file."""
         return default_broker_url(self)
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's URL as it is set, password included, or the default one."""
+        return str(self.conf.broker_url or self.default_url)
 
     @property
     def broker_shown(self) -> str:
@@ -490,8 +509,8 @@ class Celeriac:
             return None
         if scheme == "rpc":
             raise ImproperlyConfigured(
-                "result_backend rpc:// is not supported: its results are lost with the process that waits for "
-                "them. Leave result_backend out to keep results in the broker's store, or use redis:// or "
+                "result_backend rpc:// is not supported: its results are lost with the process that waits "
+                "for them. Leave result_backend out to keep results in the broker's store, or use redis:// or "
                 "sqlite://"
             )
         if url == self.conf.broker_read_url:
@@ -522,6 +541,7 @@ class Celeriac:
             "priority_order": conf.task_priority_order,
             "connect_timeout": conf.broker_connection_timeout,
             "publish_timeout": conf.broker_publish_timeout,
+            "broker_delay": conf.broker_delay,
         }
 
     # -- parts loaded when they are used -----------------------------------------------------------------
@@ -543,8 +563,14 @@ class Celeriac:
     WorkController = Worker
 
     def start(self, argv: list[str] | None = None) -> None:
-        """Run the command line for this application, with ``argv`` or the process's arguments."""
-        import_module("celeriac.cli").start(self, argv)
+        """Run the command line for this application, with ``argv`` or the process's arguments.
+
+        It returns when the command is done, and raises ``SystemExit`` if it failed.
+        """
+        self.set_current()
+        status = import_module("celeriac.cli.root").run(argv)
+        if status:
+            raise SystemExit(status)
 
     def worker_main(self, argv: list[str] | None = None) -> None:
         """The same as :meth:`start`; ``argv`` must name the command ``worker``."""
@@ -567,18 +593,18 @@ class Celeriac:
         state.set_default_app(self)
 
     @property
-    def current_task(self) -> Task[..., Any] | None:
+    def current_task(self) -> _Task[..., Any] | None:
         """The task that is running here."""
         return state.get_current_task()
 
     @property
-    def current_worker_task(self) -> Task[..., Any] | None:
+    def current_worker_task(self) -> _Task[..., Any] | None:
         """The task that a worker runs here, not one that it called directly."""
         frame = state.worker_frame()
         return frame.task if frame is not None else None
 
-    def close(self) -> None:
-        """Disconnect. The application can be used again, and connects then."""
+    def disconnect(self) -> None:
+        """Close the connections to the stores; they are opened again when they are needed."""
         with self._lock:
             opened = {
                 id(s): s for s in (self._broker, self._write_broker, self._backend) if hasattr(s, "close")
@@ -587,6 +613,10 @@ class Celeriac:
             self._backend = _UNSET
         for store in opened.values():
             store.close()
+
+    def close(self) -> None:
+        """Disconnect, and be current no longer."""
+        self.disconnect()
         state.forget_app(self)
 
     def __enter__(self) -> Self:
@@ -616,7 +646,7 @@ if TYPE_CHECKING:
         @overload
         def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
         @overload
-        def __call__(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+        def __call__(self, fun: Callable[P, R], /) -> _Task[P, R]: ...
 
     class _BindDecorator(Protocol):
         """``@app.task(bind=True)``: the first argument is the task itself."""
@@ -626,7 +656,7 @@ if TYPE_CHECKING:
             self, fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
         ) -> AsyncTask[P, R]: ...
         @overload
-        def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+        def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> _Task[P, R]: ...
 
 
 def _caller_module() -> str | None:

@@ -68,7 +68,8 @@ class Bulk:
         """
         app, name = self._app, task.name
         build = app.publisher.build
-        serializer = compression = ""
+        serializer, compression = app.publisher.coding(name, task, options)
+        embed = app.publisher.embed(options)
         first: Publication | None = None
         checked = app.strict_typing if task.typing is None else task.typing
         shadows = type(task).shadow_name is not _default_shadow_name() and "shadow" not in options
@@ -76,21 +77,17 @@ class Bulk:
             if checked:
                 task.check_arguments(args, kwargs)
             if first is None or shadows or task.pydantic:
-                args, kwargs = task.prepare(args, kwargs)
+                sent = task.prepare(args, kwargs)
                 if shadows:
-                    options["shadow"] = task.shadow_name(args, kwargs, options)
-                first = build(name, args, kwargs, task=task, **options)
+                    options["shadow"] = task.shadow_name(*sent, options)
+                first = build(name, *sent, task=task, **options)
                 template = first.message
-                embed = app.publisher.embed(options)
-                serializer, compression = app.publisher.coding(name, task, options)
                 properties = template.properties
                 root = template.headers["root_id"] == template.headers["id"]
                 yield first
                 continue
             task_id = new_id()
-            body, content_type, encoding, added = encode_body(
-                args, kwargs, embed, serializer, compression or None
-            )
+            body, content_type, encoding, added = encode_body(args, kwargs, embed, serializer, compression)
             app.publisher.check_size(name, body)
             headers = {
                 **template.headers,

@@ -174,7 +174,7 @@ class _Run:
 
 
 def call(task: Task[..., Any], args: Any, kwargs: Any) -> Any:
-    """Run the task's function, a coroutine function on a loop of its own; its own ``__call__`` if it has one."""
+    """Run the task's function, a coroutine function on a loop of its own; or its own ``__call__``."""
     custom = _has_custom_call(task)
     value = task(*args, **kwargs) if custom else task.run(*args, **kwargs)
     return run_coroutine(value) if inspect.iscoroutine(value) else value

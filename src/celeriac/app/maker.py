@@ -48,7 +48,7 @@ def make_task(
         "__qualname__": getattr(function, "__qualname__", plain_name),
         **options,
     }
-    made = type(plain_name, (base or app.Task,), attributes)()
+    made: Task[..., Any] = type(plain_name, (base or app.Task,), attributes)()
     register(app, made)
     return made
 
@@ -72,7 +72,8 @@ def register(app: Celeriac, task: Task[..., Any]) -> None:
 def task_name(app: Celeriac, name: str, module: str) -> str:
     """``module.name``; a script's module is called as the application is."""
     if module == "__main__":
-        module = app.main or getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", module)
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        module = app.main or (spec.name if spec is not None else module)
     return ".".join(part for part in (module, name) if part)
 
 

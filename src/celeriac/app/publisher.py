@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
-from celeriac.app.state import worker_frame
+from celeriac.app.state import Frame, worker_frame
 from celeriac.engines.base import Publication
 from celeriac.exceptions import EncodeError, OperationalError
-from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id
+from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
 from celeriac.serialization import repr_args
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ _OPTIONS = frozenset(
      "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "routing_key",
      "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout")
 )  # fmt: skip
+
+
+_collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
 
 
 class Publisher:
@@ -176,7 +181,7 @@ class Publisher:
         if held:
             note["held"] = True
         if not ignore_result:
-            address = reply or app.reply_address()
+            address = reply or _inherited_reply(frame) or app.reply_address()
             if address is not None:
                 note["reply"] = address
         header[OWN_HEADER] = note
@@ -190,6 +195,19 @@ class Publisher:
             target.routing_key,
             self._track(when) if not ignore_result and app.tracks_queued else None,
         )
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Publication]]:
+        """In this block (and thread, or coroutine) :meth:`send` only appends to the list that it gives.
+
+        A worker stores follow-ups with it in the step that ends the task.
+        """
+        batch: list[Publication] = []
+        token = _collected.set(batch)
+        try:
+            yield batch
+        finally:
+            _collected.reset(token)
 
     def embed(self, options: Mapping[str, Any]) -> Embed:
         """What follows a call with these options, for its body."""
@@ -211,8 +229,8 @@ class Publisher:
         limit = self._app.conf.message_max_size
         if limit is not None and len(body) > limit:
             raise EncodeError(
-                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows ({limit}): "
-                "store them elsewhere and pass a reference, or raise the setting"
+                f"the arguments of {name} take {len(body)} bytes, more than message_max_size allows "
+                f"({limit}): store them elsewhere and pass a reference, or raise the setting"
             )
 
     def _track(self, when: times.When) -> float:
@@ -231,13 +249,17 @@ class Publisher:
         """Store the messages, all or none.
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
-        ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is raised.
-        If the answer to a request got lost, the messages may be stored already: they are sent again only
+        ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
+        raised. If the answer to a request got lost, the messages may be stored already: they are sent again only
         with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         conf = self._app.conf
         if signals.before_task_publish.receivers:
             self._announce_before(publications, retry_policy)
+        collected = _collected.get()
+        if collected is not None:
+            collected.extend(publications)
+            return
         try:
             self._app.write_broker.publish(publications)
         except OperationalError as exc:
@@ -322,6 +344,12 @@ def _pauses(policy: Mapping[str, Any] | None) -> Iterable[float]:
         yield min(pause, most) if most else pause
         pause += step
         attempt += 1
+
+
+def _inherited_reply(frame: Frame | None) -> str | None:
+    """The address of the client that waits for what a running task sets off."""
+    message = frame.request.message if frame is not None else None
+    return notes(message).reply if message is not None else None
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:

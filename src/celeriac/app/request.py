@@ -7,10 +7,10 @@ from typing import Any
 from celeriac.message import Message
 
 _PROTOCOL_HEADERS = frozenset(
-    """lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr
-    kwargsrepr origin ignore_result replaced_task_nesting stamped_headers stamps compression celeriac
-    redelivered""".split()
-)
+    ("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit",
+     "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting",
+     "stamped_headers", "stamps", "compression", "celeriac", "redelivered")
+)  # fmt: skip
 
 
 class Context:

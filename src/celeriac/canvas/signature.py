@@ -213,7 +213,8 @@ class Signature(dict[str, Any]):
     def app(self) -> Celeriac:
         """The application in which the signature is called."""
         if self._app is None and self._type is not None:
-            return self._type.app
+            app: Celeriac = self._type.app
+            return app
         return app_or_default(self._app)
 
     @property
@@ -262,7 +263,7 @@ class Signature(dict[str, Any]):
 
     __ror__ = __or__
 
-    def __ior__(self, other: Any) -> Self:
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
         raise TypeError("signatures cannot be joined with |=")
 
     def _known(self) -> bool:

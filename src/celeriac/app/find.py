@@ -1,0 +1,118 @@
+"""Finding the application that ``-A`` names, by Celery's rules."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from celeriac.app.base import Celeriac
+from celeriac.exceptions import ImproperlyConfigured
+
+_ATTRIBUTES = ("app", "celery", "celeriac")
+
+
+def find_app(name: str | None) -> Celeriac:
+    """Return the application that ``name`` means, importing its module from the current directory too.
+
+    ``"proj"`` is the module's attribute ``app``, ``celery`` or ``celeriac``, else the application in
+    ``proj.celery`` or ``proj.celeriac``, else the only kind of attribute that is one; ``"proj:name"`` and
+    ``"proj.name"`` are that attribute. ``None`` is the current application.
+
+    Raises ``ImproperlyConfigured`` saying what was tried if there is none. An error inside the module comes
+    through as it is.
+    """
+    if not name:
+        from celeriac.app.state import get_current_app
+
+        return get_current_app()
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    found = _find(name)
+    if not isinstance(found, Celeriac):
+        raise ImproperlyConfigured(
+            f"-A {name}: {found!r} is not an application but a {type(found).__name__}; "
+            "name one that is made by Celeriac(...)"
+        )
+    return found
+
+
+def _find(name: str) -> Any:
+    module_name, colon, attribute = name.partition(":")
+    if colon:
+        module = _import(module_name, name)
+        if not attribute:
+            return _in_module(module, name)
+        return _attribute(module, attribute, name)
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as exc:
+        parent, dot, attribute = name.rpartition(".")
+        # Only "there is no such module" leads on to an attribute, never a failing import inside one.
+        if not dot or not _is_missing(exc, name):
+            raise _not_found(exc, name) if _is_missing(exc, name) else exc from None
+        return _attribute(_import(parent, name), attribute, name)
+    return _in_module(module, name)
+
+
+def _in_module(module: ModuleType, name: str) -> Any:
+    for attribute in _ATTRIBUTES:
+        found = getattr(module, attribute, None)
+        if found is not None and not isinstance(found, ModuleType):
+            return found
+    if hasattr(module, "__path__"):
+        for submodule in ("celery", "celeriac"):
+            full_name = f"{module.__name__}.{submodule}"
+            try:
+                return _in_module(import_module(full_name), full_name)
+            except ModuleNotFoundError as exc:
+                if not _is_missing(exc, full_name):
+                    raise
+            except ImproperlyConfigured:
+                continue
+    for found in vars(module).values():
+        if isinstance(found, Celeriac):
+            return found
+    raise ImproperlyConfigured(
+        f"-A {name}: no application in {_shown(module)}: looked for the attributes {', '.join(_ATTRIBUTES)}, "
+        f"the modules {module.__name__}.celery and .celeriac, and any other Celeriac object. "
+        "Name it with -A module:attribute"
+    )
+
+
+def _attribute(module: Any, path: str, name: str) -> Any:
+    found = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ImproperlyConfigured(f"-A {name}: {_shown(module)} has no attribute {path!r}") from None
+    return _in_module(found, name) if isinstance(found, ModuleType) else found
+
+
+def _import(module_name: str, name: str) -> ModuleType:
+    try:
+        return import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if _is_missing(exc, module_name):
+            raise _not_found(exc, name) from None
+        raise
+
+
+def _shown(module: ModuleType) -> str:
+    return f"{module.__name__} ({getattr(module, '__file__', None) or 'a package without a file'})"
+
+
+def _is_missing(exc: ModuleNotFoundError, name: str) -> bool:
+    """Whether the module ``name`` itself, or a package above it, is what was not found."""
+    return exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}."))
+
+
+def _not_found(exc: ModuleNotFoundError, name: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(
+        f"-A {name}: there is no module {exc.name!r} in {os.getcwd()} or on the Python path. "
+        "Start in the project's directory, or use --workdir"
+    )
