@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import library_files
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -129,37 +130,32 @@ def arrivals(results: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 def summarise(reports: list[dict[str, Any]]) -> None:
-    """Print the totals, and the extremes of the library."""
-
-    def total(figure: str) -> str:
-        return f"{sum(report[figure] for report in reports):,}"
-
-    table = Table(title="\nThe standard library", title_justify="left", show_header=False)
+    """Print the totals over all files, and the extremes."""
+    totals = Table("total", "over all files", box=SIMPLE_HEAD)
     for figure in ("lines", "comments", "classes", "functions", "branches", "names", "instructions"):
-        table.add_row(figure, total(figure))
-    table.columns[1].justify = "right"
-    console.print(table)
-
-    extremes = Table(title_justify="left")
-    for heading in ("longest functions", "most branches in a function", "slowest files"):
-        extremes.add_column(heading)
-    longest = top(reports, lambda report: report["longest"][1])
-    knottiest = top(reports, lambda report: report["knottiest"][1])
-    slowest = top(reports, lambda report: report["seconds"])
-    for one, two, three in zip(longest, knottiest, slowest, strict=True):
-        extremes.add_row(
-            f"{one['longest'][1]:>4} lines  {one['module']}.{one['longest'][0]}",
-            f"{two['knottiest'][1] - 1:>4}  {two['module']}.{two['knottiest'][0]}",
-            f"{three['seconds'] * 1000:>4.0f} ms  {three['module']}",
-        )
-    console.print(extremes)
+        totals.add_row(f"{sum(report[figure] for report in reports):,}", figure)
+    totals.columns[0].justify = "right"
+    console.print(totals)
+    show_top("lines", "longest functions", [_function(report, "longest") for report in reports])
+    show_top("paths", "functions with most branches", [_function(report, "knottiest") for report in reports])
+    times = [(round(report["seconds"] * 1000), report["module"]) for report in reports]
+    show_top("ms", "slowest files to analyse", times)
     retried = [report["module"] for report in reports if report["retries"]]
     console.print(f"Failed at first and succeeded when retried: {', '.join(sorted(retried)) or 'none'}\n")
 
 
-def top(reports: list[dict[str, Any]], key: Any) -> list[dict[str, Any]]:
-    """The five reports with the greatest ``key``."""
-    return sorted(reports, key=key, reverse=True)[:5]
+def _function(report: dict[str, Any], which: str) -> tuple[int, str]:
+    name, figure = report[which]
+    return figure, f"{report['module']}: {name}"
+
+
+def show_top(unit: str, title: str, figures: list[tuple[int, str]]) -> None:
+    """Print the five greatest."""
+    table = Table(unit, title, box=SIMPLE_HEAD)
+    for figure, name in sorted(figures, reverse=True)[:5]:
+        table.add_row(f"{figure:,}", name)
+    table.columns[0].justify = "right"
+    console.print(table)
 
 
 def compare(slow: float, fast: float) -> None:
