@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bench import machine
@@ -55,16 +55,22 @@ def _server_cpu(stores: Stores) -> float:
 
 def _wait_done(system: System, stores: Stores, sent: int, wanted: int, interval: float = 0.01) -> int:
     """Wait until so many are done; return how many are. A standstill is an error."""
+    return _wait_count(lambda: system.done(stores, sent), wanted, interval)
+
+
+def _wait_count(count: Callable[[], int], wanted: int, interval: float) -> int:
     best, moved = -1, time.monotonic()
     while True:
-        done = system.done(stores, sent)
+        asked = time.perf_counter()
+        done = count()
         if done >= wanted:
             return done
         if done > best:
             best, moved = done, time.monotonic()
         elif time.monotonic() - moved > PATIENCE:
-            raise TimeoutError(f"stands at {done} of {sent} tasks for {PATIENCE:.0f} s")
-        time.sleep(interval)
+            raise TimeoutError(f"stands at {done} of {wanted} tasks for {PATIENCE:.0f} s")
+        # Counting may take the store a while: ask rarely enough not to disturb.
+        time.sleep(max(interval, 10 * (time.perf_counter() - asked)))
 
 
 def enqueue(system: System, server: Server | None, seconds: float) -> Figures:
@@ -128,27 +134,19 @@ def _proxy(server: Server, delay: float) -> Iterator[int]:
 def backlog(system: System, server: Server | None, seconds: float, ready: int, delayed: int) -> Figures:
     """Throughput, and memory of the worker, over the head of a backlog of so many ready and delayed tasks."""
     count = int(system.guess * seconds)
+    sent = max(count, ready)
     with fresh_stores(system, server) as stores:
-        system.call(stores, "enqueue_bulk", max(count, ready))
+
+        def claimed() -> int:
+            return sent - int(stores.engine.depth(["celery"])["celery"].ready)
+
+        system.call(stores, "enqueue_bulk", sent)
         if delayed:
             system.call(stores, "enqueue_delayed", delayed)
         with system.running(stores) as worker:
-            _wait_gone(stores, max(count, ready), count // 20)
+            before = _wait_count(claimed, count // 20, 0.02)
             started = time.perf_counter()
-            _wait_gone(stores, max(count, ready), count)
+            done = _wait_count(claimed, count, 0.02)
             elapsed = time.perf_counter() - started
             memory = machine.pss(machine.tree(worker.pid)) / 2**20
-    return {"rate": (count - count // 20) / elapsed, "memory": memory}
-
-
-def _wait_gone(stores: Stores, sent: int, wanted: int) -> None:
-    """Wait until so many of the ready tasks are claimed."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        asked = time.perf_counter()
-        if sent - stores.engine.depth(["celery"])["celery"].ready >= wanted:
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"less than {wanted} of {sent} tasks were claimed in {PATIENCE:.0f} s")
-        # Counting a million rows takes a while: ask rarely enough not to disturb.
-        time.sleep(max(0.02, 10 * (time.perf_counter() - asked)))
+    return {"rate": (done - before) / elapsed, "memory": memory}
