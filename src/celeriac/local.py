@@ -29,7 +29,7 @@ class Proxy:
         """The object that this stands for now."""
         return object.__getattribute__(self, "_Proxy__local")()
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # isinstance() must see the real class
         return self._get_current_object().__class__
 

@@ -187,9 +187,9 @@ class Task(Generic[P, R]):
 
         Options: ``countdown`` (seconds), ``eta`` (``datetime``), ``expires`` (seconds or ``datetime``),
         ``queue``, ``exchange``, ``routing_key``, ``priority``, ``serializer``, ``compression``,
-        ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``, ``retry_policy``, ``timeout``,
-        ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``, ``group_index``, ``chord``, ``chain``,
-        ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
+        ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``, ``retry_policy``,
+        ``timeout``, ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``, ``group_index``, ``chord``,
+        ``chain``, ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
 
         Raises ``TypeError`` if the arguments do not fit the function, ``EncodeError`` if one cannot be
         serialised, ``OperationalError`` if the broker cannot be reached within ``broker_publish_timeout``.
@@ -207,9 +207,11 @@ class Task(Generic[P, R]):
             )
         if type(self).shadow_name is not Task.shadow_name and shadow is None:
             shadow = self.shadow_name(args, checked, options)
+        if producer is not None:
+            options["producer"] = producer
         return app.call(
-            self.name, args, checked, self, task_id=task_id, producer=producer, link=link,
-            link_error=link_error, shadow=shadow, **options,
+            self.name, args, checked, self, task_id=task_id, link=link, link_error=link_error,
+            shadow=shadow, **options,
         )  # fmt: skip
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
@@ -360,9 +361,15 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
                 "which are shared and thread-safe. Leave it out, or use another Celeriac() for another broker"
             )
     for key in options.keys() - _OPTIONS - _PROPERTIES:
-        near = difflib.get_close_matches(key, _OPTIONS, 1, 0.75)
+        near = _near_miss(key)
         if near:
-            raise TypeError(f"{name}: there is no option {key!r} of apply_async; did you mean {near[0]!r}?")
+            raise TypeError(f"{name}: there is no option {key!r} of apply_async; did you mean {near!r}?")
+
+
+@lru_cache(maxsize=256)
+def _near_miss(option: str) -> str | None:
+    # Applications may have options of their own, which their routes and signal receivers read.
+    return next(iter(difflib.get_close_matches(option, _OPTIONS, 1, 0.75)), None)
 
 
 def _delivery_mode(mode: int | str | None) -> int:
