@@ -159,7 +159,7 @@ def born(fd: int) -> int:
     from celeriac.app.find import find_app
 
     app = find_app(birth.app_spec)
-    app.conf.update(options.overrides)
+    app.conf.override(options.overrides)
     app.log.setup(options.loglevel, options.logfile, hostname=options.name)
     app.import_tasks()
     app.finalize()

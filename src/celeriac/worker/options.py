@@ -109,6 +109,7 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
         workdir=flags.get("workdir"),
         loglevel=flags.get("loglevel"),
         logfile=flags.get("logfile"),
+        overrides=flags.get("overrides") or {},
         heartbeat_file=conf.worker_heartbeat_file,
     )
 
@@ -177,7 +178,14 @@ def _prefetch(multiplier: Any) -> int:
 
 
 def _queues(app: Celeriac, chosen: Any, excluded: Any) -> list[str]:
-    return app.select_queue_names(_names(chosen), _names(excluded))
+    queues = app.queues
+    queues.select(_names(chosen))
+    names = list(queues.deselect(_names(excluded)))
+    if not names:
+        raise ImproperlyConfigured(
+            "no queue is left to take messages from: name one with -Q, or exclude fewer with -X"
+        )
+    return names
 
 
 def _names(value: Any) -> Sequence[str] | None:

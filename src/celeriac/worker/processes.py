@@ -60,8 +60,9 @@ class Birth(msgspec.Struct):
 class Launcher:
     """Starts the agent and the children of one node."""
 
-    def __init__(self, app: Celeriac, options: Options, board: Board) -> None:
+    def __init__(self, app: Celeriac, options: Options, board: Board, opened_early: bool = False) -> None:
         self.app = app
+        self.opened_early = opened_early
         self.options = options
         self.board = board
         self._prctl = load_prctl()
@@ -149,8 +150,8 @@ class Launcher:
         names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
         if names:
             reasons.append(f"importing the application started threads ({', '.join(names)})")
-        if self.app.connected:
-            reasons.append("importing the application opened a connection to its broker or results")
+        if self.opened_early:
+            reasons.append("importing the application opened its broker or results")
         if not reasons:
             return False
         if self.options.app_spec is None:

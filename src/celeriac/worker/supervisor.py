@@ -79,14 +79,14 @@ class Child:
 class Supervisor:
     """A node. ``run`` returns the exit code when everything has ended."""
 
-    def __init__(self, app: Celeriac, options: Options) -> None:
+    def __init__(self, app: Celeriac, options: Options, opened_early: bool = False) -> None:
         self.app = app
         self.options = options
         self.board = Board(options.children, options.slots)
         self.children = [Child(record) for record in self.board.records()]
         self.wanted = options.concurrency if options.pool == "prefork" else 1
         self.shutdown = Shutdown(options.grace)
-        self.launcher = Launcher(app, options, self.board)
+        self.launcher = Launcher(app, options, self.board, opened_early)
         self.life = 0
         self.node = self._new_node()
         self.agent_pid = 0

@@ -35,6 +35,7 @@ class Worker:
         signals.celeryd_init.send(sender=flags.get("hostname"), instance=self, conf=app.conf, options=flags)
         app.import_tasks()
         app.finalize()
+        opened_early = app.opened
         app.conf.check()
         options = resolve(app, flags)
         self.hostname = options.name
@@ -49,9 +50,10 @@ class Worker:
         for note in (*app.conf.settled_notes(), *_pool_notes(app, options)):
             logger.info("%s", note)
         signals.worker_init.send(sender=self)
-        return self._run(options)
+        app.disconnect()
+        return self._run(options, opened_early)
 
-    def _run(self, options: Options) -> int:
+    def _run(self, options: Options, opened_early: bool) -> int:
         if options.pool == "solo":
             from celeriac.worker.solo import Solo
 
@@ -60,7 +62,7 @@ class Worker:
         else:
             from celeriac.worker.supervisor import Supervisor
 
-            supervisor = Supervisor(self.app, options)
+            supervisor = Supervisor(self.app, options, opened_early)
             code, again = supervisor.run(), supervisor.shutdown.restart
         if again:
             logger.warning("Starting again")
@@ -70,7 +72,6 @@ class Worker:
 
     def _purge(self, options: Options) -> None:
         count = self.app.broker.purge(options.queues)
-        self.app.disconnect()
         logger.warning("Purged %d message(s) from %s", count, ", ".join(options.queues))
 
 
