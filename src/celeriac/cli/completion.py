@@ -12,7 +12,7 @@ from celeriac.cli.options import Command
 @click.command("completion", cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
+def completion(ctx: click.Context, /, shell: str) -> None:
     """Print the completion script for SHELL.
 
     \b

@@ -31,7 +31,7 @@ def dead() -> None:
 @option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="How many to skip.")
 @json_option
 @pass_session
-def list_(session: Session, queue: str | None, limit: int, offset: int, as_json: bool) -> None:
+def list_(session: Session, /, queue: str | None, limit: int, offset: int, as_json: bool) -> None:
     """List dead letters, newest first."""
     # one more than asked for tells whether there is a next page
     found = session.broker_engine.dead_letters(queue, offset, limit + 1)
@@ -54,7 +54,7 @@ def list_(session: Session, queue: str | None, limit: int, offset: int, as_json:
 @click.argument("key")
 @json_option
 @pass_session
-def show(session: Session, key: str, as_json: bool) -> None:
+def show(session: Session, /, key: str, as_json: bool) -> None:
     """Show the dead letter KEY (a task id does as well) with its arguments."""
     letter = _find(session.broker_engine, key)
     whole = {**_summary(letter), **_message(letter)}
@@ -72,7 +72,9 @@ def show(session: Session, key: str, as_json: bool) -> None:
 @all_option
 @yes_option
 @pass_session
-def replay(session: Session, keys: tuple[str, ...], queue: str | None, everything: bool, yes: bool) -> None:
+def replay(
+    session: Session, /, keys: tuple[str, ...], queue: str | None, everything: bool, yes: bool
+) -> None:
     """Put dead letters back in line: those of KEY (a task id does as well), or a queue's, or all."""
     broker = session.broker_engine
     chosen = _chosen(broker, keys, queue, everything)
@@ -87,7 +89,7 @@ def replay(session: Session, keys: tuple[str, ...], queue: str | None, everythin
 @all_option
 @yes_option
 @pass_session
-def purge(session: Session, keys: tuple[str, ...], queue: str | None, everything: bool, yes: bool) -> None:
+def purge(session: Session, /, keys: tuple[str, ...], queue: str | None, everything: bool, yes: bool) -> None:
     """Delete dead letters for good: those of KEY (a task id does as well), or a queue's, or all."""
     broker = session.broker_engine
     chosen = _chosen(broker, keys, queue, everything)

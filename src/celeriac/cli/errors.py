@@ -12,11 +12,11 @@ from celeriac.platforms import EX_FAILURE
 
 
 class Failure(click.ClickException):
-    """A command cannot do what it was asked; ``exit_code`` is the process's status."""
+    """A command cannot do what it was asked; ``status`` is the process's status."""
 
-    def __init__(self, message: str, exit_code: int = EX_FAILURE) -> None:
+    def __init__(self, message: str, status: int = EX_FAILURE) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.status = status
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message to standard error."""

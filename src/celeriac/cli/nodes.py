@@ -32,7 +32,7 @@ _PAUSE: Final = 0.1
 @destination_option
 @json_option
 @pass_session
-def status(session: Session, timeout: float, destination: list[str] | None, as_json: bool) -> None:
+def status(session: Session, /, timeout: float, destination: list[str] | None, as_json: bool) -> None:
     """List the workers that are alive.
 
     The exit status is 69 if there is none.
@@ -81,7 +81,7 @@ def inspect() -> None:
 @destination_option
 @json_option
 @pass_session
-def ping(session: Session, timeout: float, destination: list[str] | None, as_json: bool) -> None:
+def ping(session: Session, /, timeout: float, destination: list[str] | None, as_json: bool) -> None:
     """See which workers are alive, by the beat that they keep up in the store.
 
     The exit status is 69 if there is none.

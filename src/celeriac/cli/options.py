@@ -6,12 +6,17 @@ import json
 import os
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from celeriac.cli.errors import did_you_mean
 from celeriac.cli.session import Session
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # older versions of click do not have it generic
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -105,7 +110,7 @@ pass_session = click.make_pass_decorator(Session, ensure=True)
 # -- types of values ---------------------------------------------------------------------------------------
 
 
-class CommaList(click.ParamType):
+class CommaList(ParamType):
     """Names separated by commas."""
 
     name = "comma separated list"
@@ -117,7 +122,7 @@ class CommaList(click.ParamType):
         return [part.strip() for part in str(value).split(",") if part.strip()]
 
 
-class Json(click.ParamType):
+class Json(ParamType):
     """A JSON value of one kind."""
 
     def __init__(self, kind: type, name: str, example: str) -> None:
@@ -136,7 +141,7 @@ class Json(click.ParamType):
         return found
 
 
-class Time(click.ParamType):
+class Time(ParamType):
     """A point in time in ISO 8601, or a number of seconds from now where ``seconds`` allows it."""
 
     def __init__(self, seconds: bool = False) -> None:
@@ -161,7 +166,7 @@ class Time(click.ParamType):
             self.fail(f"{value!r} is not a time as in 2030-12-31T18:00:00+01:00 (ISO 8601){also}", param, ctx)
 
 
-class Level(click.ParamType):
+class Level(ParamType):
     """A log level, in any case."""
 
     name = "level"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +18,9 @@ from celeriac.cli.options import Group, global_options
 from celeriac.cli.session import Session
 from celeriac.exceptions import CeleriacError, CeleryCommandException, OperationalError
 from celeriac.platforms import EX_FAILURE, EX_UNAVAILABLE
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("worker:worker", "Start a worker."),
@@ -100,14 +103,17 @@ def celeriac(ctx: click.Context, /, **given: Any) -> None:
         ctx.color = False
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status.
+def run(arguments: Sequence[str] | None = None, app: Celeriac | None = None) -> int:
+    """Run the command line, for ``app`` unless ``-A`` names another, and return the exit status.
 
     0 is success, 2 a mistake on the command line, 69 a server or workers that cannot be reached, 130 Ctrl-C,
     1 anything else. A user's mistake is told in a sentence; ``CELERIAC_DEBUG=1`` shows the traceback.
     """
     try:
-        status = celeriac(args=arguments, prog_name="celeriac", standalone_mode=False)
+        status = celeriac(args=arguments, prog_name="celeriac", standalone_mode=False, obj=Session(app))
+    except Failure as exc:
+        exc.show()
+        return exc.status
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code

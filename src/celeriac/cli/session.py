@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import click
 
-from celeriac.cli.errors import Failure
+from celeriac.cli.errors import Failure, wants_traceback
+from celeriac.exceptions import CeleriacError, ImproperlyConfigured
+from celeriac.platforms import EX_USAGE
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -26,7 +30,8 @@ _ENVIRONMENT = {
 class Session:
     """The global options as given, before or after the command."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Celeriac | None = None) -> None:
+        self._given = given
         self.app: str | None = None
         self.broker: str | None = None
         self.result_backend: str | None = None
@@ -41,12 +46,24 @@ class Session:
     def application(self) -> Celeriac:
         """The application that ``-A`` names (Celery's rules), with its tasks still to be imported.
 
-        Raises ``Failure`` saying what was tried.
+        Raises ``Failure`` saying what was tried, or where its module fails.
         """
         self.enter()
+        if self._given is not None and not self.app:
+            return self._given
         from celeriac.app.find import find_app
 
-        return find_app(self.app)
+        try:
+            with _in_user_code(f"-A {self.app}"):
+                return find_app(self.app)
+        except ImproperlyConfigured as exc:
+            raise Failure(str(exc), EX_USAGE) from None
+
+    def import_tasks(self) -> None:
+        """Import the modules of the application's tasks. Raises ``Failure`` if one fails."""
+        with _in_user_code("importing the tasks' modules"):
+            self.application.import_tasks()
+            self.application.finalize()
 
     @property
     def broker_engine(self) -> Broker:
@@ -84,3 +101,29 @@ class Session:
         """Tell people something on standard error, unless ``--quiet``; scripts read standard output."""
         if not self.quiet:
             click.echo(text, err=True)
+
+
+@contextmanager
+def _in_user_code(doing: str) -> Iterator[None]:
+    """Tell an error in the application's own modules in a sentence that names the line."""
+    try:
+        yield
+    except CeleriacError:
+        raise
+    except Exception as exc:
+        if wants_traceback():
+            raise
+        import traceback
+
+        frames = [
+            frame
+            for frame in traceback.extract_tb(exc.__traceback__)
+            if not frame.filename.startswith("<frozen")
+        ]
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}"
+        if isinstance(exc, SyntaxError) and exc.filename:
+            where = f"{exc.filename}, line {exc.lineno}"
+        raise Failure(
+            f"{doing}: {type(exc).__name__}: {getattr(exc, 'msg', None) or exc} ({where}). "
+            "CELERIAC_DEBUG=1 shows the whole traceback."
+        ) from exc

@@ -26,7 +26,7 @@ _NAMES: Final = ("Task", "signature", "chain", "group", "chord", "chunks", "xmap
 @option("--gevent", "patch", flag_value="gevent", help="Patch the standard library with gevent first.")
 @option("--eventlet", "patch", flag_value="eventlet", help="Patch the standard library with eventlet first.")
 @pass_session
-def shell(session: Session, kind: str | None, without_tasks: bool, patch: str | None) -> None:
+def shell(session: Session, /, kind: str | None, without_tasks: bool, patch: str | None) -> None:
     """Start a Python shell with the application as ``app`` and each task by its function's name.
 
     Without a choice it is IPython, bpython or Python's own shell, whichever is installed.
@@ -40,18 +40,16 @@ def shell(session: Session, kind: str | None, without_tasks: bool, patch: str | 
 def namespace(session: Session, without_tasks: bool = False) -> dict[str, Any]:
     """The names that the shell starts with; a task does not hide one of the others."""
     app = session.application
-    app.import_tasks()
-    app.finalize()
+    session.import_tasks()
     names: dict[str, Any] = {"app": app, "celery": app, "celeriac": celeriac}
     for name in _NAMES:
         found = getattr(celeriac, name, None)
         if found is not None:
             names[name] = found
     if not without_tasks:
+        own = ("celery.", "celeriac.")
         tasks = {
-            task.__name__: task
-            for name, task in app.tasks.items()
-            if not name.startswith(("celery.", "celeriac."))
+            name.rpartition(".")[2]: task for name, task in app.tasks.items() if not name.startswith(own)
         }
         names = {**tasks, **names}
     return names

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @option("--routing-key", help="Routing key.")
 @option("--force", is_flag=True, help="Also send a name that looks like a mistyped one.")
 @pass_session
-def call(session: Session, name: str, args: Any, kwargs: Any, force: bool, **options: Any) -> None:
+def call(session: Session, /, name: str, args: Any, kwargs: Any, force: bool, **options: Any) -> None:
     """Send the task NAME and print its id.
 
     A name that the application does not know is sent as it is: a worker may know it.
@@ -52,7 +52,7 @@ def call(session: Session, name: str, args: Any, kwargs: Any, force: bool, **opt
         raise Failure("--eta and --countdown say the same thing in two ways: give one", EX_USAGE)
     chosen = {key: value for key, value in options.items() if value is not None}
     app = session.application
-    task = _find(app, name)
+    task = _find(session, name)
     try:
         if task is not None:
             result = task.apply_async(args or [], kwargs or {}, **chosen)
@@ -64,10 +64,11 @@ def call(session: Session, name: str, args: Any, kwargs: Any, force: bool, **opt
     click.echo(result.id)
 
 
-def _find(app: Celeriac, name: str) -> Any:
-    if name not in app.tasks:
-        app.import_tasks()
-    return app.tasks.get(name)
+def _find(session: Session, name: str) -> Any:
+    tasks = session.application.tasks
+    if name not in tasks:
+        session.import_tasks()
+    return tasks.get(name)
 
 
 def _warn_unknown(session: Session, app: Celeriac, name: str, force: bool) -> None:
@@ -89,6 +90,7 @@ def _warn_unknown(session: Session, app: Celeriac, name: str, force: bool) -> No
 @pass_session
 def result(
     session: Session,
+    /,
     task_id: str,
     task_name: str | None,
     traceback: bool,
@@ -101,7 +103,7 @@ def result(
     """
     app = session.application
     _require_backend(app)
-    task = _find(app, task_name) if task_name else None
+    task = _find(session, task_name) if task_name else None
     outcome = task.AsyncResult(task_id) if task is not None else app.AsyncResult(task_id)
     if not outcome.ready():
         if timeout is None:
@@ -149,7 +151,7 @@ def _as_dict(outcome: AsyncResult[Any]) -> dict[str, Any]:
 @option("--terminate", is_flag=True, help="Also end those that run already.")
 @option("--signal", default="SIGTERM", show_default=True, help="Signal for --terminate.")
 @pass_session
-def revoke(session: Session, task_ids: tuple[str, ...], terminate: bool, signal: str) -> None:
+def revoke(session: Session, /, task_ids: tuple[str, ...], terminate: bool, signal: str) -> None:
     """Do not run the tasks TASK_ID.
 
     It is stored, so that workers which start later know it as well.
@@ -168,16 +170,16 @@ def revoke(session: Session, task_ids: tuple[str, ...], terminate: bool, signal:
 @click.argument("task_name")
 @click.argument("rate")
 @pass_session
-def rate_limit(session: Session, task_name: str, rate: str) -> None:
+def rate_limit(session: Session, /, task_name: str, rate: str) -> None:
     """Limit how often TASK_NAME starts, on all workers together.
 
     RATE is like 10/s, 10/m or 10/h; 0 means no limit, and "default" the limit that the code gives.
     """
     app = session.application
-    if _find(app, task_name) is None:
+    if _find(session, task_name) is None:
         proposal = did_you_mean(task_name, app.tasks)
         raise Failure(f"the application has no task {task_name!r}.{proposal}", EX_USAGE)
-    session.coordinator.limit_rate(task_name, _rate(rate))
+    app.control.rate_limit(task_name, _rate(rate))
     session.say(f"{task_name}: {'the limit in the code' if rate == 'default' else rate}.")
 
 

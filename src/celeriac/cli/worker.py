@@ -12,7 +12,7 @@ import click
 
 from celeriac import platforms
 from celeriac.cli.errors import Failure
-from celeriac.cli.options import COMMA_LIST, LEVEL, Command, Option, pass_session
+from celeriac.cli.options import COMMA_LIST, LEVEL, Command, Decorated, Option, ParamType, pass_session
 from celeriac.cli.session import Session
 from celeriac.platforms import EX_CANTCREAT, EX_USAGE
 
@@ -60,14 +60,17 @@ class SectionOption(Option):
         self.section = section
 
 
-def _in(section: str) -> Callable[..., Any]:
-    def declare(*names: str, **settings: Any) -> Callable[[Any], Any]:
-        return click.option(*names, cls=SectionOption, section=section, **settings)
+class _Section:
+    """Declares the options of one section."""
 
-    return declare
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def __call__(self, *names: str, **settings: Any) -> Callable[[Decorated], Decorated]:
+        return click.option(*names, cls=SectionOption, section=self.title, **settings)
 
 
-class Concurrency(click.ParamType):
+class Concurrency(ParamType):
     """A number of processes, threads or coroutines, or ``auto``."""
 
     name = "number or auto"
@@ -79,7 +82,7 @@ class Concurrency(click.ParamType):
         return click.IntRange(min=1).convert(value, param, ctx)
 
 
-class Prefetch(click.ParamType):
+class Prefetch(ParamType):
     """A prefetch multiplier, or ``auto``."""
 
     name = "number or auto"
@@ -89,7 +92,7 @@ class Prefetch(click.ParamType):
         return "auto" if str(value).lower() == "auto" else click.IntRange(min=0).convert(value, param, ctx)
 
 
-class Autoscale(click.ParamType):
+class Autoscale(ParamType):
     """``MAX,MIN`` processes."""
 
     name = "max,min"
@@ -102,7 +105,7 @@ class Autoscale(click.ParamType):
         return ",".join(part.strip() for part in parts)
 
 
-class Grace(click.ParamType):
+class Grace(ParamType):
     """Seconds, or ``none`` for no limit; returned in a tuple, because ``None`` means "not given"."""
 
     name = "seconds or none"
@@ -120,8 +123,12 @@ class Grace(click.ParamType):
 
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 _COUNT: Final = click.IntRange(min=1)
-_worker, _pool, _queue = _in("Worker options"), _in("Pool options"), _in("Queue options")
-_features, _beat, _daemon = _in("Accepted from Celery"), _in("Embedded beat"), _in("Daemon options")
+_worker, _pool, _queue = _Section("Worker options"), _Section("Pool options"), _Section("Queue options")
+_features, _beat, _daemon = (
+    _Section("Accepted from Celery"),
+    _Section("Embedded beat"),
+    _Section("Daemon options"),
+)
 
 
 @click.command("worker", cls=WorkerCommand)
@@ -168,7 +175,7 @@ _features, _beat, _daemon = _in("Accepted from Celery"), _in("Embedded beat"), _
 @_daemon("--executable", help="Python interpreter to run with.")
 @click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
 @pass_session
-def worker(session: Session, settings: tuple[str, ...], **flags: Any) -> int:
+def worker(session: Session, /, settings: tuple[str, ...], **flags: Any) -> int:
     """Start a worker.
 
     NAME=VALUE changes a setting for this worker: worker.prefetch_multiplier=1.
