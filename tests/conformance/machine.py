@@ -223,9 +223,14 @@ class Diagram(RuleBasedStateMachine):
     def check_order(self, deliveries: list[Delivery], queues: list[str]) -> None:
         """Urgent lanes first, in each the queues in order, in each queue the line in order."""
         claimed = [self.known[id_of(delivery.payload)] for delivery in deliveries]
+        marked = [each for queue in queues for each in self.known.values() if self.waits_apart(each, queue)]
+        apart, claimed = claimed[: len(marked)], claimed[len(marked) :]
+        assert all(known in marked for known in apart), "those that must only be ended come first"
         for line in [(queue, urgent) for urgent in (True, False) for queue in queues]:
             waiting = [
-                known for known in self.known.values() if known.line == line and known.state == "ready"
+                known
+                for known in self.known.values()
+                if known.line == line and known.state == "ready" and known not in marked
             ]
             returned = [known for known in waiting if known.step is not None]
             fresh = sorted((known for known in waiting if known.step is None), key=lambda known: known.place)
@@ -234,6 +239,14 @@ class Diagram(RuleBasedStateMachine):
             assert all(known in returned for known in front), "those returned to the line come first"
             assert back == fresh[: len(back)], "first in, first out"
             self.check_returned(front, returned)
+
+    def waits_apart(self, known: Known, queue: str) -> bool:
+        return (
+            self.rig.marks_apart
+            and known.state == "ready"
+            and known.lost is not None
+            and known.line[0] == queue
+        )
 
     def check_returned(self, front: list[Known], returned: list[Known]) -> None:
         """Messages returned by one step keep their claim order.

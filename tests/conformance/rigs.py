@@ -36,6 +36,9 @@ class Rig:
     shared: bool = True
     """Whether other processes see the same store."""
 
+    marks_apart = False
+    """Messages that must not run again, only end, wait in a line of their own, which is served first."""
+
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._opened: list[Engine] = []
 
@@ -142,6 +145,7 @@ class RedisRig(Rig):
     name = "redis"
     urgent = 0
     lax = 9
+    marks_apart = True
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         super().__init__(request)

@@ -45,11 +45,11 @@ class RedisEngine(RedisResults, RedisInspection, RedisCoordinator):
         self.url = self.address.masked
         self.keys = Keys(self.address)
         self.hold_delays = _holds_delays(options.get("broker_delay", "store"))
-        self.dead_expires = int(options.get("dead_letters_expires", 30 * DAY))
-        own = {
+        self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
+        own: dict[str, float] = {
             "dead_max": int(options.get("dead_letters_max", 10_000)),
             "dead_age": self.dead_expires,
-            "tombstone": int(options.get("result_tombstone_expires", 0)),
+            "tombstone": float(options.get("result_tombstone_expires", 0)),
         }
         self.scripts = Scripts(Layout.of(self.keys, self.address.db, own))
         self.lease_store: RedisResults | None = None

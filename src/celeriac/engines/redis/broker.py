@@ -100,7 +100,12 @@ class RedisBroker:
         """
         self.is_broker = True
         own = self.keys.own
-        keys = [own(f"owner:{owner.name}"), own(f"owners:{owner.node}"), own("beats"), own(f"gone:{owner.node}")]
+        keys = [
+            own(f"owner:{owner.name}"),
+            own(f"owners:{owner.node}"),
+            own("beats"),
+            own(f"gone:{owner.node}"),
+        ]
         with self.links.borrow() as link:
             try:
                 self.scripts["attach"].run(link, keys, [owner.name, owner.node, owner.slots])
@@ -146,7 +151,9 @@ class RedisBroker:
             rows = self.scripts["overdue"].run(link, keys, [DEFAULT_LEASE])
             for node, beat, info, overdue in zip(*[iter(rows)] * 4, strict=True):
                 gone = not overdue and _is_dead_here(info, host, alive)
-                if (overdue or gone) and self._fence(link, node.decode(), "" if gone else beat, remember=True):
+                if (overdue or gone) and self._fence(
+                    link, node.decode(), "" if gone else beat, remember=True
+                ):
                     recovered.append(Recovered(node.decode(), 0, 0))
             for orphan in link.call(pack(("SMEMBERS", own("orphans")))):
                 name = orphan.decode()
@@ -203,7 +210,9 @@ class RedisBroker:
     def _lease(self, owner: str, queue: str) -> str:
         return self.keys.of(queue, f"lease:{owner}")
 
-    def _leases_of(self, link: Link, owner: str, record: Mapping[bytes, bytes]) -> list[tuple[int, str, bytes]]:
+    def _leases_of(
+        self, link: Link, owner: str, record: Mapping[bytes, bytes]
+    ) -> list[tuple[int, str, bytes]]:
         """``(token, queue, value)`` of all it holds, in claim order."""
         queues = [field[2:].decode() for field in record if field.startswith(b"q:")]
         if not queues:

@@ -178,7 +178,9 @@ def translated(error: Exception, place: str) -> CeleriacError:
     hint = next((hint for name, hint in _HINTS.items() if code == name or f"{name} " in text), "")
     if isinstance(error, errors.TimeoutError):
         hint = "the server did not answer in time (socket_timeout); whether it acted is not known"
-    return OperationalError(f"Redis at {place} failed: {text or type(error).__name__}" + (hint and f"; {hint}"))
+    return OperationalError(
+        f"Redis at {place} failed: {text or type(error).__name__}" + (hint and f"; {hint}")
+    )
 
 
 def _connection(address: Address, protocol: int, timeout: float | None) -> Connection:

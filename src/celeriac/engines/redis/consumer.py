@@ -251,9 +251,14 @@ def _in_settling_order(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     """Messages to be given back last and the youngest first, so that the oldest ends up in front."""
     if not any(item.verdict == Verdict.GIVE_BACK for item in outcomes):
         return outcomes
-    back = [item for item in outcomes if item.verdict == Verdict.GIVE_BACK]
-    others = [item for item in outcomes if item.verdict != Verdict.GIVE_BACK]
-    return [*others, *sorted(back, key=lambda item: -item.token)]
+    first: dict[tuple[str, int], Outcome] = {}
+    for item in outcomes:
+        first.setdefault((item.queue, item.token), item)
+    ordered = sorted(
+        first.values(), key=lambda item: (0, 0) if item.verdict != Verdict.GIVE_BACK else (1, -item.token)
+    )
+    # What says something else about the same message comes too late: it finds the lease gone.
+    return [*ordered, *(item for item in outcomes if first[item.queue, item.token] is not item)]
 
 
 def _id_in(value: bytes | None) -> str:
@@ -272,5 +277,3 @@ def _readable(fd: int, other: int | None, timeout: float) -> set[int]:
     if other is not None:
         poll.register(other, select.POLLIN)
     return {ready for ready, _ in poll.poll(timeout * 1000)}
-
-

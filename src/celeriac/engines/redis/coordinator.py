@@ -58,7 +58,7 @@ class RedisCoordinator:
             if ids:
                 details = [("ZMSCORE", own("revoked:until"), *ids), ("HMGET", own("revoked:signal"), *ids)]
                 untils, signals = link.calls(b"".join(pack(command) for command in details), 2)
-        now = int(time[0])
+        now = int(time[0]) + int(time[1]) / 1e6
         alive = [
             (task_id.decode(), signal)
             for task_id, until, signal in zip(ids, untils, signals, strict=True)

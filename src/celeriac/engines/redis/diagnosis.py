@@ -47,7 +47,9 @@ def _settings(link: Link) -> dict[str, str]:
     """Of CONFIG, what we look at; empty where the server does not let us (hosted ones often do not)."""
     wanted = ("maxmemory", "maxmemory-policy", "appendonly", "save")
     try:
-        answers: list[Any] = link.calls(b"".join(pack(("CONFIG", "GET", name)) for name in wanted), len(wanted))
+        answers: list[Any] = link.calls(
+            b"".join(pack(("CONFIG", "GET", name)) for name in wanted), len(wanted)
+        )
     except OperationalError:
         return {}
     return {pair[0].decode(): pair[1].decode() for pair in answers if pair}

@@ -26,7 +26,7 @@ class RedisInspection(RedisBroker):
     """The part of :class:`celeriac.engines.base.Broker` that looks and puts in order."""
 
     address: Address
-    dead_expires: int
+    dead_expires: float
 
     def cancel(self, ids: Sequence[str]) -> list[str]:
         """Remove delayed and parked messages of these task ids; return the ids found."""
@@ -96,9 +96,7 @@ class RedisInspection(RedisBroker):
             wanted = limit - len(found)
             if wanted <= 0:
                 break
-            page, length = _all(
-                link, [("LRANGE", line, -(offset + wanted), -(offset + 1)), ("LLEN", line)]
-            )
+            page, length = _all(link, [("LRANGE", line, -(offset + wanted), -(offset + 1)), ("LLEN", line)])
             envelopes = page[::-1] if offset < length else []
             found += [_envelope(value) for value in envelopes] if line == returned else envelopes
             offset = max(0, offset - length)
@@ -140,9 +138,7 @@ class RedisInspection(RedisBroker):
     def pause(self, queue: str) -> None:
         """Let nothing be claimed from the queue until :meth:`resume`."""
         control = self.keys.own("control")
-        self.control_changed(
-            ("HSET", control, f"p:{queue}", "1"), ("SADD", self.keys.own("queues"), queue)
-        )
+        self.control_changed(("HSET", control, f"p:{queue}", "1"), ("SADD", self.keys.own("queues"), queue))
 
     def resume(self, queue: str) -> None:
         """Let messages be claimed from the queue again."""
@@ -169,7 +165,9 @@ class RedisInspection(RedisBroker):
             ]
             rows.sort(key=lambda row: (-row[0], -int(row[1].partition(b"@")[0])))
             wanted = rows[offset : offset + limit]
-            letters = _all(link, [("HGET", self.keys.of(name, "dead:letters"), key) for _, key, name in wanted])
+            letters = _all(
+                link, [("HGET", self.keys.of(name, "dead:letters"), key) for _, key, name in wanted]
+            )
         return [
             _letter(key.decode(), name, at, letter)
             for (at, key, name), letter in zip(wanted, letters, strict=True)

@@ -4,7 +4,7 @@ Per queue, all with the tag ``{queue}``:
 
 =============================  ======  =====================================================================
 ``<queue>[sep<step>]``         LIST    ready messages, Celery's: pushed on the left, taken from the right
-``{q}:returned``               LIST    values given back that Celery's workers must not take; claimed first
+``{q}:returned``               LIST    values only to be brought to their end; claimed first
 ``{q}:delayed``                ZSET    member -> due (epoch seconds); ``\\0<bucket>`` stands for parked ones
 ``{q}:delayed:payload``        HASH    member -> value
 ``{q}:parked:<bucket>``        LIST    members in order (one without payload was cancelled)
@@ -28,7 +28,7 @@ A *value* is ``<lane>|<flags>|<envelope>``; flags: ``a`` admitted by its rate li
 ``nodes``                      HASH    node -> ``NodeInfo`` as JSON
 ``gone:<node>``                STRING  the node was recovered by others
 ``recovered``                  STRING  when anyone last looked for dead nodes
-``rate:<bucket>``              HASH    ``next`` (when the next token is there), ``interval``
+``rate:<bucket>``              HASH    ``taken`` (when the last token was), ``interval``
 ``rate:<bucket>:queues``       SET     queues with messages parked for it
 ``revoked``, ``revoked:until`` ZSET    id -> version, id -> when to forget it
 ``revoked:signal``             HASH    id -> the signal that ends it

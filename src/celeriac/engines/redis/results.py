@@ -61,7 +61,9 @@ class RedisResults:
             for start in range(0, len(ids), FETCH_CHUNK):
                 chunk = ids[start : start + FETCH_CHUNK]
                 values = link.call(pack(("MGET", *map(self.keys.result, chunk))))
-                found.update((key, value) for key, value in zip(chunk, values, strict=True) if value is not None)
+                found.update(
+                    (key, value) for key, value in zip(chunk, values, strict=True) if value is not None
+                )
         return found
 
     def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> Subscription:
@@ -131,5 +133,7 @@ class RedisResults:
     def _the_listener(self) -> Listener:
         listener = self._listener
         if listener is None:
-            listener = self._listener = Listener(self.address, self.keys, self.reply_address() or "", self.fetch)
+            listener = self._listener = Listener(
+                self.address, self.keys, self.reply_address() or "", self.fetch
+            )
         return listener

@@ -24,12 +24,12 @@ class Layout(NamedTuple):
     db: int
     result_prefix: str
     result_db: int
-    dead_max: int
-    dead_age: int
-    tombstone: int
+    dead_max: float
+    dead_age: float
+    tombstone: float
 
     @classmethod
-    def of(cls, keys: Keys, db: int, options: dict[str, int]) -> Layout:
+    def of(cls, keys: Keys, db: int, options: dict[str, float]) -> Layout:
         """The layout in which results lie beside the messages."""
         lanes = tuple(keys.suffixes)
         return cls(keys.prefix, lanes, db, keys.prefix, db, **options)

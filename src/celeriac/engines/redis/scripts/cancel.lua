@@ -4,20 +4,41 @@
 -- Returns the ids found.
 
 local queues, found = tonumber(ARGV[1]), {}
-for i = queues + 2, #ARGV do
-  local id, hit = ARGV[i], false
-  for q = 2, queues + 1 do
-    local queue = ARGV[q]
-    local delayed, payloads, parked = own(queue, 'delayed'), own(queue, 'delayed:payload'), own(queue, 'parked')
-    for n = 1, 8 do -- more messages of one id in one queue at once are left to the list of revoked ids
-      local member = n == 1 and id or id .. '#' .. n
-      if redis.call('HDEL', payloads, member) == 1 then
-        redis.call('ZREM', delayed, member)
-        hit = true
-      end
-      if redis.call('HDEL', parked, member) == 1 then hit = true end
+
+-- Forget what stands first in a bucket and was cancelled, and the bucket if that was all.
+local function sweep(queue, bucket)
+  local list, rate = own(queue, 'parked:' .. bucket), PREFIX .. 'celeriac:rate:' .. bucket
+  local head = redis.call('LINDEX', list, -1)
+  while head and redis.call('HEXISTS', own(queue, 'parked'), head) == 0 do
+    redis.call('RPOP', list)
+    head = redis.call('LINDEX', list, -1)
+  end
+  if head then return end
+  redis.call('SREM', own(queue, 'buckets'), bucket)
+  redis.call('SREM', rate .. ':queues', queue)
+  redis.call('ZREM', own(queue, 'delayed'), '\0' .. bucket)
+end
+
+local function cancel(queue, id)
+  local delayed, payloads, parked = own(queue, 'delayed'), own(queue, 'delayed:payload'), own(queue, 'parked')
+  local hit = false
+  for n = 1, 8 do -- more messages of one id in one queue at once are left to the list of revoked ids
+    local member = n == 1 and id or id .. '#' .. n
+    if redis.call('HDEL', payloads, member) == 1 then
+      redis.call('ZREM', delayed, member)
+      hit = true
+    end
+    if redis.call('HDEL', parked, member) == 1 then
+      for _, bucket in ipairs(redis.call('SMEMBERS', own(queue, 'buckets'))) do sweep(queue, bucket) end
+      hit = true
     end
   end
-  if hit then found[#found + 1] = id end
+  return hit
+end
+
+for i = queues + 2, #ARGV do
+  local hit = false
+  for q = 2, queues + 1 do hit = cancel(ARGV[q], ARGV[i]) or hit end
+  if hit then found[#found + 1] = ARGV[i] end
 end
 return found

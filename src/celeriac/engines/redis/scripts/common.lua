@@ -24,10 +24,10 @@ local function split(value)
   return tonumber(lane), flags, string.sub(value, start)
 end
 
--- To the front of the line the value came from; what Celery's workers must not take to a list of its own.
+-- To the front of the line the value came from; what Celery's workers must not run, to a list of its own.
 local function front(queue, value)
   local lane, flags, envelope = split(value)
-  if string.find(flags, '[ar]') then
+  if string.find(flags, 'r', 1, true) then
     redis.call('RPUSH', own(queue, 'returned'), value)
   else
     redis.call('RPUSH', line(queue, lane), envelope)
@@ -44,9 +44,12 @@ local function keep(hash, id, value)
   return member
 end
 
+local delays = 0
+
 local function delay(queue, due, id, value)
   local member = keep(own(queue, 'delayed:payload'), id, value)
-  redis.call('ZADD', own(queue, 'delayed'), seconds(due), member)
+  redis.call('ZADD', own(queue, 'delayed'), seconds(due + delays / 1000000), member)
+  delays = delays + 1 -- a microsecond keeps what falls due together in order
 end
 
 -- how: 'n' now, 's' in so many seconds, 'd' at an epoch second
@@ -91,7 +94,7 @@ local function store(id, payload, ttl, reply, mark)
     if ttl == '' then redis.call('SET', name, '1') else redis.call('SET', name, '1', 'PX', ttl) end
   end
   if TOMBSTONE > 0 and ttl ~= '' then
-    redis.call('SET', RESULT_PREFIX .. 'celeriac:tombstone:' .. id, '1', 'PX', ttl + TOMBSTONE * 1000)
+    redis.call('SET', RESULT_PREFIX .. 'celeriac:tombstone:' .. id, '1', 'PX', string.format('%.0f', ttl + TOMBSTONE * 1000))
   end
   announce(key, payload)
   if reply ~= '' then

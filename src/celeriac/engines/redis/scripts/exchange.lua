@@ -60,14 +60,18 @@ local function bury(queue, token, meta, envelope)
   end
 end
 
+local function next_token(rate)
+  local state = redis.call('HMGET', rate, 'taken', 'interval')
+  return tonumber(state[1] or 0) + tonumber(state[2] or 0)
+end
+
 local function park(queue, bucket, id, value)
   local rate = PREFIX .. 'celeriac:rate:' .. bucket
   local member = keep(own(queue, 'parked'), id, value)
   redis.call('LPUSH', own(queue, 'parked:' .. bucket), member)
   redis.call('SADD', own(queue, 'buckets'), bucket)
   redis.call('SADD', rate .. ':queues', queue)
-  local due = redis.call('HGET', rate, 'next') or seconds(now)
-  redis.call('ZADD', own(queue, 'delayed'), due, '\0' .. bucket)
+  redis.call('ZADD', own(queue, 'delayed'), seconds(next_token(rate)), '\0' .. bucket)
 end
 
 local function settle(verdict, index, token, first)
@@ -92,13 +96,17 @@ local function settle(verdict, index, token, first)
       if ARGV[first + 1] == 's' then due = due + now end
       delay(queue, due, ARGV[first + 3], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '3' then -- PARK
-      park(queue, ARGV[first], ARGV[first + 1], lane .. '||' .. envelope)
+      park(queue, ARGV[first], ARGV[first + 1], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '4' then -- DEAD
       if ARGV[first + 1] ~= '' then envelope = ARGV[first + 1] end
       bury(queue, token, ARGV[first], envelope)
     else -- REQUEUE
-      if ARGV[first] ~= '' then envelope = ARGV[first] end
-      redis.call('LPUSH', line(queue, lane), envelope)
+      if ARGV[first] ~= '' then envelope, flags = ARGV[first], '' end
+      if string.find(flags, 'r', 1, true) then
+        redis.call('LPUSH', own(queue, 'returned'), lane .. '|r|' .. envelope)
+      else
+        redis.call('LPUSH', line(queue, lane), envelope)
+      end
       woken[queue] = true
     end
   end
@@ -158,21 +166,18 @@ end
 local function grant(index, bucket)
   local queue = queues[index]
   local rate, list = PREFIX .. 'celeriac:rate:' .. bucket, own(queue, 'parked:' .. bucket)
-  local state = redis.call('HMGET', rate, 'next', 'interval')
-  local next_token, interval = tonumber(state[1] or 0), tonumber(state[2] or 0)
-  while count < limit and next_token <= now do
+  while count < limit and next_token(rate) <= now do
     local member = redis.call('RPOP', list)
     if not member then break end
     local value = redis.call('HGET', own(queue, 'parked'), member)
     if value then -- else it was cancelled
       redis.call('HDEL', own(queue, 'parked'), member)
-      local lane, _, envelope = split(value)
-      lease(index, lane, 'a', envelope)
-      next_token = now + interval
-      redis.call('HSET', rate, 'next', seconds(next_token))
+      local lane, flags, envelope = split(value)
+      lease(index, lane, flags .. 'a', envelope)
+      redis.call('HSET', rate, 'taken', seconds(now))
     end
   end
-  if redis.call('EXISTS', list) == 1 then return next_token end
+  if redis.call('EXISTS', list) == 1 then return next_token(rate) end
   redis.call('SREM', own(queue, 'buckets'), bucket)
   redis.call('SREM', rate .. ':queues', queue)
   return nil

@@ -6,7 +6,7 @@
 -- Returns { version, messages still parked }.
 
 local left = 0
-redis.call('HDEL', KEYS[2], 'next')
+redis.call('HDEL', KEYS[2], 'taken')
 if ARGV[3] == '' then
   redis.call('HDEL', KEYS[1], 'l:' .. ARGV[1])
   for _, queue in ipairs(redis.call('SMEMBERS', KEYS[3])) do
