@@ -10,6 +10,7 @@ from tests.conformance.machine import Diagram
 from tests.conformance.rigs import RIGS
 
 
+@pytest.mark.timeout(600)  # a failing walk takes its time to be made short
 @pytest.mark.parametrize("name", sorted(RIGS))
 def test_the_diagram_holds(name: str, request: pytest.FixtureRequest) -> None:
     run_state_machine_as_test(

@@ -99,6 +99,16 @@ def test_an_expired_success_may_be_replaced(engine: Engine, rig: Rig) -> None:
     assert engine.presence(["a"]) == {"a": Presence.KNOWN}
 
 
+def test_a_settle_replaces_an_expired_success(engine: Engine, consumer: Consumer, rig: Rig) -> None:
+    engine.store([record("a", ttl=rig.unit)])
+    engine.publish([pub("a")])
+    (delivery,) = claim(consumer)
+    rig.advance(1.2 * rig.unit)
+    again = record("a", "FAILURE")
+    assert settle(consumer, outcome(delivery, result=again)) == []
+    assert engine.fetch(["a"]) == {"a": again.payload}
+
+
 def test_a_later_state_renews_the_expiry(engine: Engine, rig: Rig) -> None:
     engine.store([record("a", "STARTED", ttl=rig.unit)])
     engine.store([record("a", ttl=1000.0)])
@@ -130,6 +140,13 @@ def test_presence_of_a_queued_task(engine: Engine, consumer: Consumer, rig: Rig)
     delivery = claim(consumer, 1)[0]
     settle(consumer, outcome(delivery, result=record("a")))
     assert engine.presence(["a"]) == {"a": Presence.KNOWN}
+
+
+def test_a_result_that_expired_outranks_that_the_task_was_queued(engine: Engine, rig: Rig) -> None:
+    engine.publish([pub("a", track=1000.0)])
+    engine.store([record("a", ttl=rig.unit)])
+    rig.advance(1.2 * rig.unit)
+    assert engine.presence(["a"]) == {"a": Presence.EXPIRED}
 
 
 def test_a_tracked_task_has_no_result(engine: Engine) -> None:

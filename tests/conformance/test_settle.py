@@ -46,7 +46,7 @@ def test_settle_and_claim_are_one_exchange(engine: Engine, consumer: Consumer) -
     (delivery,) = claim(consumer, 1)
     answer = consumer.exchange([outcome(delivery)], ["q"], 1)
     assert (ids_of(answer.deliveries), answer.refused) == (["b"], [])
-    assert engine.depth(["q"])["q"] == Depth(ready=1, leased=1, age=engine.depth(["q"])["q"].age)
+    assert engine.depth(["q"])["q"]._replace(age=None) == Depth(ready=1, leased=1)
 
 
 def test_outcomes_of_several_queues_settle_together(engine: Engine, consumer: Consumer) -> None:

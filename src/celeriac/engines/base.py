@@ -309,7 +309,7 @@ class Broker(Protocol):
     def attach(self, owner: Incarnation) -> Consumer:
         """Register a lease owner and return its consumer.
 
-        Raises ``ValueError`` if an owner of this name exists already, and ``Fenced`` if its node was recovered.
+        Raises ``ValueError`` if an owner of this name exists, and ``Fenced`` if its node was recovered.
         """
         ...
 

@@ -68,7 +68,7 @@ def bury(store: Store, entry: Entry, outcome: Outcome, now: float, most: int) ->
         outcome.detail,
         now,
         outcome.task,
-        outcome.task_id or entry.task_id,
+        outcome.task_id,
         entry.payload,
     )
     store.dead[letter.key] = (letter, entry.lane)

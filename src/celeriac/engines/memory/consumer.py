@@ -146,7 +146,6 @@ class MemoryConsumer:
         """Put a message whose lease has ended where its verdict says."""
         outcome = settlement.outcome
         entry.payload = settlement.payload or entry.payload
-        entry.task_id = outcome.task_id or entry.task_id
         match outcome.verdict:
             case Verdict.ACK:
                 pass

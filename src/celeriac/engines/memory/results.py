@@ -26,7 +26,6 @@ def keep(store: Store, record: ResultRecord) -> bool:
         return False
     store.results[record.id] = Kept(record, None if record.ttl is None else now + record.ttl)
     store.queued.pop(record.id, None)
-    store.tombstones.pop(record.id, None)
     for subscription in store.listeners.get(record.id, []):
         subscription.announce(record.id, record.payload)
     return True
@@ -100,7 +99,9 @@ class Caller:
             try:
                 function()
             except Exception:
-                logger.exception("A result subscriber's callback raised; it is called again for the next state")
+                logger.exception(
+                    "A result subscriber's callback raised; it is called again for the next state"
+                )
 
 
 class MemoryResults:

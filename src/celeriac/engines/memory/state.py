@@ -222,8 +222,8 @@ class Store:
         return min(times, default=None)
 
     def unpaused(self, queues: Iterable[str]) -> list[str]:
-        """The queues of these from which may be claimed, each once."""
-        return [queue for queue in dict.fromkeys(queues) if queue not in self.paused]
+        """The queues of these from which may be claimed."""
+        return [queue for queue in queues if queue not in self.paused]
 
     # -- the rest ------------------------------------------------------------------------------------
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from celeriac.engines.sqlite.errors import is_busy, translated
+from celeriac.engines.sqlite.errors import patiently, translated
 from celeriac.engines.sqlite.gate import Gate
 
 
@@ -52,7 +51,7 @@ class Connection:
                     self._synchronous = synchronous
                 # Within try: an exception from a signal handler must not leave the gate shut.
                 gate.enter()
-                self._begin(handle)
+                patiently(lambda: handle.execute("BEGIN IMMEDIATE"), self._lock_timeout)
                 yield handle
                 handle.execute("COMMIT")
             except sqlite3.Error as error:
@@ -64,17 +63,14 @@ class Connection:
 
     def close(self) -> None:
         """Close the handle and the gate; the next use opens them again. The lock must be held or free."""
-        handle, gate = self.handle, self._gate
-        self.forget()
-        if handle is None or gate is None:
+        if self.handle is None or self._gate is None:
             return
         # The last one to close writes the log back into the file: that is a writer's work as well.
-        try:
-            gate.enter()
-            handle.close()
-        finally:
-            gate.leave()
-            gate.close()
+        self._gate.enter()
+        self.handle.close()
+        self._gate.leave()
+        self._gate.close()
+        self.forget()
 
     def forget(self) -> None:
         """Drop handle and gate without touching them."""
@@ -85,17 +81,3 @@ class Connection:
         if self.handle is None or self._gate is None:
             self.handle, self._gate = self._opener()
         return self.handle, self._gate
-
-    def _begin(self, handle: sqlite3.Connection) -> None:
-        deadline = 0.0
-        while True:
-            try:
-                handle.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                # Behind the gate only a foreign program can be in our way: a shell, a backup.
-                clock = time.monotonic()
-                deadline = deadline or clock + self._lock_timeout
-                if not is_busy(error) or clock >= deadline:
-                    raise
-            time.sleep(0.002)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from celeriac.exceptions import CeleriacError, OperationalError, SchemaError, StoreFull
+
+T = TypeVar("T")
 
 _REMEDIES: dict[int, tuple[type[CeleriacError], str]] = {
     sqlite3.SQLITE_BUSY: (
@@ -46,6 +51,18 @@ def translated(error: sqlite3.Error, path: Path) -> CeleriacError:
     return kind(f"the SQLite store {path} {remedy} (SQLite says: {error})")
 
 
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether a foreign program holds the lock that we need just now."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+def patiently(work: Callable[[], T], timeout: float) -> T:
+    """Do ``work`` again while a foreign program (a shell, a backup) is in its way, up to ``timeout`` seconds.
+
+    Our own processes never are: they take turns at the gate. SQLite's own waiting sleeps longer and longer.
+    """
+    deadline = None
+    while True:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            clock = time.monotonic()
+            deadline = clock + timeout if deadline is None else deadline
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or clock >= deadline:
+                raise
+        time.sleep(0.002)

@@ -127,7 +127,7 @@ class Step:
             bodies.append((id, body))
             rank = self.store.sign * publication.priority
             due = self.due(publication.delay, publication.due)
-            if due is not None and due > self.now:
+            if due is not None:
                 delayed.append((queue, due, id, rank, task_id))
                 self._call_early(queue, due)
             else:

@@ -12,7 +12,7 @@ from importlib import resources
 
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.connection import Connection
-from celeriac.engines.sqlite.errors import translated
+from celeriac.engines.sqlite.errors import patiently, translated
 from celeriac.engines.sqlite.gate import Gate
 from celeriac.engines.sqlite.location import Location
 from celeriac.engines.sqlite.news import News
@@ -23,6 +23,7 @@ MIGRATIONS = ("schema.sql",)
 """What brings a file from version i to i + 1; append, never change."""
 
 APPLICATION_ID = 0x43454C52
+CACHE_KIB = 16_000
 HOST_SILENCE = 30.0
 """Seconds after which a file used by another machine may be taken over."""
 BOOT_SHIFT = 40
@@ -111,40 +112,40 @@ class Store:
                 "The store needs to write beside its file: check the directory's permissions"
             ) from error
         try:
-            handle = sqlite3.connect(
-                self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
-            try:
-                # Distributions build SQLite so that it overwrites what is deleted: that doubles our writes.
-                handle.execute("PRAGMA secure_delete=OFF")
-                handle.execute("PRAGMA cache_size=-16000")
-                self._prepare(handle, gate)
-            except BaseException:
-                handle.close()
-                raise
+            # Opening is done in turn, too: the first one recovers the log, the last one to close removes it.
+            gate.enter()
+            handle = patiently(self._open_handle, self.options.lock_timeout)
+            gate.leave()
+            return handle, gate
         except sqlite3.Error as error:
             gate.close()
             raise translated(error, self.path) from error
         except BaseException:
             gate.close()
             raise
-        return handle, gate
 
     # -- the file --------------------------------------------------------------------------------------
 
-    def _prepare(self, handle: sqlite3.Connection, gate: Gate) -> None:
-        """Bring a fresh handle, and the first time the file, into order."""
-        with self._lock:
-            if self._ready:
-                return
-            gate.enter()
-            try:
+    def _open_handle(self) -> sqlite3.Connection:
+        """Open the file and bring it, if need be, into order. The gate is ours."""
+        handle = sqlite3.connect(
+            self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        try:
+            # Distributions build SQLite so that it overwrites what is deleted: 5 % more pages to write.
+            handle.execute("PRAGMA secure_delete=OFF")
+            handle.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            (version,) = handle.execute("PRAGMA user_version").fetchone()
+            if not self._ready or version != len(MIGRATIONS):  # somebody may have deleted the file meanwhile
+                self.known_queues = set()
                 _migrate(handle, self.path.name)
                 self._register_host(handle)
                 self.restore_reserve()
                 self._ready = True
-            finally:
-                gate.leave()
+        except BaseException:
+            handle.close()
+            raise
+        return handle
 
     def _register_host(self, handle: sqlite3.Connection) -> None:
         """Claim the file for this machine's boot; a new boot starts a new range of numbers."""

@@ -67,9 +67,11 @@ class Bell:
                         return found
                     woken = sleeper.sleep(min(left, POLL, POLL if due is None else max(due, 0.0)))
                     if wakeup_fd is not None and wakeup_fd in woken:
-                        return look(queues)[0]
-                    for pipe in woken:
-                        _take_one(pipe)
+                        return False
+                    if woken:
+                        for pipe in woken:
+                            _take_one(pipe)
+                        return True
         finally:
             for pipe in pipes:
                 os.close(pipe)
