@@ -137,9 +137,10 @@ class System:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    # A short grace: what a worker does at its end is not measured, and its stores are thrown away.
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(2)
     except subprocess.TimeoutExpired:
         pass
     try:
