@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from celeriac import engines, serialization
+from celeriac import engines
 from celeriac.app import ids, imports, maker, state
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
@@ -394,11 +394,6 @@ class Celeriac:
         """Finds the queue of a call."""
         return self._routes()[2]
 
-    @property
-    def accept_content(self) -> frozenset[str]:
-        """The content types that messages may have."""
-        return serialization.ensure_accept(self.conf.accept_content)
-
     def select_queues(self, queues: Iterable[str] | str | None = None) -> dict[str, Queue]:
         """Let workers of this process take from these queues only."""
         return self.queues.select(queues)
@@ -613,11 +608,6 @@ class Celeriac:
         """Whether a store has been opened since the start, or since :meth:`disconnect`."""
         return self._broker is not None or self._write_broker is not None or self._backend is not _UNSET
 
-    def close(self) -> None:
-        """Disconnect, and be the current application no more. It can be used again, and connects then."""
-        self.disconnect()
-        state.forget_app(self)
-
     def disconnect(self) -> None:
         """Close the connections to the stores; they are opened again when they are needed."""
         with self._lock:
@@ -628,6 +618,11 @@ class Celeriac:
             self._backend = _UNSET
         for store in opened.values():
             store.close()
+
+    def close(self) -> None:
+        """Disconnect, and be current no longer."""
+        self.disconnect()
+        state.forget_app(self)
 
     def __enter__(self) -> Self:
         return self

@@ -125,7 +125,7 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
-        if task_id in self.revoked:
+        if task_id in self.revoked and not notes(message).lost:
             return self._revoked(job, "revoked")
         return self._special(job, message) if self._is_special(headers, plan) else job
 
