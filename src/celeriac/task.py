@@ -380,6 +380,10 @@ class Task(Generic[P, R]):
             self._is_async = inspect.iscoroutinefunction(self.run)
         return self._is_async
 
+    @property
+    def __name__(self) -> str:
+        return self.__class__.__qualname__.rpartition(".")[2]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (self.name, type(self).__module__)
 

@@ -538,8 +538,8 @@ class Celeriac:
             "dead_letters_max": conf.dead_letter_max,
             "dead_letters_expires": conf.dead_letter_expires,
             "result_tombstone_expires": conf.result_tombstone_expires,
-            "priority_order": conf.task_priority_order,
-            "connect_timeout": conf.broker_connection_timeout,
+            "task_priority_order": conf.task_priority_order,
+            "socket_connect_timeout": conf.broker_connection_timeout,
             "publish_timeout": conf.broker_publish_timeout,
             "broker_delay": conf.broker_delay,
         }

@@ -12,9 +12,8 @@ import msgspec
 from redis import exceptions as errors
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
-from celeriac.engines.redis.connection import Link, pack
+from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.publishing import task_id_of, words_of
-from celeriac.engines.redis.scripts import Word
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
 from celeriac.message import decode_envelope, encode_envelope
 from celeriac.states import SUCCESS

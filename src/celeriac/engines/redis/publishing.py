@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from celeriac.engines.base import Publication
-from celeriac.engines.redis.connection import pack
+from celeriac.engines.redis.connection import Word, pack
 from celeriac.engines.redis.keys import Keys
-from celeriac.engines.redis.scripts import Word
 from celeriac.message import OWN_HEADER, Message, encode_envelope
 
 PUSH_CHUNK: Final = 1000

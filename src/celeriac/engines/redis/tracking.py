@@ -1,9 +1,10 @@
 """The sentinel: wakes idle workers when a producer that is not ours pushes a message.
 
-Our producers set a marker with each push, on which idle workers sleep; Celery's and others' do not. One sentinel a
-store (whoever holds the key ``watcher``) has the server track the queues' lists for it (RESP3, CLIENT TRACKING): a
-write to a list is told once, the sentinel sets the marker, and reads the list again to be told of the next write.
-Tracking needs no server configuration and costs a busy queue nothing, because it is one telling a read.
+Our producers set a marker with each push, on which idle workers sleep; Celery's and others' do not. One
+sentinel a store (whoever holds the key ``watcher``) has the server track the queues' lists for it (RESP3, CLIENT
+TRACKING): a write to a list is told once, the sentinel sets the marker, and reads the list again to be told of
+the next write. Tracking needs no server configuration and costs a busy queue nothing, because it is one telling
+a read.
 """
 
 from __future__ import annotations
