@@ -16,8 +16,8 @@ def test_the_diagram_holds(name: str, request: pytest.FixtureRequest) -> None:
     run_state_machine_as_test(
         lambda: Diagram(lambda: RIGS[name](request)),
         settings=settings(
-            max_examples=40 if name == "memory" else 12,
-            stateful_step_count=40,
+            max_examples=100 if name == "memory" else 15,
+            stateful_step_count=60,
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
