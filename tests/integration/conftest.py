@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from servers import RedisServer
+from tests.servers import RedisServer
 
 HERE = Path(__file__).parent
 PATIENCE = 20.0
