@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 from kombu import Connection
+
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Loss, Outcome, Presence, Verdict
+from celeriac.engines.redis import RedisEngine
+from celeriac.message import encode_envelope
 from tests.conformance.helpers import (
     claim,
     drain,
@@ -26,11 +31,6 @@ from tests.conformance.helpers import (
     settle,
 )
 from tests.servers import RedisServer
-
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Loss, Outcome, Presence, Verdict
-from celeriac.engines.redis import RedisEngine
-from celeriac.message import encode_envelope
 
 
 def opened(url: str, **options: object) -> RedisEngine:
