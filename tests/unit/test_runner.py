@@ -1,4 +1,4 @@
-"""One delivery in, one outcome out: every decision of the runner, on the memory engine and without a process."""
+"""One delivery in, one outcome out: the runner's decisions, on the memory engine, without a process."""
 
 from __future__ import annotations
 

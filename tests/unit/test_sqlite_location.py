@@ -52,7 +52,7 @@ def test_a_host_is_refused() -> None:
         ("syncronous=FULL", "no option 'syncronous'"),
         ("synchronous=SOMETIMES", "synchronous=SOMETIMES: use one of OFF, NORMAL, FULL, EXTRA"),
         ("lock_timeout=soon", "lock_timeout='soon': not a number"),
-        ("task_priority_order=random", "use 'higher'"),
+        ("priority_order=random", "use 'higher'"),
     ],
 )
 def test_a_wrong_option_is_named(query: str, words: str) -> None:
@@ -105,7 +105,7 @@ def test_a_shared_file_system_is_refused(
 
 def test_lower_priority_numbers_can_come_first(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
-    with closing(create(url, {"task_priority_order": "lower"})) as engine:
+    with closing(create(url, {"priority_order": "lower"})) as engine:
         engine.publish([pub("late", priority=9), pub("early", priority=0)])
         consumer = engine.attach(Incarnation("n", 1, 1))
         deliveries = consumer.exchange([], ["q"], 2).deliveries

@@ -164,7 +164,13 @@ def born(fd: int) -> int:
 
     app = find_app(birth.app_spec)
     app.conf.override(options.overrides)
-    app.log.setup(options.loglevel, options.logfile, hostname=options.name)
+    app.log.setup(
+        options.loglevel,
+        options.logfile,
+        redirect_stdouts=app.conf.worker_redirect_stdouts,
+        redirect_level=app.conf.worker_redirect_stdouts_level,
+        hostname=options.name,
+    )
     app.import_tasks()
     app.finalize()
     board = Board(birth.board_children, birth.board_slots, birth.board_fd)

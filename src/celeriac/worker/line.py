@@ -37,10 +37,16 @@ class Line:
         self.queues = list(queues)
         self.wake = wake
         self.fused = app.fused
+        self._order = (app.conf.broker_transport_options or {}).get("queue_order_strategy", "round_robin")
+        if self._order == "sorted":
+            self.queues.sort()
         self.consumer: Consumer = persist("attach", lambda: app.broker.attach(owner))
 
     def exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
         """Settle and claim; returns when the store has answered. Raises ``Fenced``."""
+        if limit and self._order == "round_robin" and len(self.queues) > 1:
+            # The queue named first is served first: take turns, or a long one starves the others.
+            self.queues.append(self.queues.pop(0))
         if not self.fused and outcomes:
             self._store_apart(outcomes)
             outcomes = [_bare(outcome) for outcome in outcomes]

@@ -130,6 +130,9 @@ class Runner:
         job = Job(delivery, plan, context)
         if task_id in self.revoked and not notes(message).lost:
             return self._revoked(job, "revoked")
+        if logger.isEnabledFor(logging.INFO):
+            data = {"name": name, "id": task_id}
+            logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
         return self._special(job, message) if self._is_special(headers, plan) else job
 
     @staticmethod

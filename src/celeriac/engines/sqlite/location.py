@@ -44,8 +44,8 @@ class Options:
     """``FULL``, ``NORMAL``, ... for every commit; empty: publishers FULL, workers NORMAL."""
     lock_timeout: float = 10.0
     """How long to wait for another writer before ``OperationalError``."""
-    task_priority_order: str = "higher"
-    """Which priority numbers are more urgent: ``higher`` or ``lower``."""
+    priority_order: str = "higher"
+    """Which priority numbers are more urgent, ``higher`` or ``lower`` (``task_priority_order``)."""
     result_tombstone_expires: float = 7 * 86400.0
     """How long to remember that a task had a result which has expired."""
     dead_letters_max: int = 10_000
@@ -72,9 +72,9 @@ class Options:
             raise ImproperlyConfigured(
                 f"synchronous={made.synchronous}: use one of {', '.join(_SYNCHRONOUS)}"
             )
-        if made.task_priority_order not in ("higher", "lower"):
+        if made.priority_order not in ("higher", "lower"):
             raise ImproperlyConfigured(
-                f"task_priority_order={made.task_priority_order!r}: use 'higher' (the default) or 'lower'"
+                f"priority_order={made.priority_order!r}: use 'higher' (the default) or 'lower'"
             )
         return made
 

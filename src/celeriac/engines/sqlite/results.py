@@ -86,10 +86,11 @@ class SQLiteResults:
                 handled = work.handle.execute(_DROP_REVOKED, (work.now, CHUNK)).rowcount
                 handled += expire_dead(work, CHUNK)
                 work.handle.execute(_DROP_FENCED, (work.now - _FENCED_FOR,))
+                (before,) = work.handle.execute("PRAGMA freelist_count").fetchone()
                 work.handle.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
                 (free,) = work.handle.execute("PRAGMA freelist_count").fetchone()
-            # Some free pages are left: the next messages need them.
-            if not handled and free <= 4 * VACUUM_PAGES:
+            # Some free pages are left: the next messages need them. None freed: they cannot be just now.
+            if not handled and (free <= 4 * VACUUM_PAGES or free >= before):
                 return count
 
     def _overdue(self, after: int) -> list[int]:

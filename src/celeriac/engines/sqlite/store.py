@@ -43,7 +43,7 @@ class Store:
         """The commit level of what a client was promised: publishes and operators' orders."""
         self.relaxed = self.options.synchronous.upper() or "NORMAL"
         """The level of what merely repeats if a power cut takes it back: claims, settles, beats."""
-        self.sign = 1 if self.options.task_priority_order == "lower" else -1
+        self.sign = 1 if self.options.priority_order == "lower" else -1
         """What turns a priority into a rank."""
         self.bell = Bell(location.folder)
         self.news = News(location.folder)
