@@ -255,7 +255,7 @@ class Store:
         self._held = []
         for connection in list(self._all):
             if connection.handle is not None:
-                _INHERITED.append(connection.handle)
+                _immortalise(connection.handle)
                 self.lost = (
                     "this process was forked while its parent had the file open, and SQLite must not use "
                     "it now. Fork when no thread is publishing, or start by exec (spawn)"
@@ -286,24 +286,36 @@ def _migrate(handle: sqlite3.Connection, name: str) -> None:
         )
 
 
+def _immortalise(handle: sqlite3.Connection) -> None:
+    """Keep a parent's handle from ever being closed here, even by the interpreter's end."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+
+
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
-_INHERITED: list[sqlite3.Connection] = []
-"""Handles of a parent process: never used and never closed."""
+
+
+_FORKING: list[Store] = []
+"""The stores that wait for the end of a fork."""
 
 
 def _before_fork() -> None:
-    for store in list(_STORES):
+    _FORKING[:] = _STORES
+    for store in _FORKING:
         store.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for store in list(_STORES):
+    for store in _FORKING:
         store.after_fork_in_parent()
+    _FORKING.clear()
 
 
 def _after_fork_in_child() -> None:
-    for store in list(_STORES):
+    for store in list(_STORES):  # not only those of before: C code may fork without saying so first
         store.after_fork_in_child()
+    _FORKING.clear()
 
 
 def _at_exit() -> None:
