@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 POLL: Final = 1.0
 """Seconds after which a sleeper looks by itself: for producers that set no marker, and for lost markers."""
-MOST: Final = 1000
-"""Messages one exchange claims at most: Lua's stack bounds how many one command can lease."""
 GRACE: Final = 2.0
 """Seconds a blocking command may overstay before its connection is taken for dead."""
 
@@ -56,13 +54,13 @@ class RedisConsumer:
         self._broken = b""
 
     def exchange(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
-        """Settle ``outcomes`` and claim up to ``limit`` messages (1,000 at most), in one atomic step."""
+        """Settle ``outcomes`` and claim up to ``limit`` messages, in one atomic round trip."""
         self._number += 1
         claims = list(dict.fromkeys(queues))
         names = claims if not outcomes else list(dict.fromkeys([*claims, *(item.queue for item in outcomes)]))
         words: list[Word] = [
             self._number,
-            max(0, min(limit, MOST)),
+            max(limit, 0),
             self.owner.name,
             len(claims),
             len(names),
@@ -172,11 +170,9 @@ class RedisConsumer:
             case Verdict.DELAY:
                 how = "s" if item.due is None else "d"
                 when = repr(float((item.delay or 0.0) if item.due is None else item.due))
-                lane: Word = ""
                 if item.message is not None:
-                    lane = self._keys.lane(item.message.properties.get("priority"))
                     task_id = task_id_of(item.message)
-                return (lane, how, when, task_id, envelope)
+                return (how, when, task_id, envelope)
             case Verdict.PARK:
                 return (item.bucket, task_id)
             case Verdict.DEAD:
