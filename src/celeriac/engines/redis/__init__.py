@@ -8,8 +8,8 @@ Options (Celery's transport options): ``global_keyprefix``, ``sep``, ``priority_
 ``health_check_interval``, ``client_name``, ``master_name``, ``sentinel_kwargs``, ``username``, ``password``,
 ``ssl`` (or ``broker_use_ssl``, ``redis_backend_use_ssl``: a dict of ``ssl_*`` arguments). Ours: ``broker_delay``
 (``"store"``; ``"celery"`` leaves delays to the worker, for queues that Celery's workers share),
-``publish_timeout`` (seconds that a
-publish waits for its answer), ``dead_letters_max`` (10,000 a queue), ``dead_letters_expires`` (30 days), ``result_tombstone_expires`` (0: none).
+``publish_timeout`` (seconds that a publish waits for its answer, if less than ``socket_timeout``),
+``dead_letters_max`` (10,000 a queue), ``dead_letters_expires`` (30 days), ``result_tombstone_expires`` (0: none).
 
 Keys stand in keys.py, scripts in scripts/. Cluster is not supported: results, wake-ups and several queues lie
 in different slots.
