@@ -166,7 +166,7 @@ class ChildRecord:
         task: str,
         limits: tuple[float, float] = (0.0, 0.0),
         once: bool = False,
-    ) -> None:
+    ) -> bool:
         """A slot starts a message. ``limits``: soft and hard limit in seconds, 0 for none."""
         now = time.monotonic()
         soft, hard = limits
@@ -182,6 +182,7 @@ class ChildRecord:
             task_id.encode()[:40],
             task.encode()[:80],
         )
+        return True
 
     def note_end(self, slot: int) -> None:
         """The slot's message has ended, or is about to be settled."""

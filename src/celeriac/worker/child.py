@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from celeriac import signals
 from celeriac.engines.base import Incarnation
-from celeriac.exceptions import Fenced
+from celeriac.exceptions import Fenced, OperationalError
 from celeriac.worker.board import Board, ChildRecord, Life
 from celeriac.worker.line import Line
 from celeriac.worker.options import SINGLE_SLOT, Options
@@ -87,7 +87,11 @@ class Seat:
         """Fetch new orders when an answer says that there are some."""
         coordinator = self.app.coordinator
         if version != self.runner.version and coordinator is not None:
-            control = coordinator.control(self.runner.version)
+            try:
+                control = coordinator.control(self.runner.version)
+            except OperationalError as error:
+                logger.warning("Could not read the orders, trying again with the next answer: %s", error)
+                return
             self.runner.obey(control)
             if self.on_terminate is not None:
                 for task_id in control.terminate:
@@ -160,7 +164,13 @@ def born(fd: int) -> int:
 
     app = find_app(birth.app_spec)
     app.conf.override(options.overrides)
-    app.log.setup(options.loglevel, options.logfile, hostname=options.name)
+    app.log.setup(
+        options.loglevel,
+        options.logfile,
+        redirect_stdouts=app.conf.worker_redirect_stdouts,
+        redirect_level=app.conf.worker_redirect_stdouts_level,
+        hostname=options.name,
+    )
     app.import_tasks()
     app.finalize()
     board = Board(birth.board_children, birth.board_slots, birth.board_fd)

@@ -26,7 +26,7 @@ import msgspec
 
 from celeriac import __version__
 from celeriac.engines.base import NodeInfo
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.exceptions import Fenced, ImproperlyConfigured
 from celeriac.worker.board import Board, ChildRecord
 from celeriac.worker.options import Options
 
@@ -93,8 +93,11 @@ class Launcher:
 
         self._settle_in(parent, f"{self.options.name}:agent")
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        Agent(self.app, self.options, self.board, node, channel).run()
-        return 0
+        try:
+            Agent(self.app, self.options, self.board, node, channel).run()
+        except Fenced:
+            return EXIT_FENCED
+        return EXIT_LEFT
 
     def _child(self, number: int, epoch: int, node: str, parent: int) -> int:
         self._settle_in(parent, f"{self.options.name}:{number}")

@@ -3,13 +3,18 @@
 URLs: ``redis://user:password@host:6379/0``, ``rediss://`` (TLS), ``unix:///path?db=0`` (or
 ``redis+socket://``), ``sentinel://host:26379/0;sentinel://host2:26379`` with the option ``master_name``.
 
-Options (Celery's transport options): ``global_keyprefix``, ``sep``, ``priority_steps``, ``socket_timeout``
-(15 s), ``socket_connect_timeout`` (5 s), ``socket_keepalive``, ``socket_keepalive_options``,
-``health_check_interval``, ``client_name``, ``master_name``, ``sentinel_kwargs``, ``username``, ``password``,
-``ssl`` (or ``broker_use_ssl``, ``redis_backend_use_ssl``: a dict of ``ssl_*`` arguments). Ours: ``broker_delay``
-(``"store"``; ``"celery"`` leaves delays to the worker, for queues that Celery's workers share),
-``publish_timeout`` (seconds that a publish waits for its answer, if less than ``socket_timeout``),
-``dead_letters_max`` (10,000 a queue), ``dead_letters_expires`` (30 days), ``result_tombstone_expires`` (0: none).
+Options (Celery's transport options):
+
+* ``global_keyprefix``, ``sep``, ``priority_steps``: names of keys, as in kombu;
+* ``socket_timeout`` (15 s), ``socket_connect_timeout`` (5 s), ``socket_keepalive``,
+  ``socket_keepalive_options``, ``health_check_interval``, ``client_name``, ``username``, ``password``,
+  ``master_name``, ``sentinel_kwargs``;
+* ``ssl`` (or ``broker_use_ssl``, ``redis_backend_use_ssl``): a dict of ``ssl_*`` arguments.
+
+Ours: ``broker_delay`` (``"store"``; ``"celery"`` leaves delays to the worker, for queues that Celery's
+workers share), ``publish_timeout`` (seconds that a publish waits for its answer), ``dead_letters_max``
+(10,000 a queue), ``dead_letters_expires`` (30 days, in seconds), ``result_tombstone_expires`` (0 seconds:
+none).
 
 Keys stand in keys.py, scripts in scripts/. Cluster is not supported: results, wake-ups and several queues lie
 in different slots.

@@ -194,7 +194,8 @@ def translated(error: Exception, place: str) -> CeleriacError:
     full = isinstance(error, errors.OutOfMemoryError) or "OOM command" in text or code in ("OOM", "MISCONF")
     if full:
         return StoreFull(
-            f"Redis at {place} has no room left: {text}. Raise maxmemory or free the disk; nothing was stored."
+            f"Redis at {place} has no room left: {text}. Raise maxmemory or free the disk; "
+            "nothing was stored."
         )
     if isinstance(error, errors.ReadOnlyError):
         code = "READONLY"

@@ -147,10 +147,10 @@ class RedisInspection(RedisBroker):
         """Dead letters, newest first; those past their age are not shown any more."""
         queues = self.queues() if queue is None else [queue]
         oldest = f"{time.time() - self.dead_expires:.6f}"
+        page = ("LIMIT", 0, offset + limit)
         with self.links.borrow() as link:
             commands: list[tuple[Word, ...]] = [
-                ("ZREVRANGEBYSCORE", self.keys.of(name, "dead"), "+inf", oldest, "WITHSCORES", "LIMIT", 0)
-                + (offset + limit,)
+                ("ZREVRANGEBYSCORE", self.keys.of(name, "dead"), "+inf", oldest, "WITHSCORES", *page)
                 for name in queues
             ]
             pages = zip(queues, _all(link, commands), strict=True)

@@ -5,7 +5,7 @@
 -- Returns 1 if granted, else 0.
 
 local now, interval = clock(), tonumber(ARGV[1])
-call('HDEL', KEYS[1], '-') -- the first write frees memory: works at maxmemory, too
+go_on_at_maxmemory()
 call('HSET', KEYS[1], 'interval', ARGV[1])
 if call('EXISTS', KEYS[2]) == 1 then return 0 end
 local taken = tonumber(call('HGET', KEYS[1], 'taken') or 0)

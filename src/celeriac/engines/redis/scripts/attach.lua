@@ -10,6 +10,7 @@ end
 if call('EXISTS', KEYS[1]) == 1 then
   return redis.error_reply('EXISTS lease owner ' .. ARGV[1] .. ' exists already')
 end
+go_on_at_maxmemory()
 call('HSET', KEYS[1], 'seq', '0', 'answer', ';', 'node', ARGV[2], 'slots', ARGV[3])
 call('SADD', KEYS[2], ARGV[1])
 call('ZADD', KEYS[3], 'NX', seconds((clock())), ARGV[2]) -- so that it is recovered if it never beats

@@ -13,6 +13,10 @@ local function own(queue, what) return PREFIX .. 'celeriac:{' .. queue .. '}:' .
 
 local function wake(queue) call('ZADD', own(queue, 'wake'), 0, '1') end
 
+-- At maxmemory a script may write as it likes once its first write was one that frees memory. Workers must go on
+-- settling, beating and taking over when producers are refused.
+local function go_on_at_maxmemory() call('DEL', PREFIX .. 'celeriac:nothing') end
+
 local function clock() -- seconds and microseconds since the epoch
   local time = call('TIME')
   return time[1] + time[2] / 1000000, time[1] * 1000000 + time[2]

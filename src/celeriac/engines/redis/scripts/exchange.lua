@@ -118,8 +118,8 @@ local function settle(verdict, index, token, first)
 end
 
 local function settle_all()
-  -- Under maxmemory a script may write as it likes once its first write was one that frees memory.
-  call('HDEL', owner, 'partial')
+  go_on_at_maxmemory()
+  if record[4] then call('HDEL', owner, 'partial') end
   local done, failure = {}, nil
   if record[4] and string.match(record[4], '^(%d+)|') == seq then
     for token in string.gmatch(string.match(record[4], '|(.*)'), '%d+') do done[token] = true end

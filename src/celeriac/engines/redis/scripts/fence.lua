@@ -13,6 +13,7 @@ local function orphan(owner)
   end
 end
 
+go_on_at_maxmemory()
 for i = 4, #ARGV do orphan(ARGV[i]) end
 local node = ARGV[1]
 if node == '' then return 1 end

@@ -7,6 +7,7 @@
 
 local now = clock()
 local gap = now - tonumber(call('GET', KEYS[3]) or 0)
+go_on_at_maxmemory()
 call('SET', KEYS[3], seconds(now))
 local beats, found = call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), {}
 for i = 1, #beats, 2 do

@@ -8,6 +8,7 @@ local record = call('HMGET', KEYS[1], 'seq', 'fenced')
 if not record[1] or record[2] then
   return redis.error_reply('FENCED lease owner ' .. ARGV[1] .. ' is not known any more: others took over its messages')
 end
+go_on_at_maxmemory()
 for i = 2, #ARGV do
   call('HSET', KEYS[1], 'q:' .. ARGV[i], '1')
   call('SADD', KEYS[2], ARGV[i])

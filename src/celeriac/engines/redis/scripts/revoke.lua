@@ -5,6 +5,7 @@
 -- Returns the new version.
 
 local now = clock()
+go_on_at_maxmemory()
 local old = call('ZRANGEBYSCORE', KEYS[3], '-inf', seconds(now), 'LIMIT', 0, 1000)
 if #old > 0 then
   call('ZREM', KEYS[2], unpack(old))

@@ -5,7 +5,7 @@
 -- Returns the indices (from 0) of the records that were refused.
 
 local refused = {}
-call('DEL', RESULT_PREFIX .. 'celeriac:nothing') -- the first write frees memory: works at maxmemory, too
+go_on_at_maxmemory()
 for i = 1, #ARGV, 8 do
   local held = true
   if ARGV[i + 5] ~= '' then
