@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -191,6 +190,8 @@ class AsyncResult(ResultBase, Generic[R]):
             subscription.close()
 
     async def _await_ready(self, timeout: float | None) -> None:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[bytes] = asyncio.Queue()
 

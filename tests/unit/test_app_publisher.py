@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -323,3 +324,15 @@ def test_enqueue_many_takes_any_number_in_batches(app: Celeriac, add: Any) -> No
     results = add.enqueue_many(((i,) for i in range(2500)), countdown=60)
     assert len({r.id for r in results}) == 2500
     assert app.broker.depth(["celery"])["celery"].delayed == 2500
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://:hunter2@127.0.0.1:{silent.getsockname()[1]}/0"
+        app = make_app(broker=url, broker_publish_timeout=0.3)
+        started = time.monotonic()
+        with pytest.raises(OperationalError) as caught:
+            app.send_task("add")
+        assert time.monotonic() - started < 5
+        assert "hunter2" not in str(caught.value)
+        app.close()

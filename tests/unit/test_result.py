@@ -108,7 +108,7 @@ def test_await(app: Celeriac, store: Store) -> None:
         loop.call_later(0.02, store, result, "SUCCESS", 7)
         store(failing, "FAILURE", KeyError("k"))
         with pytest.raises(TimeoutError):
-            await result.aget(timeout=0.001)
+            await app.send_task("t").aget(timeout=0.001)
         with pytest.raises(KeyError):
             await failing
         with pytest.raises(RuntimeError, match="await result"):

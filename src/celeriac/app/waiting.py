@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import weakref
@@ -32,7 +31,9 @@ _hinted = False
 
 def refuse_in_event_loop() -> None:
     """Raise ``RuntimeError`` in a running event loop; in interactive IPython, hint at ``await`` once."""
-    if asyncio._get_running_loop() is None:
+    # Importing asyncio takes 20 ms, which a client without it shall not pay: then there is no loop either.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
         return
     if not _interactive():
         raise RuntimeError(
