@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import sys
 import threading
@@ -244,8 +245,12 @@ def test_current_application_and_task() -> None:
     assert seen[0] in (first, second)
 
 
-def test_without_any_application_one_is_made() -> None:
+def test_without_any_application_one_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unit_celeryconfig.py").write_text("task_default_queue = 'from-module'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("CELERY_CONFIG_MODULE", "unit_celeryconfig")
     assert current_app.main == "default"
+    assert current_app.conf.task_default_queue == "from-module"
     made = make_app()
     assert state.get_current_app() is made
 
@@ -370,6 +375,24 @@ def test_one_application_is_safe_in_threads() -> None:
     assert len(seen) == 8
     assert len(set(seen)) == 1
     assert app.broker.depth(["celery"])["celery"].ready == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_is_announced_in_the_child() -> None:
+    app = make_app()
+    reader, writer = os.pipe()
+
+    @app.on_after_fork.connect
+    def forked(sender: Celeriac, **_: Any) -> None:
+        os.write(writer, (sender.main or "").encode())
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    assert os.read(reader, 100) == b"unit"
+    os.close(reader)
 
 
 def test_control() -> None:

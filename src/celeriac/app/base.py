@@ -72,8 +72,8 @@ class Celeriac:
         ``task_cls`` is the base class of tasks, ``control`` and ``log`` the classes behind :attr:`control`
         and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls
         against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
-        :meth:`finalize` an error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery that do not exist here
-        and are refused.
+        :meth:`finalize` an error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery
+        that do not exist here and are refused.
         """
         for name, value in (("loader", loader), ("amqp", amqp), ("events", events), ("fixups", fixups)):
             if value not in (None, [], (), "app", "default", "celery.loaders.app:AppLoader"):
@@ -590,6 +590,15 @@ class Celeriac:
 
 
 Celery = Celeriac
+
+
+def _announce_fork() -> None:
+    for app in state.living_apps():
+        app.on_after_fork.send(sender=app)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_announce_fork)
 
 _UNSET: Any = object()
 
