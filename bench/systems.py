@@ -29,9 +29,6 @@ Count = Callable[["Stores", int], int]
 class Stores:
     """Where one measurement's messages and results are kept; made fresh for each."""
 
-    server: Server | None = None
-    environment: dict[str, str]
-
     def __init__(self, broker: str, results: str, server: Server | None = None) -> None:
         self.server = server
         self.environment = {"BENCH_BROKER": broker, "BENCH_RESULTS": results}
