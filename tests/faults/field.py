@@ -156,7 +156,12 @@ class Field:
     def produce(self, count: int) -> subprocess.Popen[bytes]:
         """Start a producer of ``count`` acknowledged tasks."""
         self._lists += 1
-        words = [f"p{self._lists}", str(self.seed * 1000 + self._lists), str(count), str(self._list(self._lists))]
+        words = [
+            f"p{self._lists}",
+            str(self.seed * 1000 + self._lists),
+            str(count),
+            str(self._list(self._lists)),
+        ]
         with (self.folder / f"producer{self._lists}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.producer", *words],
@@ -283,7 +288,12 @@ class Field:
 
     def _restarted(self, cut: list[Run]) -> bool:
         self.journal.read()
-        again = {run.key for run in self.journal.starts for old in cut if old.key == run.key and run.token > old.token}
+        again = {
+            run.key
+            for run in self.journal.starts
+            for old in cut
+            if old.key == run.key and run.token > old.token
+        }
         return len(again) == len(cut)
 
     def _ended(self, cut: list[Run]) -> bool:
@@ -346,7 +356,9 @@ class Field:
             count = sum(1 for letter in letters if letter.reason == reason)
             if count != expected_dead.get(reason, 0):
                 self.entry.dead_unexpected += abs(count - expected_dead.get(reason, 0))
-                self.entry.notes.append(f"{count} dead letters for {reason!r}, expected {expected_dead.get(reason, 0)}")
+                self.entry.notes.append(
+                    f"{count} dead letters for {reason!r}, expected {expected_dead.get(reason, 0)}"
+                )
         for node in self.nodes:
             self.entry.notes += [
                 f"{node.name}: {line}" for line in node.log.read_text(errors="replace").splitlines()

@@ -97,7 +97,11 @@ def network(engine: str, seed: int, tasks: int) -> Entry:
         field.produce(tasks)
         plan = [net.cut, net.drop_replies, net.drop_publish_replies, net.slow, net.short_hole, net.long_hole]
         while field.await_starts(max(50, tasks // 40)):
-            (plan.pop(0) if plan else field.rng.choice((net.cut, net.drop_replies, net.drop_publish_replies)))()
+            (
+                plan.pop(0)
+                if plan
+                else field.rng.choice((net.cut, net.drop_replies, net.drop_publish_replies))
+            )()
         if plan:
             raise Stuck(f"{len(plan)} kinds of fault were not met: too few tasks")
     return field.entry
@@ -167,8 +171,9 @@ def producers(engine: str, seed: int, tasks: int) -> Entry:
             producer = field.produce(tasks)
             enough = len(field.acknowledged()) + field.rng.randrange(20, max(21, tasks // 4))
             await_true(
-                lambda enough=enough, producer=producer: len(field.acknowledged()) >= enough
-                or producer.poll() is not None,
+                lambda enough=enough, producer=producer: (
+                    len(field.acknowledged()) >= enough or producer.poll() is not None
+                ),
                 "a producer publishes",
             )
             field.kill_producer()
@@ -312,11 +317,19 @@ def _opened(
         finally:
             field.close(dead)
             if keep := os.environ.get("FAULTS_KEEP"):
-                subprocess.run(["cp", "-r", folder, f"{keep}/{scenario}-{seed}-{time.monotonic_ns()}"], check=True)
+                subprocess.run(
+                    ["cp", "-r", folder, f"{keep}/{scenario}-{seed}-{time.monotonic_ns()}"], check=True
+                )
 
 
 SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
     "sqlite": [(processes, 50_000), (producers, 5_000), (messages, 2_000), (disk, 10_000)],
-    "redis": [(processes, 50_000), (server, 10_000), (network, 10_000), (producers, 5_000), (messages, 2_000)],
+    "redis": [
+        (processes, 50_000),
+        (server, 10_000),
+        (network, 10_000),
+        (producers, 5_000),
+        (messages, 2_000),
+    ],
 }
 """For each engine: scenario and number of tasks of the long form."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
 
 from celeriac import Celeriac
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.worker.options import node_name, resolve
+from celeriac.worker.options import resolve
 from celeriac.worker.plan import interval
 
 
@@ -62,14 +61,6 @@ def test_autoscale_counts_processes(app: Celeriac) -> None:
 def test_mistakes_say_what_to_do(app: Celeriac, flags: dict[str, Any], said: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=said):
         resolve(app, flags)
-
-
-def test_node_names_are_expanded() -> None:
-    host = socket.gethostname()
-    assert node_name(None) == f"celery@{host}"
-    assert node_name("w1") == f"w1@{host}"
-    assert node_name("w1@%h") == f"w1@{host}"
-    assert node_name("w@%n.x") == f"w@{host.partition('.')[0]}.x"
 
 
 @pytest.mark.parametrize(

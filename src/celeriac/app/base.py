@@ -479,10 +479,7 @@ class Celeriac:
     @property
     def tracks_queued(self) -> bool:
         """Whether a publish records that the task is queued (``task_track_queued``)."""
-        wanted: bool | None = self.conf.task_track_queued
-        if wanted is None:
-            wanted = getattr(self.write_broker, "scheme", "") in ("sqlite", "postgresql", "postgres")
-        return wanted and self.fused
+        return stores.tracks_queued(self.conf, self.write_broker.url) and self.fused
 
     @property
     def oid(self) -> str:

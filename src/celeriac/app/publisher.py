@@ -127,6 +127,7 @@ class Publisher:
             expires = defaults.expires
         when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
         task_id = task_id or new_id()
+        levels = app.conf.task_repr_maxlevels
         header: dict[str, Any] = {
             "lang": "py",
             "task": name,
@@ -140,8 +141,10 @@ class Publisher:
             "timelimit": [time_limit, soft_time_limit],
             "root_id": root_id or task_id,
             "parent_id": parent_id,
-            "argsrepr": repr_args(args) if argsrepr is None else argsrepr,
-            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs)) if kwargsrepr is None else kwargsrepr,
+            "argsrepr": repr_args(args, levels=levels) if argsrepr is None else argsrepr,
+            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs, levels=levels))
+            if kwargsrepr is None
+            else kwargsrepr,
             "origin": ids.origin(),
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,

@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 def open_broker(app: Celeriac, url: str | None) -> Broker:
     """The broker at ``url``, or at the default one; not yet connected."""
     conf = app.conf
-    options = {**_store_options(conf), **(conf.broker_transport_options or {})}
+    url = url or app.default_url
+    options = {**_store_options(conf, url), **(conf.broker_transport_options or {})}
     if conf.broker_use_ssl:
         options.setdefault("ssl", conf.broker_use_ssl)
-    return engines.create(url or app.default_url, options)
+    return engines.create(url, options)
+
+
+def tracks_queued(conf: Settings, url: str) -> bool:
+    """Whether publishing to the broker at ``url`` records that a task is queued (``task_track_queued``)."""
+    wanted: bool | None = conf.task_track_queued
+    return url.startswith(("sqlite", "postgres")) if wanted is None else wanted
 
 
 def open_backend(app: Celeriac) -> Any:
@@ -39,20 +46,36 @@ def open_backend(app: Celeriac) -> Any:
         )
     if url == conf.broker_read_url:
         return app.broker
-    options = {**_store_options(conf), **(conf.result_backend_transport_options or {})}
+    options = {**_store_options(conf, url), **_redis_options(conf, scheme)}
+    options.update(conf.result_backend_transport_options or {})
     if conf.redis_backend_use_ssl:
         options.setdefault("ssl", conf.redis_backend_use_ssl)
     return engines.create(url.replace("cache+memory:", "memory:"), options)
 
 
-def _store_options(conf: Settings) -> dict[str, Any]:
+def _redis_options(conf: Settings, scheme: str) -> dict[str, Any]:
+    """The ``redis_*`` settings, which concern a result backend of its own."""
+    if scheme not in ("redis", "rediss", "redis+socket", "unix", "sentinel"):
+        return {}
+    options = {
+        "client_name": conf.redis_client_name,
+        "health_check_interval": conf.redis_backend_health_check_interval,
+        "socket_connect_timeout": conf.redis_socket_connect_timeout,
+        "socket_keepalive": conf.redis_socket_keepalive,
+        "socket_timeout": conf.redis_socket_timeout,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _store_options(conf: Settings, url: str) -> dict[str, Any]:
     """Settings that are the stores' business; the transport options go before them."""
     return {
         "broker_delay": conf.broker_delay,
         "dead_letters_expires": conf.dead_letter_expires,
         "dead_letters_max": conf.dead_letter_max,
         "publish_timeout": conf.broker_publish_timeout,
-        "result_tombstone_expires": conf.result_tombstone_expires,
+        # What was never known to be queued cannot be told from expired either: one switch for both records.
+        "result_tombstone_expires": conf.result_tombstone_expires if tracks_queued(conf, url) else 0,
         "socket_connect_timeout": min(conf.broker_connection_timeout, conf.broker_publish_timeout),
         "task_priority_order": conf.task_priority_order,
     }

@@ -47,6 +47,8 @@ class Order(IntEnum):
     WORK = 0
     QUIT = 1
     """Start nothing more, finish what runs, give back the rest, exit."""
+    DIE = 2
+    """Follow the SIGTERM that comes now: a revoke ends the running task. Any other SIGTERM is not for us."""
 
 
 class Life(IntEnum):

@@ -266,10 +266,11 @@ class Runner:
     def _returned(self, job: Job, value: Any) -> Outcome:
         plan, context = job.plan, job.context
         try:
+            # First what follows: the tasks it calls are recorded as this one's children.
+            publications = self._follow_ups(job, value) if plan.has_follow_ups(context) else ()
             record = None
             if plan.keeps_result and not context.ignore_result:
                 record = self.app.results.record(states.SUCCESS, value, context)
-            publications = self._follow_ups(job, value) if plan.has_follow_ups(context) else ()
         except EncodeError as error:
             return self._failed(job, error)
         runtime = time.perf_counter() - job.started
