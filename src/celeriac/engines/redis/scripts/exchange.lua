@@ -48,10 +48,10 @@ local function publish(first)
   return first + 1 + count * 6
 end
 
-local function bury(queue, token, meta, envelope)
+local function bury(queue, token, lane, meta, envelope)
   local index, letters = own(queue, 'dead'), own(queue, 'dead:letters')
   local key = token .. '@' .. queue
-  call('HSET', letters, key, meta .. '\n' .. envelope)
+  call('HSET', letters, key, lane .. '|' .. meta .. '\n' .. envelope)
   call('ZADD', index, seconds(now), key)
   local old = call('ZRANGEBYSCORE', index, '-inf', seconds(now - DEAD_AGE), 'LIMIT', 0, 100)
   local surplus = call('ZCARD', index) - #old - DEAD_MAX
@@ -102,7 +102,7 @@ local function settle(verdict, index, token, first)
       park(queue, ARGV[first], ARGV[first + 1], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '4' then -- DEAD
       if ARGV[first + 1] ~= '' then envelope = ARGV[first + 1] end
-      bury(queue, token, ARGV[first], envelope)
+      bury(queue, token, lane, ARGV[first], envelope)
     else -- REQUEUE
       if ARGV[first] ~= '' then envelope, flags = ARGV[first], '' end
       if string.find(flags, 'r', 1, true) then
