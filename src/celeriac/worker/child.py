@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from celeriac import signals
 from celeriac.engines.base import Incarnation
+from celeriac.engines.readiness import drain
 from celeriac.exceptions import Fenced, OperationalError
 from celeriac.worker.board import Board, ChildRecord, Life, Order
 from celeriac.worker.line import Line
@@ -71,10 +72,7 @@ class Seat:
 
     def drain_wake(self) -> None:
         """Empty the wake-up pipe."""
-        try:
-            os.read(self.wake_read, 4096)
-        except BlockingIOError:
-            pass
+        drain(self.wake_read)
 
     def nudge(self) -> None:
         """Wake the claiming thread."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -12,6 +11,7 @@ import msgspec
 from redis import exceptions as errors
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
+from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.publishing import task_id_of, words_of
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
@@ -276,8 +276,4 @@ def _id_in(value: bytes | None) -> str:
 
 def _readable(fd: int, other: int | None, timeout: float) -> set[int]:
     """Which of the descriptors became readable."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    if other is not None:
-        poll.register(other, select.POLLIN)
-    return {ready for ready, _ in poll.poll(timeout * 1000)}
+    return set(readable([fd] if other is None else [fd, other], timeout))

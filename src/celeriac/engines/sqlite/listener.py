@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from celeriac.engines.readiness import readable
+from celeriac.engines.readiness import drain, readable
 from celeriac.engines.sqlite.news import FULL
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import CeleriacError
@@ -163,10 +163,10 @@ class Listener:
     def _drain(self) -> bytes:
         data = b""
         while len(data) < FULL:
-            try:
-                data += os.read(self._pipe, FULL)
-            except BlockingIOError:
+            more = drain(self._pipe, FULL)
+            if not more:
                 break
+            data += more
         return data
 
     def _report(self, told: set[str], look: bool) -> None:

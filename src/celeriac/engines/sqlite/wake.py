@@ -6,7 +6,6 @@ waits, which costs a busy system one system call. Pipes are only hints: whoever 
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import time
@@ -15,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
 
-from celeriac.engines.readiness import readable
+from celeriac.engines.readiness import drain, readable
 
 POLL = 1.0
 """Seconds between two looks at the store while no pipe rings."""
@@ -72,7 +71,7 @@ class Bell:
                         return False
                     if woken:
                         for pipe in woken:
-                            _take_one(pipe)
+                            drain(pipe, 1)  # one call, if nobody else has taken it
                         return True
         finally:
             for pipe in pipes:
@@ -122,12 +121,3 @@ class _Sleeper:
         # Rounded up: waking before the time is a wasted look.
         events = self._epoll.poll(timeout + 0.0005)
         return [pipe for pipe, event in events if event & select.POLLIN]
-
-
-def _take_one(pipe: int) -> None:
-    """Take one call out of a pipe, if nobody else has."""
-    try:
-        os.read(pipe, 1)
-    except OSError as error:
-        if error.errno != errno.EAGAIN:
-            raise
