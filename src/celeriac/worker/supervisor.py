@@ -37,7 +37,7 @@ from celeriac.worker.agent import (
 )
 from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
 from celeriac.worker.options import Options
-from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, node_details
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, node_details, preload
 from celeriac.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Supervisor:
 
     def run(self) -> int:
         wake = self.shutdown.install()
-        gc.collect()
+        if not self.launcher.by_exec:
+            preload(self.app)
         gc.freeze()
         self._start_agent()
         while True:

@@ -49,6 +49,7 @@ class Worker:
         signals.celeryd_after_setup.send(sender=options.name, instance=self, conf=app.conf)
         if app.conf.broker_connection_retry_on_startup is False:
             app.broker.depth(options.queues)  # raises OperationalError if the broker cannot be reached
+            app.disconnect()
         if flags.get("purge"):
             self._purge(options)
         if not flags.get("quiet"):
@@ -59,7 +60,6 @@ class Worker:
         for note in (*app.conf.settled_notes(), *_pool_notes(app, options)):
             logger.info("%s", note)
         signals.worker_init.send(sender=self)
-        app.disconnect()
         return self._run(options, opened_early)
 
     def _run(self, options: Options, opened_early: bool) -> int:
@@ -81,6 +81,7 @@ class Worker:
 
     def _purge(self, options: Options) -> None:
         count = self.app.broker.purge(options.queues)
+        self.app.disconnect()
         logger.warning("Purged %d message(s) from %s", count, ", ".join(options.queues))
 
 
