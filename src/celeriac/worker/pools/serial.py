@@ -38,6 +38,8 @@ FLUSH_AFTER = 0.004
 """Seconds after which the helper settles what waits behind a running task."""
 WITHDRAW_AFTER = 0.02
 """Seconds after which the helper gives back what waits to be started behind a running task."""
+HELPER_PATIENCE = 1.0
+"""Seconds without work after which the helper stops looking."""
 
 
 class Serial:
@@ -97,12 +99,14 @@ class Serial:
         seat, record = self.seat, self.record
         index = seat.queue_index
         batched = len(deliveries) > 1
+        if self._helper.asleep:
+            self._helper.wake()
         if batched:
             record.note_claims([(d.token, index[d.queue]) for d in deliveries])
         began, done = time.perf_counter(), 0
         for delivery in deliveries:
             if batched and seat.leaving:
-                self._give_back()
+                self.give_back()
                 break
             job = self.runner.prepare(delivery)
             if isinstance(job, Outcome):
@@ -140,8 +144,6 @@ class Serial:
 
     def _run(self, job: Job) -> Outcome:
         began = self._running_since = time.perf_counter()
-        if self.outcomes or self.record.unstarted:
-            self._helper.watch()
         self._job = job
         try:
             outcome = self.runner.run(job, self._call_async if job.plan.is_async else None)
@@ -168,8 +170,8 @@ class Serial:
         if self.outcomes:
             self.exchange(0)
 
-    def _give_back(self) -> None:
-        """Return what has not been started (the child is to leave)."""
+    def give_back(self) -> None:
+        """Return what has been claimed and not started."""
         queues = self.seat.options.queues
         withdrawn = [
             Outcome(token, queues[queue], Verdict.GIVE_BACK) for token, queue in self.record.withdraw()
@@ -219,33 +221,46 @@ class Serial:
 
 
 class Helper(threading.Thread):
-    """Settles and gives back on behalf of a main thread that is busy with a task."""
+    """Settles and gives back on behalf of a main thread that is busy with a task.
+
+    It looks every few milliseconds while there is work, and sleeps when there has been none for a second. To
+    wake it for each batch would cost 13 us a task: the two threads then fight for the interpreter.
+    """
 
     def __init__(self, serial: Serial) -> None:
         super().__init__(name="celeriac-settle", daemon=True)
         self.serial = serial
-        self._watching = threading.Event()
+        self.asleep = False
+        self._wake = threading.Event()
 
-    def watch(self) -> None:
-        """Something waits behind a task that starts now."""
-        if not self._watching.is_set():
-            self._watching.set()
+    def wake(self) -> None:
+        """There is work again."""
+        self._wake.set()
 
     def run(self) -> None:
-        serial = self.serial
+        idle_since = time.monotonic()
         while True:
-            self._watching.wait()
             time.sleep(FLUSH_AFTER)
-            try:
-                overrun = serial.overrun()
-                if overrun >= WITHDRAW_AFTER and serial.record.unstarted:
-                    serial._give_back()
-                elif overrun >= FLUSH_AFTER:
-                    serial.settle()
-                if not serial.outcomes and not serial.record.unstarted:
-                    self._watching.clear()
-            except Exception:
-                logger.exception(
-                    "Settling behind a running task failed; the child does it when the task ends"
-                )
-                return
+            overrun = self.serial.overrun()
+            if overrun:
+                idle_since = 0.0
+                self._look(overrun)
+            elif not idle_since:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > HELPER_PATIENCE:
+                self.asleep = True
+                self._wake.wait()
+                self.asleep = False
+                self._wake.clear()
+                idle_since = 0.0
+
+    def _look(self, overrun: float) -> None:
+        serial = self.serial
+        try:
+            if overrun >= WITHDRAW_AFTER and serial.record.unstarted:
+                serial.give_back()
+            elif overrun >= FLUSH_AFTER:
+                serial.settle()
+        except Exception:
+            logger.exception("Settling behind a running task failed; the child does it when the task ends")
+            time.sleep(1.0)
