@@ -12,7 +12,8 @@ from celeriac import Celeriac, signals
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
 from celeriac.exceptions import Ignore, Reject
 from celeriac.message import Notes, encode_envelope, with_notes
-from celeriac.worker.runner import Job, Runner
+from celeriac.worker.job import Job
+from celeriac.worker.runner import Runner
 
 Task = Any
 
@@ -139,6 +140,29 @@ def test_garbage_becomes_a_dead_letter(app: Celeriac) -> None:
     assert "DecodeError" in outcome.detail
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"_take_message": "x"},
+        {"eta": "next week"},
+        {"expires": "never"},
+        {"timelimit": ["x", {}]},
+        {"id": None},
+        {"task": ["a"]},
+        {"celeriac": 5},
+    ],
+)
+def test_odd_headers_of_a_foreign_program_do_no_harm(app: Celeriac, headers: dict[str, Any]) -> None:
+    @app.task(name="plain")
+    def plain() -> str:
+        return "ran"
+
+    message = app.publisher.build("plain").message
+    message.headers.update(headers)
+    outcome = run(app, Delivery(7, "celery", encode_envelope(message)))
+    assert outcome.verdict is (Verdict.ACK if "_take_message" in headers else Verdict.DEAD)
+
+
 def test_content_that_is_not_allowed_is_a_dead_letter_and_a_failure(app: Celeriac) -> None:
     @app.task(name="pickled")
     def pickled() -> None: ...
@@ -252,6 +276,21 @@ def test_a_second_delivery_runs_unless_the_task_forbids_it(app: Celeriac) -> Non
 
     assert meta(app, run(app, delivery(app, "yes", notes=Notes(deliveries=1))))["status"] == "SUCCESS"
     assert meta(app, run(app, delivery(app, "no", notes=Notes(deliveries=1))))["status"] == "FAILURE"
+
+
+def test_an_outcome_that_cannot_be_taken_down_does_not_end_the_process(app: Celeriac) -> None:
+    class Nasty(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+        __repr__ = __str__
+
+    @app.task(name="nasty")
+    def nasty() -> None:
+        raise Nasty
+
+    outcome = run(app, delivery(app, "nasty"))
+    assert meta(app, outcome)["status"] == "FAILURE"
 
 
 def test_hooks_and_signals_come_in_order_and_their_errors_change_nothing(app: Celeriac) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from celeriac.message import Message
@@ -28,9 +29,6 @@ class Context:
     chain: list[Any] | None = None
     """The steps that follow, the next one last."""
     chord: Any = None
-    correlation_id: str | None = None
-    delivery_info: dict[str, Any] | None = None
-    """``exchange``, ``routing_key``, ``priority``, ``redelivered``."""
     delivery_token: int | None = None
     """Grows with every delivery of this message: a fencing id for stores that can check one."""
     errbacks: list[Any] | None = None
@@ -38,7 +36,6 @@ class Context:
     expires: Any = None
     group: str | None = None
     group_index: int | None = None
-    headers: dict[str, Any] | None = None
     hostname: str | None = None
     """The node name of the worker that runs the task."""
     id: str | None = None
@@ -58,7 +55,6 @@ class Context:
     """The queue from which the message was taken."""
     redelivered: bool = False
     replaced_task_nesting: int = 0
-    reply_to: str | None = None
     retries: int = 0
     """How many attempts came before this one."""
     root_id: str | None = None
@@ -66,7 +62,6 @@ class Context:
     soft_time_limit: float | None = None
     stamped_headers: list[str] | None = None
     stamps: dict[str, Any] | None = None
-    taskset: str | None = None
     time_limit: float | None = None
     timelimit: Any = None
     """``[hard, soft]``, seconds or ``None``."""
@@ -90,7 +85,8 @@ class Context:
         values = self.__dict__
         if message is not None:
             values.update(message.headers)
-            self._take_message(message, embed or {}, queue, redelivered)
+            # Not self._take_message: a header may have that name.
+            Context._take_message(self, message, embed or {})
             values["called_directly"] = False
         values["args"] = args
         values["kwargs"] = kwargs
@@ -104,30 +100,56 @@ class Context:
         if limits and len(limits) == 2:
             values["time_limit"], values["soft_time_limit"] = limits
 
-    def _take_message(
-        self, message: Message, embed: Mapping[str, Any], queue: str | None, redelivered: bool
-    ) -> None:
+    def _take_message(self, message: Message, embed: Mapping[str, Any]) -> None:
         values = self.__dict__
-        properties = message.properties
         values["message"] = message
-        values["properties"] = properties
-        values["correlation_id"] = properties.get("correlation_id")
-        values["reply_to"] = properties.get("reply_to")
-        info = properties.get("delivery_info") or {}
-        values["delivery_info"] = {
-            "exchange": info.get("exchange", ""),
-            "routing_key": info.get("routing_key", queue),
-            "priority": properties.get("priority", 0),
-            "redelivered": redelivered,
-        }
+        values["properties"] = message.properties
         if embed:
             values["callbacks"] = embed.get("callbacks")
             values["errbacks"] = embed.get("errbacks")
             values["chain"] = embed.get("chain")
             values["chord"] = embed.get("chord")
-        own = {k: v for k, v in message.headers.items() if k not in _PROTOCOL_HEADERS}
-        values["headers"] = own or None
-        values["taskset"] = values.get("group")
+        # A header of the message; the attribute of this name holds the user's own headers.
+        values.pop("headers", None)
+
+    # Few tasks ask for these, so they are worked out when one does (2 us a task).
+
+    @cached_property
+    def headers(self) -> dict[str, Any] | None:
+        """The message's headers that are not the protocol's: the user's own. ``None`` if there are none."""
+        if self.message is None:
+            return None
+        own = {key: value for key, value in self.message.headers.items() if key not in _PROTOCOL_HEADERS}
+        return own or None
+
+    @cached_property
+    def delivery_info(self) -> dict[str, Any] | None:
+        """``exchange``, ``routing_key``, ``priority``, ``redelivered``."""
+        if self.message is None:
+            return None
+        properties = self.message.properties
+        info = properties.get("delivery_info") or {}
+        return {
+            "exchange": info.get("exchange", ""),
+            "routing_key": info.get("routing_key", self.queue),
+            "priority": properties.get("priority", 0),
+            "redelivered": self.redelivered,
+        }
+
+    @cached_property
+    def correlation_id(self) -> str | None:
+        """The message's, by which its reply is known: the task's id."""
+        return None if self.properties is None else self.properties.get("correlation_id")
+
+    @cached_property
+    def reply_to(self) -> str | None:
+        """The reply queue that the client named."""
+        return None if self.properties is None else self.properties.get("reply_to")
+
+    @cached_property
+    def taskset(self) -> str | None:
+        """An old name of ``group``."""
+        return self.group
 
     @property
     def children(self) -> list[Any]:

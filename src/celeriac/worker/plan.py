@@ -46,7 +46,6 @@ class Plan:
         self.on_retry = _overridden(task, "on_retry")
         self.on_failure = _overridden(task, "on_failure")
         self.after_return = _overridden(task, "after_return")
-        self.cleanup: Callable[[], None] | None = None
         self.plain = not self.interval
 
     def limits_of(self, timelimit: Any) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from celeriac.engines.base import Outcome
 from celeriac.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded
-from celeriac.worker.runner import Job
+from celeriac.worker.job import Job
 
 if TYPE_CHECKING:
     from celeriac.worker.child import Seat

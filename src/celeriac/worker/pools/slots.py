@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from celeriac.engines.base import Delivery, Outcome
-from celeriac.worker.runner import Job
+from celeriac.worker.job import Job
 
 if TYPE_CHECKING:
     from celeriac.worker.child import Seat

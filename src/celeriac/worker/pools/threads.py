@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac.engines.base import Outcome
 from celeriac.exceptions import SoftTimeLimitExceeded
-from celeriac.worker.runner import Job
+from celeriac.worker.job import Job
 
 if TYPE_CHECKING:
     from celeriac.worker.child import Seat

@@ -1,0 +1,285 @@
+"""Endings: how a job ended, as the one outcome that is stored with its ack.
+
+Result, chain's next step, callbacks, errbacks and the retry's new envelope go out in that same step; hooks
+and signals are called here, and cannot change what happened.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals, states
+from celeriac.app.einfo import ExceptionInfo
+from celeriac.canvas import maybe_signature
+from celeriac.engines.base import Outcome, Publication, Verdict
+from celeriac.exceptions import (
+    EncodeError,
+    Fenced,
+    Ignore,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    Terminated,
+    TimeLimitExceeded,
+)
+from celeriac.worker.job import Job
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+logger = logging.getLogger("celeriac.worker.strategy")
+trace_logger = logging.getLogger("celeriac.app.trace")
+
+
+class Endings:
+    """Makes the outcomes of one application's jobs."""
+
+    def __init__(self, app: Celeriac) -> None:
+        self.app = app
+
+    def returned(self, job: Job, value: Any) -> Outcome:
+        plan, context = job.plan, job.context
+        try:
+            # First what follows: the tasks it calls are recorded as this one's children.
+            publications = self._follow_ups(job, value) if plan.has_follow_ups(context) else ()
+            record = None
+            if plan.keeps_result and not context.ignore_result:
+                record = self.app.results.record(states.SUCCESS, value, context)
+        except EncodeError as error:
+            return self.failed(job, error)
+        runtime = time.perf_counter() - job.started
+        self._quietly(plan.on_success, value, context.id, context.args, context.kwargs)
+        if signals.task_success.receivers:
+            signals.task_success.send(sender=plan.task, result=value, runtime=runtime)
+        if trace_logger.isEnabledFor(logging.INFO):
+            self._log(
+                logging.INFO,
+                job,
+                "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s",
+                runtime=runtime,
+                return_value=_short(value, plan.task.resultrepr_maxsize),
+            )
+        self._after(job, states.SUCCESS, value, None)
+        return Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
+
+    def raised(self, job: Job, error: BaseException) -> Outcome:
+        try:
+            if isinstance(error, Retry):
+                return self._retried(job, error)
+            if isinstance(error, Ignore):
+                self._after(job, states.IGNORED, None, None)
+                return self.done(job)
+            if isinstance(error, Reject):
+                return self._rejected(job, error)
+            if isinstance(error, Terminated):
+                return self.revoked(job, "terminated", terminated=True)
+            return self.failed(job, error)
+        finally:
+            # The traceback holds the task's frames, and they hold its data.
+            del error
+
+    def failed(self, job: Job, error: BaseException, reason: str | None = None) -> Outcome:
+        """A failure that ends the task. ``reason`` makes it a dead letter as well."""
+        plan, context = job.plan, job.context
+        task = plan.task
+        info = ExceptionInfo(error)
+        record = None
+        if (plan.keeps_result and not context.ignore_result) or plan.keeps_errors:
+            record = self.app.results.record(states.FAILURE, error, context, traceback=info.traceback)
+        self._quietly(plan.on_failure, error, context.id, context.args, context.kwargs, info)
+        if signals.task_failure.receivers:
+            signals.task_failure.send(
+                sender=task, task_id=context.id, exception=error, args=context.args, kwargs=context.kwargs,
+                traceback=info.tb, einfo=info,
+            )  # fmt: skip
+        self._log_failure(job, error, info)
+        publications = self._errbacks(job, error, info) if context.errbacks else ()
+        self._after(job, states.FAILURE, error, info)
+        timed_out = isinstance(error, TimeLimitExceeded)
+        if reason is None and (
+            plan.dead_on_failure or not (plan.acks_on_timeout if timed_out else plan.acks_on_failure)
+        ):
+            reason = "failed"
+        outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
+        if reason is not None:
+            outcome.verdict = Verdict.DEAD
+            outcome.reason, outcome.detail = reason, f"{type(error).__name__}: {error}"
+            outcome.task, outcome.task_id = job.name, context.id or ""
+        return outcome
+
+    def revoked(
+        self,
+        job: Job,
+        why: str,
+        *,
+        expired: bool = False,
+        terminated: bool = False,
+        signum: int | None = None,
+    ) -> Outcome:
+        context = job.context
+        logger.info("Discarding %s task: %s[%s]", why, job.name, context.id)
+        if signals.task_revoked.receivers:
+            signals.task_revoked.send(
+                sender=job.plan.task, request=context, terminated=terminated, signum=signum, expired=expired
+            )
+        error = TaskRevokedError(why)
+        if self.app.backend is not None:
+            # Stored even where results are ignored: a task that never ran must not just vanish.
+            record = self.app.results.record(states.REVOKED, error, context)
+            outcome = self.done(job)
+            outcome.result = record
+            return outcome
+        return self.dead(job, "expired" if expired else "revoked", why)
+
+    def done(self, job: Job) -> Outcome:
+        return Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+
+    def dead(self, job: Job, reason: str, detail: str) -> Outcome:
+        return Outcome(
+            job.delivery.token, job.delivery.queue, Verdict.DEAD,
+            reason=reason, detail=detail, task=job.name, task_id=job.context.id or "",
+        )  # fmt: skip
+
+    def broke(self, job: Job, error: Exception) -> Outcome:
+        """Taking down how the task ended failed (a value whose ``repr`` raises, a broken signal handler)."""
+        if isinstance(error, Fenced | SoftTimeLimitExceeded):
+            raise error
+        plan, context = job.plan, job.context
+        info = ExceptionInfo(error)
+        logger.critical("Task %s[%s] INTERNAL ERROR: %r", job.name, context.id, error, exc_info=error)
+        if signals.task_internal_error.receivers:
+            signals.task_internal_error.send(
+                sender=plan.task, task_id=context.id, args=context.args, kwargs=context.kwargs,
+                request=context, exception=error, traceback=info.tb, einfo=info,
+            )  # fmt: skip
+        outcome = self.dead(job, "failed", f"its outcome could not be taken down: {type(error).__name__}")
+        if self.app.backend is not None:
+            plain = RuntimeError(
+                f"the task ran, but its outcome could not be taken down: {type(error).__name__}"
+            )
+            outcome.result = self.app.results.record(states.FAILURE, plain, context, traceback=info.traceback)
+        return outcome
+
+    def _retried(self, job: Job, retry: Retry) -> Outcome:
+        plan, context = job.plan, job.context
+        info = ExceptionInfo(retry)
+        reason = retry.exc if retry.exc is not None else retry
+        record = None
+        if plan.keeps_result and not context.ignore_result:
+            record = self.app.results.record(states.RETRY, reason, context, traceback=info.traceback)
+        self._quietly(plan.on_retry, reason, context.id, context.args, context.kwargs, info)
+        if signals.task_retry.receivers:
+            signals.task_retry.send(sender=plan.task, request=context, reason=retry, einfo=info)
+        self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=str(retry))
+        self._after(job, states.RETRY, reason, info)
+        publication: Publication = retry.publication
+        token, queue = job.delivery.token, job.delivery.queue
+        if publication.queue == queue:
+            return Outcome(
+                token,
+                queue,
+                Verdict.DELAY,
+                record,
+                message=publication.message,
+                delay=publication.delay if publication.due is None else None,
+                due=publication.due,
+            )
+        return Outcome(token, queue, Verdict.ACK, record, (publication,))
+
+    def _rejected(self, job: Job, error: Reject) -> Outcome:
+        if signals.task_rejected.receivers:
+            signals.task_rejected.send(sender=self.app, message=job.context.message, exc=error)
+        self._log(logging.INFO, job, "Task %(name)s[%(id)s] reject requeue=%(requeue)s: %(reason)s",
+                  requeue=error.requeue, reason=error.reason)  # fmt: skip
+        self._after(job, states.REJECTED, None, None)
+        if error.requeue:
+            return Outcome(job.delivery.token, job.delivery.queue, Verdict.REQUEUE)
+        return self.dead(job, "rejected", str(error.reason or "rejected by the task"))
+
+    def _after(self, job: Job, state: str, value: Any, info: ExceptionInfo | None) -> None:
+        plan, context = job.plan, job.context
+        task = plan.task
+        self._quietly(plan.after_return, state, value, context.id, context.args, context.kwargs, info)
+        if signals.task_postrun.receivers:
+            signals.task_postrun.send(
+                sender=task, task_id=context.id, task=task, args=context.args, kwargs=context.kwargs,
+                retval=value, state=state,
+            )  # fmt: skip
+
+    def _quietly(self, hook: Callable[..., Any] | None, *args: Any) -> None:
+        """Call a user's hook; its own failure must not change how the task ended."""
+        if hook is None:
+            return
+        try:
+            hook(*args)
+        except Exception:
+            logger.exception(
+                "The hook %s failed; the task's outcome stands", getattr(hook, "__qualname__", hook)
+            )
+
+    def _follow_ups(self, job: Job, value: Any) -> list[Publication]:
+        """The callbacks and the chain's next step, to go out with the ack."""
+
+        context = job.context
+        common = {"parent_id": context.id, "root_id": context.root_id}
+        with self.app.publisher.collecting() as batch:
+            for callback in context.callbacks or ():
+                maybe_signature(callback, app=self.app).apply_async((value,), **common)
+            if context.chain:
+                *rest, following = context.chain
+                maybe_signature(following, app=self.app).apply_async((value,), chain=rest, **common)
+        return batch
+
+    def _errbacks(self, job: Job, error: BaseException, info: ExceptionInfo) -> list[Publication]:
+        """Send old-style errbacks ``(task_id)``; run new-style ones ``(request, exc, traceback)`` here."""
+
+        context = job.context
+        common = {"parent_id": context.id, "root_id": context.root_id}
+        with self.app.publisher.collecting() as batch:
+            for item in context.errbacks or ():
+                errback = maybe_signature(item, app=self.app)
+                task = self.app.tasks.get(errback["task"])
+                try:
+                    if task is not None and _takes_three(task):
+                        errback(context, error, info.traceback)
+                    else:
+                        errback.apply_async((context.id,), **common)
+                except Exception:
+                    logger.exception("The errback %s of task %s[%s] failed", errback, job.name, context.id)
+        return batch
+
+    def _log(self, level: int, job: Job, format: str, **data: Any) -> None:
+        if trace_logger.isEnabledFor(level):
+            data.update(name=job.name, id=job.context.id)
+            trace_logger.log(level, format, data, extra={"data": data})
+
+    def _log_failure(self, job: Job, error: BaseException, info: ExceptionInfo) -> None:
+        if isinstance(error, job.plan.task.throws):
+            self._log(logging.INFO, job, "Task %(name)s[%(id)s] raised expected: %(exc)s", exc=repr(error))
+        elif trace_logger.isEnabledFor(logging.ERROR):
+            data = {"name": job.name, "id": job.context.id, "exc": repr(error), "traceback": info.traceback}
+            trace_logger.error(
+                "Task %(name)s[%(id)s] raised unexpected: %(exc)s\n%(traceback)s", data, extra={"data": data}
+            )
+
+
+def _takes_three(task: Any) -> bool:
+    """Whether an errback has the new style's signature ``(request, exc, traceback)``."""
+
+    try:
+        parameters = inspect.signature(task.run).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def _short(value: Any, size: int | None) -> str:
+    text = repr(value)
+    size = size or 1024
+    return text if len(text) <= size else text[: size - 3] + "..."
