@@ -1,8 +1,8 @@
 """The runner: one delivery in, one outcome out.
 
-It decides whether a message may run, and runs it; how it ended is written up by ``Endings``. It does no I/O of
-its own but what a decision needs (a rate limit's token, a redelivered message's result). How slots are run is
-the pools' business.
+It decides whether a message may run, and runs it; how it ended is written up by ``Endings``. It does no I/O
+of its own but what a decision needs (a rate limit's token, a redelivered message's result). How slots are
+run is the pools' business.
 """
 
 from __future__ import annotations
