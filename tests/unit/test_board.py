@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 
-from celeriac.worker.board import Board, Order
+import pytest
+
+from celeriac.worker.board import Board, Order, barrier
 
 
 def test_a_started_message_is_seen_by_another_process() -> None:
@@ -47,26 +51,36 @@ def test_what_is_withdrawn_does_not_start() -> None:
     assert agent.unstarted == 0
 
 
-def test_start_and_withdraw_never_both_get_a_message() -> None:
-    """Two processes race for 2,000 batches of eight: each message is either started or withdrawn."""
+@pytest.mark.parametrize("with_barrier", [True, False])
+def test_start_and_withdraw_never_both_get_a_message(
+    with_barrier: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes race for many batches of eight: each message is either started or withdrawn."""
+    rounds = 150 if with_barrier else 2000
+    if with_barrier:
+        assert barrier() is not None, "this system has no membarrier"
+    else:
+        monkeypatch.setattr("celeriac.worker.board.barrier", lambda: None)
     board = Board(1, 1)
     read, write = os.pipe()
     go_read, go_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         record = board.child(0)
-        for _ in range(2000):
+        for _ in range(rounds):
             os.read(go_read, 1)
             taken = b"".join(token.to_bytes(4, "little") for token, _ in record.withdraw())
             os.write(write, len(taken).to_bytes(4, "little") + taken)
         os._exit(0)
-    record = board.child(0)
-    for number in range(2000):
+    record, split = board.child(0), 0
+    for number in range(rounds):
         tokens = [number * 8 + i + 1 for i in range(8)]
         record.note_claims([(token, 0) for token in tokens])
         os.write(go_write, b"!")
         started = []
         for token in tokens:
+            if with_barrier:
+                time.sleep(random.uniform(0, 0.003))  # a barrier takes some 10 ms: let it fall anywhere
             if not record.start_claim(0, token, 0, "", "", (0.0, 0.0), False):
                 break
             started.append(token)
@@ -74,7 +88,9 @@ def test_start_and_withdraw_never_both_get_a_message() -> None:
         raw = os.read(read, size) if size else b""
         withdrawn = [int.from_bytes(raw[i : i + 4], "little") for i in range(0, size, 4)]
         assert started + withdrawn == tokens
+        split += 0 < len(withdrawn) < 8
     os.waitpid(pid, 0)
+    assert split > rounds / 20, "the two hardly ever met: this proves nothing"
 
 
 def test_a_fence_is_free_again_when_its_holder_is_killed() -> None:

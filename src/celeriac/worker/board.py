@@ -4,26 +4,33 @@ Supervisor, agent and children map the same anonymous file. Each field has one w
 which is written under the child's fence. What stands here is what others must know at once and without
 asking: who runs what since when, which claims have not been started, when the agent last reached the store.
 
-The *fence* is a POSIX record lock on a byte of the file, one a child: the child takes it to start a message
-that it claimed in a batch, whoever withdraws unstarted messages takes it to do so; so the two cannot race.
-The kernel releases it when its holder dies (a shared-memory mutex would stay locked). Taking and releasing
-it costs about 2 us, and only messages claimed several at a time pay it.
+Who withdraws unstarted messages must not race with the child that starts them. The child writes "started"
+and then looks whether a withdrawal was asked for; who withdraws writes "asked" and then looks what was
+started; so one of the two sees the other, provided that neither processor delays its write past its look.
+Only the withdrawer pays for that, by ``membarrier`` (man 2 membarrier), which makes every processor
+finish its writes; the child's start costs 0.3 us. Whoever has seen the other settles it under the
+*fence*, a POSIX record lock on a byte of the file, which the kernel releases when its holder dies (a
+shared-memory mutex would stay locked). Where there is no ``membarrier`` every start takes the fence: 3 to
+10 us.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import platform
 import struct
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from fcntl import LOCK_EX, LOCK_UN, lockf
+from functools import cache
 from typing import NamedTuple
 
-MAX_CLAIMS = 256
+MAX_CLAIMS = 255
 """The most messages a child may hold unstarted."""
 
 _HEAD = struct.Struct("<dIIQ")
@@ -32,8 +39,9 @@ _CHILD = struct.Struct("<IIIIQd")
 _CHILD_SIZE = 64
 _SLOT = struct.Struct("<QdddII40s80s")
 _SLOT_SIZE = 160
-_CLAIM_HEAD = struct.Struct("<III")
 _CLAIM_HEAD_SIZE = 16
+# Single bytes, because a byte is written in one piece. At 0 the number of claims.
+_STARTED, _ASKED, _WITHDRAWN, _FROM = 1, 2, 3, 4
 _CLAIM = struct.Struct("<QQ")
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -130,6 +138,8 @@ class ChildRecord:
         self._slots = offset + _CHILD_SIZE
         self._claims = self._slots + board.slots * _SLOT_SIZE
         self._mutex = threading.Lock()
+        self._started = 0
+        self._barrier = barrier()
 
     # -- who it is ---------------------------------------------------------------------------------
 
@@ -224,10 +234,11 @@ class ChildRecord:
 
     def note_claims(self, claims: Sequence[tuple[int, int]]) -> None:
         """The child holds these messages ``(token, queue index)`` and will start them in this order."""
+        flat = [number for claim in claims for number in claim]
         with self.fence():
-            flat = [number for claim in claims for number in claim]
             struct.pack_into(f"<{len(flat)}Q", self._memory, self._claims + _CLAIM_HEAD_SIZE, *flat)
-            _CLAIM_HEAD.pack_into(self._memory, self._claims, len(claims), 0, 0)
+            self._memory[self._claims : self._claims + 5] = bytes((len(claims), 0, 0, 0, 0))
+        self._started = 0
 
     def start_claim(
         self,
@@ -239,37 +250,50 @@ class ChildRecord:
         limits: tuple[float, float],
         once: bool,
     ) -> bool:
-        """Start the next claim in order, under the fence; ``False`` if it has been withdrawn."""
-        # The fence, written out: as a context manager it costs 2 us more of every task in a batch.
-        fd, memory = self.board.fd, self._memory
-        with self._mutex:
-            lockf(fd, LOCK_EX, 1, self._offset)
-            try:
-                count, started, withdrawn = _CLAIM_HEAD.unpack_from(memory, self._claims)
-                if withdrawn or started >= count:
-                    return False
-                _U32.pack_into(memory, self._claims + 4, started + 1)
-                self.note_start(slot, token, queue, task_id, task, limits, once)
-            finally:
-                lockf(fd, LOCK_UN, 1, self._offset)
-        return True
+        """Start the next claim in order; ``False`` if it has been withdrawn."""
+        index = self._started
+        self._memory[self._claims + _STARTED] = index + 1
+        # From here on a withdrawal either sees that we have started, or we see that it was asked for.
+        if (self._memory[self._claims + _ASKED] or not self._barrier) and self._is_withdrawn(index):
+            return False
+        self._started = index + 1
+        return self.note_start(slot, token, queue, task_id, task, limits, once)
 
-    def withdraw(self) -> list[tuple[int, int]]:
-        """Take away every claim that has not been started: none of them will start any more."""
+    def _is_withdrawn(self, index: int) -> bool:
         with self.fence():
-            count, started, withdrawn = _CLAIM_HEAD.unpack_from(self._memory, self._claims)
-            if withdrawn or started >= count:
+            withdrawn = self._memory[self._claims + _WITHDRAWN]
+            if withdrawn and index >= self._memory[self._claims + _FROM]:
+                self._memory[self._claims + _STARTED] = index
+                return True
+        return False
+
+    def withdraw(self, own: bool = False) -> list[tuple[int, int]]:
+        """Take away every claim that has not been started: none of them will start any more.
+
+        ``own``: we are a thread of the child itself.
+        """
+        if not self.unstarted:
+            return []
+        memory, head = self._memory, self._claims
+        memory[head + _ASKED] = 1
+        if not own and self._barrier:
+            self._barrier()
+        with self.fence():
+            count, started = memory[head], memory[head + _STARTED]
+            # Not asked any more: the child has gone on to another batch meanwhile.
+            if not memory[head + _ASKED] or memory[head + _WITHDRAWN] or started >= count:
                 return []
-            _U32.pack_into(self._memory, self._claims + 8, 1)
-            start = self._claims + _CLAIM_HEAD_SIZE + started * _CLAIM.size
-            flat = struct.unpack_from(f"<{2 * (count - started)}Q", self._memory, start)
+            memory[head + _FROM] = started
+            memory[head + _WITHDRAWN] = 1
+            start = head + _CLAIM_HEAD_SIZE + started * _CLAIM.size
+            flat = struct.unpack_from(f"<{2 * (count - started)}Q", memory, start)
         return list(zip(flat[::2], flat[1::2], strict=True))
 
     @property
     def unstarted(self) -> int:
         """How many claims wait behind the one that runs."""
-        count, started, withdrawn = _CLAIM_HEAD.unpack_from(self._memory, self._claims)
-        return 0 if withdrawn else count - started
+        head = self._claims
+        return 0 if self._memory[head + _WITHDRAWN] else self._memory[head] - self._memory[head + _STARTED]
 
     @contextmanager
     def fence(self) -> Iterator[None]:
@@ -286,6 +310,23 @@ class ChildRecord:
 
     def _set_u32(self, at: int, value: int) -> None:
         _U32.pack_into(self._memory, self._offset + at, value)
+
+
+@cache
+def barrier() -> Callable[[], None] | None:
+    """The system call that makes every processor finish its writes; ``None`` where there is none."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    number = {"x86_64": 324, "aarch64": 283}.get(platform.machine())
+    if number is None:
+        return None
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    supported: int = call(number, 0, 0, 0)  # MEMBARRIER_CMD_QUERY
+    if supported < 0 or not supported & 1:
+        return None
+    return lambda: call(number, 1, 0, 0)  # MEMBARRIER_CMD_GLOBAL
 
 
 def _anonymous_file(size: int) -> int:

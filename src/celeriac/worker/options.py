@@ -9,6 +9,7 @@ import msgspec
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.platforms import cpu_count, node_name
+from celeriac.worker.board import MAX_CLAIMS
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -160,7 +161,7 @@ def _prefetch(multiplier: Any) -> int:
     number = int(multiplier)
     if number < 0:
         raise ImproperlyConfigured(f"worker_prefetch_multiplier is 'auto' or a number from 0, not {number}")
-    return min(number, 256) if number else 256
+    return min(number, MAX_CLAIMS) if number else MAX_CLAIMS
 
 
 def _queues(app: Celeriac, chosen: Any, excluded: Any) -> list[str]:

@@ -174,7 +174,8 @@ class Serial:
         """Return what has been claimed and not started."""
         queues = self.seat.options.queues
         withdrawn = [
-            Outcome(token, queues[queue], Verdict.GIVE_BACK) for token, queue in self.record.withdraw()
+            Outcome(token, queues[queue], Verdict.GIVE_BACK)
+            for token, queue in self.record.withdraw(own=True)
         ]
         if withdrawn:
             self.exchange(0, withdrawn)
