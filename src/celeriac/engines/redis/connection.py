@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -23,8 +23,11 @@ from redis.sentinel import Sentinel
 from celeriac.engines.redis.address import Address
 from celeriac.exceptions import CeleriacError, Fenced, OperationalError, StoreFull
 
-pack = hiredis.pack_command
+Word = str | bytes | int | float
+"""A part of a command."""
 
+pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
+"""Pack one command (its stub knows tuples of one word only)."""
 _STALE_AFTER: Final = 1.0
 """Seconds after which an idle connection is looked at before it is used: the server may have closed it."""
 _MAX_IDLE: Final = 32
@@ -49,7 +52,8 @@ class Link:
         self.address = address
         self.used = time.monotonic()
         try:
-            self.connection = _connection(address, protocol, timeout)
+            # Typed as Any: half of redis-py's connections has no types.
+            self.connection: Any = _connection(address, protocol, timeout)
             self.connection.connect()
         except (errors.RedisError, OSError) as error:
             raise OperationalError(
@@ -167,9 +171,11 @@ def translated(error: Exception, place: str) -> CeleriacError:
     code = text.partition(" ")[0]
     if code == "FENCED" or "FENCED " in text:
         return Fenced(f"{text.partition('FENCED ')[2]} ({place})")
-    if isinstance(error, errors.OutOfMemoryError) or "OOM command" in text or code in ("OOM", "MISCONF"):
+    full = isinstance(error, errors.OutOfMemoryError) or "OOM command" in text or code in ("OOM", "MISCONF")
+    if full:
         return StoreFull(
-            f"Redis at {place} has no room left: {text}. Raise maxmemory or free the disk; nothing was stored."
+            f"Redis at {place} has no room left: {text}. Raise maxmemory or free the disk; "
+            "nothing was stored."
         )
     if isinstance(error, errors.ReadOnlyError):
         code = "READONLY"
@@ -183,7 +189,7 @@ def translated(error: Exception, place: str) -> CeleriacError:
     )
 
 
-def _connection(address: Address, protocol: int, timeout: float | None) -> Connection:
+def _connection(address: Address, protocol: int, timeout: float | None) -> Any:
     kwargs: dict[str, Any] = {
         "db": address.db,
         "username": address.username,
@@ -196,8 +202,8 @@ def _connection(address: Address, protocol: int, timeout: float | None) -> Conne
         "retry": Retry(NoBackoff(), 0),
     }
     if address.path is not None:
-        unix: Connection = UnixDomainSocketConnection(path=address.path, **kwargs)
-        return unix
+        unix: Any = UnixDomainSocketConnection
+        return unix(path=address.path, **kwargs)
     host, port = _primary(address) if address.sentinels else (address.host, address.port)
     kwargs |= {
         "host": host,
@@ -206,7 +212,8 @@ def _connection(address: Address, protocol: int, timeout: float | None) -> Conne
         "socket_keepalive_options": address.keepalive_options,
     }
     if address.tls is None:
-        return Connection(**kwargs)
+        plain: Any = Connection
+        return plain(**kwargs)
     return SSLConnection(**kwargs, **address.tls)
 
 
@@ -216,6 +223,7 @@ def _primary(address: Address) -> tuple[str, int]:
         "socket_connect_timeout": address.connect_timeout,
         **address.sentinel_options,
     }
-    sentinel = Sentinel(address.sentinels, sentinel_kwargs=options)
+    ask: Any = Sentinel
+    sentinel = ask(address.sentinels, sentinel_kwargs=options)
     host, port = sentinel.discover_master(address.master)
     return str(host), int(port)

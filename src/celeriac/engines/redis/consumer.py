@@ -12,9 +12,8 @@ import msgspec
 from redis import exceptions as errors
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
-from celeriac.engines.redis.connection import Link, pack
+from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.publishing import task_id_of, words_of
-from celeriac.engines.redis.scripts import Word
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
 from celeriac.message import decode_envelope, encode_envelope
 from celeriac.states import SUCCESS
@@ -26,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 POLL: Final = 1.0
 """Seconds after which a sleeper looks by itself: for producers that set no marker, and for lost markers."""
+MOST: Final = 1000
+"""Messages one exchange claims at most: Lua's stack bounds how many one command can lease."""
 GRACE: Final = 2.0
 """Seconds a blocking command may overstay before its connection is taken for dead."""
 
@@ -55,11 +56,18 @@ class RedisConsumer:
         self._broken = b""
 
     def exchange(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
-        """Settle ``outcomes`` and claim up to ``limit`` messages, in one atomic round trip."""
+        """Settle ``outcomes`` and claim up to ``limit`` messages (1,000 at most), in one atomic step."""
         self._number += 1
         claims = list(dict.fromkeys(queues))
         names = claims if not outcomes else list(dict.fromkeys([*claims, *(item.queue for item in outcomes)]))
-        words: list[Word] = [self._number, max(limit, 0), self.owner.name, len(claims), len(names), *names]
+        words: list[Word] = [
+            self._number,
+            max(0, min(limit, MOST)),
+            self.owner.name,
+            len(claims),
+            len(names),
+            *names,
+        ]
         words.append(len(outcomes))
         if outcomes:
             index = {name: number for number, name in enumerate(names, 1)}

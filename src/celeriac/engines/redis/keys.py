@@ -20,7 +20,7 @@ A *value* is ``<lane>|<flags>|<envelope>``; flags: ``a`` admitted by its rate li
 ``r`` belongs to ``returned``. For the whole store:
 
 =============================  ======  =====================================================================
-``control``                    HASH    ``version``, ``token`` (the last one), ``p:<queue>`` paused, ``l:<task>``
+``control``                    HASH    ``version``, ``token`` (last), ``tracked``, ``p:<queue>``, ``l:<task>``
 ``owner:<owner>``              HASH    ``seq``, ``answer``, ``node``, ``slots``, ``q:<queue>``, ``fenced``
 ``owners:<node>``              SET     the node's owners
 ``orphans``                    SET     owners being recovered

@@ -8,11 +8,11 @@ from typing import Final
 
 from celeriac.engines.base import Presence, ResultRecord, Subscription
 from celeriac.engines.redis.address import Address
-from celeriac.engines.redis.connection import Links, pack
+from celeriac.engines.redis.connection import Links, Word, pack
 from celeriac.engines.redis.consumer import success_mark, ttl_ms
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
-from celeriac.engines.redis.scripts import Scripts, Word
+from celeriac.engines.redis.scripts import Scripts
 
 FETCH_CHUNK: Final = 500
 STORE_CHUNK: Final = 200

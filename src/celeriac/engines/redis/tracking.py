@@ -1,9 +1,10 @@
 """The sentinel: wakes idle workers when a producer that is not ours pushes a message.
 
-Our producers set a marker with each push, on which idle workers sleep; Celery's and others' do not. One sentinel a
-store (whoever holds the key ``watcher``) has the server track the queues' lists for it (RESP3, CLIENT TRACKING): a
-write to a list is told once, the sentinel sets the marker, and reads the list again to be told of the next write.
-Tracking needs no server configuration and costs a busy queue nothing, because it is one telling a read.
+Our producers set a marker with each push, on which idle workers sleep; Celery's and others' do not. One
+sentinel a store (whoever holds the key ``watcher``) has the server track the queues' lists for it (RESP3,
+CLIENT TRACKING): a write to a list is told once, the sentinel sets the marker, and reads the list again to be
+told of the next write. Tracking needs no server configuration and costs a busy queue nothing, because it is
+one telling a read.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Sentinel:
     def _watch(self, stop_fd: int) -> None:
         link = Link(self._engine.address, protocol=3)
         try:
+            # redis-py swallows what the server pushes unless somebody takes it.
+            link.connection._parser.set_invalidation_push_handler(lambda push: push)
             _send(link, "CLIENT", "TRACKING", "ON")
             answer = _read(link)
             if isinstance(answer, Exception):
