@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from processes import PATIENCE, LoggedProcess
-from servers import RedisServer
+from tests.processes import PATIENCE, LoggedProcess
+from tests.servers import RedisServer
 
 HERE = Path(__file__).parent
 

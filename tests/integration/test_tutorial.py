@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from processes import LoggedProcess
-from servers import RedisServer
+from tests.processes import LoggedProcess
+from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(100)
 
