@@ -325,6 +325,19 @@ def test_sigterm_finishes_what_runs_and_leaves_the_rest(site: Any) -> None:
     assert [r.get(timeout=10) for r in waiting] == [str(n) for n in range(5)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_sent_to_the_whole_process_group_finishes_what_runs(site: Any, number: int) -> None:
+    """As systemd, ``timeout`` and a terminal send it: the children get it too."""
+    worker = site.worker("-c", "1")
+    result = site.send("nap", 1.0)
+    site.await_journal(lambda lines: lines == ["start nap"])
+    os.killpg(worker.process.pid, number)
+    assert result.get(timeout=20) == "nap"
+    assert site.journal() == ["start nap", "end nap"]
+    if number != signal.SIGHUP:  # with it the worker starts again
+        assert worker.process.wait(20) == 0
+
+
 def test_after_the_grace_a_task_is_given_back_uncounted(site: Any) -> None:
     conf = {"worker_shutdown_grace": 0.3, "task_max_deliveries": 1}
     worker = site.worker("-c", "1", **conf)

@@ -142,6 +142,12 @@ class ChildRecord:
     life = property(lambda self: Life(self._u32(8)), lambda self, value: self._set_u32(8, value))
     order = property(lambda self: Order(self._u32(12)), lambda self, value: self._set_u32(12, value))
 
+    terminating = property(
+        lambda self: bool(self._u32(32)),
+        lambda self, value: self._set_u32(32, value),
+        doc="The supervisor ends this life for a revoked task: the signal that comes is meant.",
+    )
+
     @property
     def processed(self) -> int:
         """How many messages this life has finished."""

@@ -137,13 +137,23 @@ def run_child(
 
 
 def install_signals(seat: Seat) -> None:
-    """SIGUSR2: look at the board. SIGUSR1: the soft limit. SIGTERM: only a revoke's, else the supervisor's
-    business. SIGINT reaches the whole terminal and is the supervisor's too."""
+    """SIGUSR2: look at the board. SIGUSR1: the soft limit.
+
+    SIGINT, SIGTERM and SIGHUP are often sent to the whole process group (a terminal, systemd's stop, ``timeout``).
+    What to do then is the supervisor's business: here they end the process only if it says that they are meant.
+    """
+
+    def end_if_meant(number: int, frame: object) -> None:
+        if seat.record.terminating:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
     signal.set_wakeup_fd(seat.wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: None)
     signal.signal(signal.SIGUSR1, lambda *_: None)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, end_if_meant)
+    signal.signal(signal.SIGHUP, end_if_meant)
 
 
 def born(fd: int) -> int:

@@ -92,7 +92,8 @@ class Launcher:
         from celeriac.worker.agent import Agent
 
         self._settle_in(parent, f"{self.options.name}:agent")
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # to the whole group: the supervisor tells it what to do
+            signal.signal(number, signal.SIG_IGN)
         Agent(self.app, self.options, self.board, node, channel).run()
         return 0
 

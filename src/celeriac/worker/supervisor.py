@@ -253,6 +253,7 @@ class Supervisor:
         logger.warning("Terminating %s[%s] with %s: revoked", run.task, run.task_id, order.signal)
         child.verdicts[order.token] = Loss(counted=False, mark=f"terminated:{int(number)}")
         child.ours = True
+        child.record.terminating = True
         os.kill(child.pid, number)
         child.kill_at = time.monotonic() + TERM_PATIENCE
 
