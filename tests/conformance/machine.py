@@ -325,8 +325,9 @@ class Diagram(RuleBasedStateMachine):
         task_id = id_of(delivery.payload)
         known = self.known[task_id]
         self.put_off(task_id, self.now() + delay * self.rig.unit)
+        new = new and known.lost is None  # what is only to be ended is never retried
         if new:
-            known.deliveries, known.lost = 0, None
+            known.deliveries = 0
         outcome = Outcome(
             delivery.token,
             delivery.queue,

@@ -7,6 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Outcome, Verdict
+from celeriac.engines.redis import RedisEngine
+from celeriac.exceptions import OperationalError, StoreFull
 from tests.conformance.helpers import (
     claim,
     drain,
@@ -21,11 +26,6 @@ from tests.conformance.helpers import (
 )
 from tests.proxy import Proxy
 from tests.servers import RedisServer
-
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Outcome, Verdict
-from celeriac.engines.redis import RedisEngine
-from celeriac.exceptions import OperationalError, StoreFull
 
 
 def opened(url: str, **options: object) -> RedisEngine:

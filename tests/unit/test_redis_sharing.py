@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kombu import Connection
+
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Loss, Outcome, Presence, Verdict
+from celeriac.engines.redis import RedisEngine
+from celeriac.exceptions import OperationalError
+from celeriac.message import encode_envelope
 from tests.conformance.helpers import (
     claim,
     drain,
@@ -25,12 +33,7 @@ from tests.conformance.helpers import (
     record,
     settle,
 )
-from tests.servers import RedisServer
-
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Loss, Outcome, Presence, Verdict
-from celeriac.engines.redis import RedisEngine
-from celeriac.message import encode_envelope
+from tests.servers import RedisServer, free_port
 
 
 def opened(url: str, **options: object) -> RedisEngine:
@@ -198,7 +201,7 @@ def test_a_tracked_message_is_queued_until_its_result_is_there(
     (delivery,) = claim(consumer)
     settle(consumer, outcome(delivery, result=record("a", ttl=0.05)))
     assert engine.presence(["a"]) == {"a": Presence.KNOWN}
-    eventually(lambda: engine.presence(["a"]) == {"a": Presence.UNKNOWN})
+    eventually(lambda: engine.presence(["a"]) == {"a": Presence.EXPIRED})
 
 
 # -- waking ------------------------------------------------------------------------------------------------
@@ -298,6 +301,41 @@ def test_over_a_unix_socket_with_a_name(server: RedisServer) -> None:
     assert b"celeriac-test" in server.command("CLIENT", "LIST")
     assert engine.depth(["q"])["q"].ready == 1
     engine.close()
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    port = free_port()
+    settings = {"tls-port": str(port), "tls-cert-file": certificate, "tls-key-file": key}
+    with RedisServer(config={**settings, "tls-ca-cert-file": certificate, "tls-auth-clients": "no"}):
+        engine = opened(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}")
+        consumer = engine.attach(incarnation())
+        assert consumer.wait(["q"], 0.05) is False
+        engine.publish([pub("a")])
+        assert consumer.wait(["q"], 5) is True
+        assert ids_of(claim(consumer)) == ["a"]
+        consumer.close()
+        engine.close()
+        stranger = opened(f"rediss://127.0.0.1:{port}/0")
+        with pytest.raises(OperationalError, match="certificate"):
+            stranger.publish([pub("a")])
+        trusting = opened(f"rediss://127.0.0.1:{port}/0", broker_use_ssl={"ssl_cert_reqs": "CERT_NONE"})
+        trusting.publish([pub("a")])
+        trusting.close()
 
 
 def test_through_redis_sentinel() -> None:

@@ -47,6 +47,8 @@ class Order(IntEnum):
     WORK = 0
     QUIT = 1
     """Start nothing more, finish what runs, give back the rest, exit."""
+    DIE = 2
+    """Follow the SIGTERM that comes now: a revoke ends the running task. Any other SIGTERM is not for us."""
 
 
 class Life(IntEnum):
@@ -142,12 +144,6 @@ class ChildRecord:
     life = property(lambda self: Life(self._u32(8)), lambda self, value: self._set_u32(8, value))
     order = property(lambda self: Order(self._u32(12)), lambda self, value: self._set_u32(12, value))
 
-    terminating = property(
-        lambda self: bool(self._u32(32)),
-        lambda self, value: self._set_u32(32, value),
-        doc="The supervisor ends this life for a revoked task: the signal that comes is meant.",
-    )
-
     @property
     def processed(self) -> int:
         """How many messages this life has finished."""
@@ -172,7 +168,7 @@ class ChildRecord:
         task: str,
         limits: tuple[float, float] = (0.0, 0.0),
         once: bool = False,
-    ) -> None:
+    ) -> bool:
         """A slot starts a message. ``limits``: soft and hard limit in seconds, 0 for none."""
         now = time.monotonic()
         soft, hard = limits
@@ -188,6 +184,7 @@ class ChildRecord:
             task_id.encode()[:40],
             task.encode()[:80],
         )
+        return True
 
     def note_end(self, slot: int) -> None:
         """The slot's message has ended, or is about to be settled."""

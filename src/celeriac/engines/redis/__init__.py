@@ -12,8 +12,9 @@ Options (Celery's transport options):
 * ``ssl`` (or ``broker_use_ssl``, ``redis_backend_use_ssl``): a dict of ``ssl_*`` arguments.
 
 Ours: ``broker_delay`` (``"store"``; ``"celery"`` leaves delays to the worker, for queues that Celery's
-workers share), ``dead_letters_max`` (10,000 a queue), ``dead_letters_expires`` (30 days, in seconds),
-``result_tombstone_expires`` (0 seconds: none).
+workers share), ``publish_timeout`` (seconds that a publish waits for its answer), ``dead_letters_max``
+(10,000 a queue), ``dead_letters_expires`` (30 days, in seconds), ``result_tombstone_expires`` (7 days, in
+seconds; 0: none. It costs a key of about 100 bytes a result).
 
 Keys stand in keys.py, scripts in scripts/. Cluster is not supported: results, wake-ups and several queues lie
 in different slots.
@@ -50,11 +51,12 @@ class RedisEngine(RedisResults, RedisInspection, RedisCoordinator):
         self.url = self.address.masked
         self.keys = Keys(self.address)
         self.hold_delays = _holds_delays(options.get("broker_delay", "store"))
+        self.publish_timeout = options.get("publish_timeout")
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
         own: dict[str, float] = {
             "dead_max": int(options.get("dead_letters_max", 10_000)),
             "dead_age": self.dead_expires,
-            "tombstone": float(options.get("result_tombstone_expires", 0)),
+            "tombstone": float(options.get("result_tombstone_expires", 7 * DAY)),
         }
         self.scripts = Scripts(Layout.of(self.keys, self.address.db, own))
         self.lease_store: RedisResults | None = None

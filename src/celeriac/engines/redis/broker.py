@@ -31,6 +31,8 @@ class RedisBroker:
     address: Address
     keys: Keys
     links: Links
+    publish_timeout: float | None
+    """Seconds that a publish waits for its answer, if less than ``socket_timeout``."""
     scripts: Scripts
     hold_delays: bool
     is_broker: bool
@@ -52,7 +54,7 @@ class RedisBroker:
         if not batch:
             return
         plain = all(is_plain(publication, self.hold_delays) for publication in batch)
-        with self.links.borrow() as link:
+        with self.links.borrow(self.publish_timeout) as link:
             if len(batch) == 1 and plain:
                 self._publish_one(link, batch[0])
             else:

@@ -54,7 +54,12 @@ class Link:
         try:
             # Typed as Any: half of redis-py's connections has no types.
             self.connection: Any = _connection(address, protocol, timeout)
+            patience = timeout or address.timeout
+            # A server that accepts and then says nothing is no better than one that does not accept.
+            self.connection.socket_timeout = min(patience, address.connect_timeout)
             self.connection.connect()
+            self.connection.socket_timeout = patience
+            self.patience(patience)
         except (errors.RedisError, OSError) as error:
             raise OperationalError(
                 f"cannot connect to Redis at {address.masked}: {error}. Is the server running and reachable?"
@@ -94,7 +99,10 @@ class Link:
         if not isinstance(error, errors.ResponseError) or isinstance(error, errors.ReadOnlyError):
             # A replica keeps refusing: only a new connection finds the new primary.
             self.close()
-        raise translated(error, place) from error
+        told = translated(error, place)
+        if isinstance(told, OperationalError) and not isinstance(error, errors.ResponseError):
+            told.maybe_done = not isinstance(error, errors.BusyLoadingError)
+        raise told from error
 
     @property
     def fileno(self) -> int:
@@ -113,6 +121,12 @@ class Link:
         except (errors.RedisError, OSError):
             return False
 
+    def patience(self, seconds: float) -> None:
+        """Wait so long for an answer from now on."""
+        sock = self.connection._sock
+        if sock is not None and sock.gettimeout() != seconds:
+            sock.settimeout(seconds)
+
     def close(self) -> None:
         """Disconnect. In a forked child the parent's session is left alone."""
         self.connection.disconnect()
@@ -126,9 +140,14 @@ class Links:
         self._idle: deque[Link] = deque()
 
     @contextmanager
-    def borrow(self) -> Iterator[Link]:
-        """A connection for the time of the block; it is dropped if the block leaves it broken."""
+    def borrow(self, timeout: float | None = None) -> Iterator[Link]:
+        """A connection for the time of the block; it is dropped if the block leaves it broken.
+
+        ``timeout``, if it is shorter, replaces the address' seconds for an answer.
+        """
         link = self.take()
+        if timeout is not None and timeout < self.address.timeout:
+            link.patience(timeout)
         try:
             yield link
         except CeleriacError:
@@ -154,6 +173,7 @@ class Links:
         link.used = time.monotonic()
         if link.connection._sock is None:
             return
+        link.patience(self.address.timeout)
         if len(self._idle) < _MAX_IDLE:
             self._idle.append(link)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -12,6 +11,7 @@ import msgspec
 from redis import exceptions as errors
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
+from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.publishing import task_id_of, words_of
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 POLL: Final = 1.0
 """Seconds after which a sleeper looks by itself: for producers that set no marker, and for lost markers."""
-MOST: Final = 1000
-"""Messages one exchange claims at most: Lua's stack bounds how many one command can lease."""
 GRACE: Final = 2.0
 """Seconds a blocking command may overstay before its connection is taken for dead."""
 
@@ -56,13 +54,13 @@ class RedisConsumer:
         self._broken = b""
 
     def exchange(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
-        """Settle ``outcomes`` and claim up to ``limit`` messages (1,000 at most), in one atomic step."""
+        """Settle ``outcomes`` and claim up to ``limit`` messages, in one atomic round trip."""
         self._number += 1
         claims = list(dict.fromkeys(queues))
         names = claims if not outcomes else list(dict.fromkeys([*claims, *(item.queue for item in outcomes)]))
         words: list[Word] = [
             self._number,
-            max(0, min(limit, MOST)),
+            max(limit, 0),
             self.owner.name,
             len(claims),
             len(names),
@@ -172,11 +170,9 @@ class RedisConsumer:
             case Verdict.DELAY:
                 how = "s" if item.due is None else "d"
                 when = repr(float((item.delay or 0.0) if item.due is None else item.due))
-                lane: Word = ""
                 if item.message is not None:
-                    lane = self._keys.lane(item.message.properties.get("priority"))
                     task_id = task_id_of(item.message)
-                return (lane, how, when, task_id, envelope)
+                return (how, when, task_id, envelope)
             case Verdict.PARK:
                 return (item.bucket, task_id)
             case Verdict.DEAD:
@@ -280,8 +276,4 @@ def _id_in(value: bytes | None) -> str:
 
 def _readable(fd: int, other: int | None, timeout: float) -> set[int]:
     """Which of the descriptors became readable."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    if other is not None:
-        poll.register(other, select.POLLIN)
-    return {ready for ready, _ in poll.poll(timeout * 1000)}
+    return set(readable([fd] if other is None else [fd, other], timeout))

@@ -184,8 +184,8 @@ class RedisInspection(RedisBroker):
         letters = link.call(pack(("HMGET", self.keys.of(queue, "dead:letters"), *keys)))
         for key, letter in zip(keys, letters, strict=True):
             if letter is not None:
-                envelope = for_replay(letter.partition(b"\n")[2])
-                words += (key, self.keys.lane(_priority(envelope)), envelope)
+                lane, _, envelope = _parts(letter)
+                words += (key, lane, for_replay(envelope))
         return int(self.scripts["replay"].run(link, [], words)) if len(words) > 1 else 0
 
     def purge_dead(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
@@ -239,15 +239,14 @@ def _age(heads: Iterable[bytes | None]) -> float | None:
     return max(0.0, time.time() - min(known)) if known else None
 
 
-def _priority(envelope: bytes) -> int | None:
-    try:
-        priority = decode_envelope(envelope).properties.get("priority")
-    except DecodeError:
-        return None
-    return priority if isinstance(priority, int) else None
+def _parts(letter: bytes) -> tuple[int, bytes, bytes]:
+    """Lane, JSON and envelope of a dead letter."""
+    head, _, envelope = letter.partition(b"\n")
+    lane, _, about = head.partition(b"|")
+    return int(lane), about, envelope
 
 
 def _letter(key: str, queue: str, at: float, letter: bytes) -> DeadLetter:
-    head, _, envelope = letter.partition(b"\n")
-    reason, detail, task, task_id = msgspec.json.decode(head, type=tuple[str, str, str, str])
+    _, about, envelope = _parts(letter)
+    reason, detail, task, task_id = msgspec.json.decode(about, type=tuple[str, str, str, str])
     return DeadLetter(key, queue, reason, detail, at, task, task_id, envelope)

@@ -12,7 +12,7 @@ Per queue, all with the tag ``{queue}``:
 ``{q}:buckets``                SET     buckets with parked messages
 ``{q}:lease:<owner>``          HASH    token -> value
 ``{q}:dead``                   ZSET    key -> when (epoch seconds)
-``{q}:dead:letters``           HASH    key -> ``<JSON of reason, detail, task, task id>\\n<envelope>``
+``{q}:dead:letters``           HASH    key -> ``<lane>|<JSON: reason, detail, task, id>\\n<envelope>``
 ``{q}:wake``                   ZSET    one member: a message may be ready (idle workers wait for it)
 =============================  ======  =====================================================================
 

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import random
-import select
 import threading
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from typing import Final
 
 from redis import exceptions as errors
 
+from celeriac.engines.readiness import drain, readable
 from celeriac.engines.redis.address import Address
 from celeriac.engines.redis.connection import Link, pack
 from celeriac.engines.redis.keys import RESULT, Keys
@@ -196,19 +196,15 @@ class Listener:
             self._admit(interest)
 
     def _listen(self, link: Link) -> None:
-        poll = select.poll()
-        poll.register(link.fileno, select.POLLIN)
-        poll.register(self._ear, select.POLLIN)
         heard = next_look = time.monotonic()
         next_look += NET
         asked = False
         while not self._closed:
             until = min(next_look, self._late[0][0]) if self._late else next_look
-            ready = {fd for fd, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000)}
+            ready = readable((link.fileno, self._ear), max(0.0, until - time.monotonic()))
             now = time.monotonic()
             if self._ear in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._ear, 4096)
+                drain(self._ear)
                 self._take_news()
             if link.fileno in ready:
                 heard, asked = now, False

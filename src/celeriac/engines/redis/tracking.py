@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import time
 from typing import TYPE_CHECKING, Final
 
 import hiredis
 from redis import exceptions as errors
 
+from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, pack
 from celeriac.exceptions import CeleriacError
 
@@ -84,7 +84,7 @@ class Sentinel:
                     self._look(link, self._new_queues())
                 self._look(link, [queue for queue, due in self._due.items() if due <= now])
                 until = min([next_renewal, *self._due.values()])
-                ready = _wait((link.fileno, stop_fd), max(0.0, until - time.monotonic()))
+                ready = readable((link.fileno, stop_fd), max(0.0, until - time.monotonic()))
                 if stop_fd in ready:
                     return
                 if link.fileno in ready:
@@ -186,11 +186,4 @@ def _note(answer: object, written: list[str]) -> None:
 
 
 def _readable(fd: int, timeout: float) -> bool:
-    return fd in _wait((fd,), timeout)
-
-
-def _wait(fds: tuple[int, ...], timeout: float) -> set[int]:
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return {fd for fd, _ in poll.poll(timeout * 1000)}
+    return bool(readable((fd,), timeout))

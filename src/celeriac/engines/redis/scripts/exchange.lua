@@ -6,7 +6,7 @@
 --         verdict, queue (index), token, number of words that follow, then
 --         '1' id payload ttl reply mark  or  '0'                        the result
 --         n, n x (queue, lane, how, when, id, envelope)                 publications
---         DELAY: lane or '', how, when, id, envelope or ''    PARK: bucket, id
+--         DELAY: how, when, id, envelope or ''                PARK: bucket, id
 --         DEAD: JSON, envelope or ''                          REQUEUE: envelope or ''
 -- Returns { now in us, version, next due in us or -1, '' or what is wrong with a queue, number of refused, refused ...,
 --           then for each delivery: queue (index), token, lane, flags, envelope }
@@ -48,10 +48,10 @@ local function publish(first)
   return first + 1 + count * 6
 end
 
-local function bury(queue, token, meta, envelope)
+local function bury(queue, token, lane, meta, envelope)
   local index, letters = own(queue, 'dead'), own(queue, 'dead:letters')
   local key = token .. '@' .. queue
-  call('HSET', letters, key, meta .. '\n' .. envelope)
+  call('HSET', letters, key, lane .. '|' .. meta .. '\n' .. envelope)
   call('ZADD', index, seconds(now), key)
   local old = call('ZRANGEBYSCORE', index, '-inf', seconds(now - DEAD_AGE), 'LIMIT', 0, 100)
   local surplus = call('ZCARD', index) - #old - DEAD_MAX
@@ -94,16 +94,15 @@ local function settle(verdict, index, token, first)
       front(queue, value)
       woken[queue] = true
     elseif verdict == '2' then -- DELAY
-      if ARGV[first + 4] ~= '' then envelope, flags = ARGV[first + 4], '' end
-      if ARGV[first] ~= '' then lane = ARGV[first] end
-      local due = tonumber(ARGV[first + 2])
-      if ARGV[first + 1] == 's' then due = due + now end
-      delay(queue, due, ARGV[first + 3], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
+      if ARGV[first + 3] ~= '' then envelope, flags = ARGV[first + 3], '' end
+      local due = tonumber(ARGV[first + 1])
+      if ARGV[first] == 's' then due = due + now end
+      delay(queue, due, ARGV[first + 2], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '3' then -- PARK
       park(queue, ARGV[first], ARGV[first + 1], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '4' then -- DEAD
       if ARGV[first + 1] ~= '' then envelope = ARGV[first + 1] end
-      bury(queue, token, ARGV[first], envelope)
+      bury(queue, token, lane, ARGV[first], envelope)
     else -- REQUEUE
       if ARGV[first] ~= '' then envelope, flags = ARGV[first], '' end
       if string.find(flags, 'r', 1, true) then
@@ -278,7 +277,11 @@ local function claim_all()
     end
   end
   if token > first_token then call('HSET', control, 'token', string.format('%.0f', token)) end
-  for index, list in pairs(fields) do call('HSET', leases[index], unpack(list)) end
+  for index, list in pairs(fields) do
+    for i = 1, #list, 2000 do -- Lua's stack bounds the words of one command
+      call('HSET', leases[index], unpack(list, i, math.min(i + 1999, #list)))
+    end
+  end
   if count >= limit then
     for i = 1, #open do mark_left(open[i]) end
   end

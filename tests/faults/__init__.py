@@ -1,0 +1,1 @@
+"""Faults under load: what is lost, what is repeated, how long recovery takes."""

@@ -1,0 +1,46 @@
+"""The application of the fault suite: every run of a task is in a journal, whatever becomes of the process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from typing import Any
+
+from celeriac import Celeriac
+
+app = Celeriac("faults", broker=os.environ.get("FAULTS_BROKER", "memory://"))
+app.conf.update(json.loads(os.environ.get("FAULTS_CONF", "{}")))
+# A line for every task would only load the disk; what ran is in the journal.
+logging.getLogger("celeriac.app.trace").setLevel(logging.WARNING)
+
+_journals: dict[int, int] = {}
+
+
+def note(kind: str, key: str, token: int) -> None:
+    """Append a line to the journal in one write: what happened to which task, in which process, when."""
+    pid = os.getpid()
+    if pid not in _journals:
+        path = os.environ["FAULTS_JOURNAL"]
+        _journals[pid] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(_journals[pid], f"{kind} {key} {pid} {token} {time.monotonic():.6f}\n".encode())
+
+
+@app.task(bind=True)
+def job(self: Any, key: str, seconds: float) -> dict[str, Any]:
+    """Take ``seconds`` and return which run this was."""
+    token = self.request.delivery_token
+    note("S", key, token)
+    if seconds:
+        time.sleep(seconds)
+    note("E", key, token)
+    return {"key": key, "token": token}
+
+
+@app.task(bind=True)
+def poison(self: Any, key: str) -> None:
+    """Kill the process that runs it."""
+    note("S", key, self.request.delivery_token)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,155 @@
+"""``python -m tests.faults.run [--engine NAME] [--scale FACTOR] [--seed NUMBER]``: the long form.
+
+Runs every scenario on every engine that outlives a process, prints the ledger, and writes it to
+``docs/faults.md`` and between the markers of the README. The exit code is 1 if a task was lost, or repeated
+without a cause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+
+from celeriac import __version__
+from tests.faults.field import LEASE, ROOT, machine
+from tests.faults.ledger import Entry
+from tests.faults.scenarios import SCENARIOS
+from tests.servers import server_binary
+
+COLUMNS = ("engine", "scenario", "faults", "acknowledged", "lost", "repeated", "unexplained", "refused",
+           "dead letters", "restart s", "standstill s", "took s")  # fmt: skip
+MARKERS = re.compile(r"(<!-- faults:begin[^>]*-->\n).*?(<!-- faults:end -->)", re.DOTALL)
+
+
+def main() -> int:
+    """Run, print, write; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.run", description=__doc__)
+    parser.add_argument("--engine", choices=sorted(SCENARIOS), action="append", help="only this one")
+    parser.add_argument("--scenario", action="append", help="only this one (by its function's name)")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of tasks")
+    parser.add_argument("--seed", type=int, default=1, help="chooses victims and moments")
+    asked = parser.parse_args()
+    ledger: list[tuple[str, Entry]] = []
+    for engine in asked.engine or sorted(SCENARIOS, reverse=True):
+        for scenario, tasks in SCENARIOS[engine]:
+            if asked.scenario and scenario.__name__ not in asked.scenario:
+                continue
+            print(f"{engine}: {scenario.__name__}, {int(tasks * asked.scale)} tasks ...", flush=True)
+            entry = scenario(engine, asked.seed, int(tasks * asked.scale))
+            ledger.append((engine, entry))
+            for note in entry.notes:
+                print(f"    {note}", flush=True)
+    table = aligned([COLUMNS, *(cells(engine, entry) for engine, entry in ledger)])
+    print(f"\n{table}\n")
+    if not (asked.engine or asked.scenario) and asked.scale >= 1:
+        write(ledger)
+    fine = all(entry.fine for _, entry in ledger)
+    print("Nothing was lost, and every repeat has its cause." if fine else "FAILED: see the notes above.")
+    return 0 if fine else 1
+
+
+def cells(engine: str, entry: Entry) -> tuple[str, ...]:
+    """An entry as text, in the order of ``COLUMNS``."""
+    return (
+        engine, entry.scenario, str(entry.faults), f"{entry.acknowledged:,}", str(entry.lost), str(entry.repeated),
+        str(entry.unexplained), str(entry.refused), str(entry.dead), f"{entry.restart:.2f}",
+        f"{entry.standstill:.2f}", f"{entry.seconds:.0f}",
+    )  # fmt: skip
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """A table for the terminal: text to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """The same for a page."""
+    rule = tuple("---" if column < 2 else "---:" for column in range(len(rows[0])))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
+
+
+def write(ledger: list[tuple[str, Entry]]) -> None:
+    """Write the page, and the README's section if its markers are there."""
+    table = markdown([COLUMNS, *(cells(engine, entry) for engine, entry in ledger)])
+    (ROOT / "docs").mkdir(exist_ok=True)
+    (ROOT / "docs" / "faults.md").write_text(PAGE.format(table=table, circumstances=circumstances(), lease=LEASE,
+                                                         scenarios=descriptions()))  # fmt: skip
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    if MARKERS.search(text):
+        total = sum(entry.acknowledged for _, entry in ledger)
+        faults = sum(entry.faults for _, entry in ledger)
+        lost = sum(entry.lost for _, entry in ledger)
+        section = (
+            f"{table}\n\n{total:,} tasks under {faults:,} faults: {lost} lost. {circumstances()}\n"
+            "What the columns mean: [docs/faults.md](docs/faults.md).\n"
+        )
+        readme.write_text(MARKERS.sub(lambda found: found[1] + section + found[2], text))
+
+
+def circumstances() -> str:
+    """Machine, versions, durability and date, in a line."""
+    found = subprocess.run([server_binary("redis-server", "valkey-server"), "--version"],
+                           capture_output=True, text=True).stdout  # fmt: skip
+    version = re.search(r"v=(\S+)", found)
+    return (
+        f"{machine()}; Python {platform.python_version()}, Celeriac {__version__}, redis-py "
+        f"{importlib.metadata.version('redis')}, Redis {version[1] if version else '?'} (`appendonly yes`, "
+        f"`appendfsync always`), SQLite {sqlite3.sqlite_version} (publishes at `synchronous=FULL`, the rest at "
+        f"`NORMAL`); {time.strftime('%d %B %Y')}; `make faults`."
+    )
+
+
+def descriptions() -> str:
+    """What each scenario does, from its docstring."""
+    functions = dict.fromkeys(function for rows in SCENARIOS.values() for function, _ in rows)
+    return "\n".join(
+        f"* **{function.__name__}**: " + " ".join((function.__doc__ or "").split()) for function in functions
+    )
+
+
+PAGE = """# Faults
+
+`make faults` runs tasks while it breaks things, and keeps a ledger. This page is written by it.
+
+{table}
+
+{circumstances}
+
+## What is counted
+
+Two nodes with two processes each work on a fresh store, with a lease of {lease:g} s. Producers are processes of
+their own and write down what was acknowledged to them; every task appends a line to a journal when it starts
+and when it ends, and returns the token of its run.
+
+* **acknowledged**: tasks whose publish returned. **lost**: those of them without a result in the end.
+* **repeated**: runs over the first one of a task. A killed process may leave finished tasks unsettled (at most
+  one batch), and they run again. **unexplained**: repeats of a run that no fault cut off, and results that are
+  not those of the newest lease.
+* **refused**: runs that came to their end after others had taken their lease over, so that the store refused
+  what they wrote.
+* **dead letters**: poison, garbage and unknown tasks; any other number than was sent counts as a failure.
+* **restart**: the longest time from a fault until a task that it cut off was started again.
+  **standstill**: the longest time from a fault until any task was started.
+
+## Scenarios
+
+{scenarios}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
