@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celeriac.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from tests.integration.conftest import Site
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -323,6 +325,18 @@ def test_sigterm_finishes_what_runs_and_leaves_the_rest(site: Any) -> None:
     assert site.journal() == ["start r", "end r"]
     site.worker("-c", "1")
     assert [r.get(timeout=10) for r in waiting] == [str(n) for n in range(5)]
+
+
+def test_a_worker_that_never_reached_its_broker_stops_at_once(tmp_path: Path) -> None:
+    site = Site("redis://127.0.0.1:1/0", tmp_path)
+    try:
+        worker = site.worker("-c", "1", ready=False)
+        worker.await_line("Cannot attach yet")
+        assert worker.await_line("Connection refused. Is the server running")
+        assert worker.stop(10) == 0
+        assert "killed by" not in worker.log
+    finally:
+        site.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
