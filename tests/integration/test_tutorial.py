@@ -277,6 +277,8 @@ def test_step_5_gives_each_queue_its_workers(project: Project, queue_from: str) 
     }
     for task_id, (task, queue) in zip(sent, expected.items(), strict=True):
         workers[queue].await_line(f"Task myapp.tasks.{task}[{task_id}] succeeded")
+    # All three have the name celery@host, as in the article.
+    assert "3 nodes online" in project.celeriac("status")
     for queue, concurrency in (("default", 4), ("email", 2), ("heavy", 1)):
         assert re.search(rf"concurrency: +{concurrency} \(prefork\)", workers[queue].log)
         assert re.search(rf"\[queues\]\n +{queue}\b", workers[queue].log)
@@ -383,6 +385,22 @@ def test_step_8_a_failure_is_told_to_its_handlers(errors: Project) -> None:
     assert failed[1] == "FAILURE"
     worker.await_line(f"Task {failed[0]} permanently failed: gone for good")
     worker.await_line(f"alert for {failed[0]}")
+
+
+def test_step_8_what_failed_for_good_can_be_kept_and_sent_again(errors: Project) -> None:
+    errors.write("myapp/celery_app.py", "celery_app.py", extra="app.conf.dead_letter_on_failure = True")
+    worker = errors.worker("--loglevel=info")
+    failed = errors.python(
+        "r = alerting.delay()\nr.get(timeout=20, propagate=False)\nprint(json.dumps([r.id, r.state]))"
+    )
+    (letter,) = json.loads(errors.celeriac("dead", "list", "--json"))
+    assert (letter["reason"], letter["task_id"]) == ("failed", failed[0])
+    assert "gone for good" in letter["detail"]
+    assert "permanently failed" in worker.log
+    worker.stop()
+    errors.celeriac("dead", "replay", "--all", "--yes")
+    again = errors.worker("--loglevel=info")
+    again.await_line(f"Task {failed[0]} permanently failed: gone for good")
 
 
 # -- step 11: pools -----------------------------------------------------------------------------------------
