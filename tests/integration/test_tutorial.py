@@ -7,6 +7,7 @@ migration changes: the imports, and the addresses of the servers.
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import os
@@ -28,7 +29,7 @@ from tests.servers import RedisServer
 pytestmark = pytest.mark.timeout(100)
 
 ARTICLE = Path(__file__).parent.parent / "tutorial"
-SOURCES = Path(__file__).parent.parent.parent / "src"
+ROOT = Path(__file__).parent.parent.parent
 
 
 # -- the tutorial's files, commands and servers ---------------------------------------------------------
@@ -41,16 +42,21 @@ class Project:
         self.folder = folder
         self.broker, self.backend, self.http_url = broker, backend, http_url
         self.workers: list[LoggedProcess] = []
-        path = os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
         self.env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
         (folder / "myapp").mkdir(parents=True)
         (folder / "myapp" / "__init__.py").touch()
 
     def migrated(self, name: str, queue_from: str = "celeriac") -> str:
         """A file of the article after the migration."""
-        text = (ARTICLE / f"{name}.txt").read_text()
-        text = re.sub(r"^(from|import) celery\b", r"\1 celeriac", text, flags=re.MULTILINE)
-        text = text.replace("from kombu import Queue", f"from {queue_from} import Queue")
+        text = subprocess.run(
+            ["sed", "-E", migration()],
+            input=(ARTICLE / f"{name}.txt").read_text(),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        text = text.replace("from celeriac import Queue", f"from {queue_from} import Queue")
         text = text.replace("redis://localhost:6379/0", self.broker)
         text = text.replace("redis://localhost:6379/1", self.backend)
         return text.replace("https://httpbin.org", self.http_url)
@@ -99,6 +105,14 @@ class Project:
                     worker.process.wait(10)
                 except subprocess.TimeoutExpired:
                     worker.kill()
+
+
+@functools.cache
+def migration() -> str:
+    """The script of the command by which docs/migrating.md changes the imports."""
+    found = re.search(r"sed -i -E '(.+)' \{\}", (ROOT / "docs" / "migrating.md").read_text())
+    assert found
+    return found[1]
 
 
 def _command() -> list[str]:
@@ -263,6 +277,8 @@ def test_step_5_gives_each_queue_its_workers(project: Project, queue_from: str) 
     }
     for task_id, (task, queue) in zip(sent, expected.items(), strict=True):
         workers[queue].await_line(f"Task myapp.tasks.{task}[{task_id}] succeeded")
+    # All three have the name celery@host, as in the article.
+    assert "3 nodes online" in project.celeriac("status")
     for queue, concurrency in (("default", 4), ("email", 2), ("heavy", 1)):
         assert re.search(rf"concurrency: +{concurrency} \(prefork\)", workers[queue].log)
         assert re.search(rf"\[queues\]\n +{queue}\b", workers[queue].log)
@@ -371,6 +387,22 @@ def test_step_8_a_failure_is_told_to_its_handlers(errors: Project) -> None:
     worker.await_line(f"alert for {failed[0]}")
 
 
+def test_step_8_what_failed_for_good_can_be_kept_and_sent_again(errors: Project) -> None:
+    errors.write("myapp/celery_app.py", "celery_app.py", extra="app.conf.dead_letter_on_failure = True")
+    worker = errors.worker("--loglevel=info")
+    failed = errors.python(
+        "r = alerting.delay()\nr.get(timeout=20, propagate=False)\nprint(json.dumps([r.id, r.state]))"
+    )
+    (letter,) = json.loads(errors.celeriac("dead", "list", "--json"))
+    assert (letter["reason"], letter["task_id"]) == ("failed", failed[0])
+    assert "gone for good" in letter["detail"]
+    assert "permanently failed" in worker.log
+    worker.stop()
+    errors.celeriac("dead", "replay", "--all", "--yes")
+    again = errors.worker("--loglevel=info")
+    again.await_line(f"Task {failed[0]} permanently failed: gone for good")
+
+
 # -- step 11: pools -----------------------------------------------------------------------------------------
 
 STEP_11 = '''
@@ -470,3 +502,28 @@ def test_the_commands_of_the_cheat_sheet(project: Project) -> None:
     assert "celeriac:" in report
     # The file of step 2 is a program as well.
     assert "1 node online" in project.run(sys.executable, "-m", "myapp.celery_app", "status")
+
+
+def test_the_migration_changes_imports_of_celery_and_no_others(tmp_path: Path) -> None:
+    before = [
+        "from celery import Celery",
+        "    from celery.exceptions import Retry",
+        "import celery",
+        "import celery as c",
+        "from .celery import app as celery_app",
+        "from myproject.celery import app",
+        "from celery_once import QueueOnce",
+        "from . import celery",
+        "from kombu import Exchange, Queue",
+    ]
+    after = [
+        "from celeriac import Celery",
+        "    from celeriac.exceptions import Retry",
+        "import celeriac as celery",
+        "import celeriac as c",
+        *before[4:8],
+        "from celeriac import Exchange, Queue",
+    ]
+    text = "\n".join(before)
+    done = subprocess.run(["sed", "-E", migration()], input=text, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == after

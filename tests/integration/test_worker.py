@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celeriac.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from tests.integration.conftest import Site
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -323,6 +325,31 @@ def test_sigterm_finishes_what_runs_and_leaves_the_rest(site: Any) -> None:
     assert site.journal() == ["start r", "end r"]
     site.worker("-c", "1")
     assert [r.get(timeout=10) for r in waiting] == [str(n) for n in range(5)]
+
+
+def test_a_worker_that_never_reached_its_broker_stops_at_once(tmp_path: Path) -> None:
+    site = Site("redis://127.0.0.1:1/0", tmp_path)
+    try:
+        worker = site.worker("-c", "1", ready=False)
+        worker.await_line("Cannot attach yet")
+        assert worker.await_line("Connection refused. Is the server running")
+        assert worker.stop(10) == 0
+        assert "killed by" not in worker.log
+    finally:
+        site.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_sent_to_the_whole_process_group_finishes_what_runs(site: Any, number: int) -> None:
+    """As systemd, ``timeout`` and a terminal send it: the children get it too."""
+    worker = site.worker("-c", "1")
+    result = site.send("nap", 1.0)
+    site.await_journal(lambda lines: lines == ["start nap"])
+    os.killpg(worker.process.pid, number)
+    assert result.get(timeout=20) == "nap"
+    assert site.journal() == ["start nap", "end nap"]
+    if number != signal.SIGHUP:  # with it the worker starts again
+        assert worker.process.wait(20) == 0
 
 
 def test_after_the_grace_a_task_is_given_back_uncounted(site: Any) -> None:

@@ -63,6 +63,13 @@ def test_what_is_missing_is_named(project: Path) -> None:
         find_app("found_none:x")
 
 
+def test_a_mistyped_module_of_a_package_is_proposed(project: Path) -> None:
+    write(project / "found_near" / "__init__.py", "")
+    write(project / "found_near" / "celery_app.py", APP.format(name="app", main="n"))
+    with pytest.raises(ImproperlyConfigured, match=r"Did you mean -A found_near\.celery_app\?"):
+        find_app("found_near.celery_ap")
+
+
 def test_an_import_that_fails_inside_the_module_comes_through(project: Path) -> None:
     write(project / "found_bad.py", "import there_is_no_such_module\n")
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):

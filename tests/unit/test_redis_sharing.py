@@ -183,6 +183,22 @@ def test_a_large_result_comes_without_its_announcement(engine: RedisEngine) -> N
     eventually(lambda: told == [large.payload])
 
 
+def test_a_result_of_a_celery_worker_is_heard_by_its_name(server: RedisServer, engine: RedisEngine) -> None:
+    """Only our workers know of the reply channel to which the message asks the result to come."""
+    engine.note_sent(engine.reply_address() or "", "a")
+    heard: list[tuple[str, bytes]] = []
+    subscription = engine.subscribe(["a"], lambda task_id, payload: heard.append((task_id, payload)))
+
+    def listeners() -> bytes:
+        return server.command("PUBSUB", "NUMSUB", "celery-task-meta-a")[-4:]
+
+    eventually(lambda: listeners() == b":1\r\n")
+    server.command("PUBLISH", "celery-task-meta-a", "{}")  # not stored: no look at the store can find it
+    eventually(lambda: heard == [("a", b"{}")])
+    subscription.close()
+    eventually(lambda: listeners() == b":0\r\n")
+
+
 def test_the_reply_channel_tells_of_ids_with_odd_names(engine: RedisEngine) -> None:
     reply = engine.reply_address()
     odd = "1:ü\n{}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -89,8 +91,17 @@ def _attribute(module: Any, path: str, name: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise ImproperlyConfigured(f"-A {name}: {_shown(module)} has no attribute {path!r}") from None
+            raise ImproperlyConfigured(
+                f"-A {name}: {_shown(module)} has no attribute {path!r}{_nearest(module, path)}"
+            ) from None
     return _in_module(found, name) if isinstance(found, ModuleType) else found
+
+
+def _nearest(module: ModuleType, path: str) -> str:
+    """A question that proposes what the module has of a name near to ``path``, or nothing."""
+    modules = [info.name for info in iter_modules(getattr(module, "__path__", []))]
+    near = get_close_matches(path, [*vars(module), *modules], 1, 0.7)
+    return f". Did you mean -A {module.__name__}.{near[0]}?" if near else ""
 
 
 def _import(module_name: str, name: str) -> ModuleType:

@@ -298,8 +298,9 @@ class Publisher:
             except OperationalError as exc:
                 error = exc
         doubt = " The messages may have been stored: the answer got lost." if error.maybe_done else ""
+        reason = str(error) if str(error).endswith((".", "?", "!")) else f"{error}."
         failed = OperationalError(
-            f"{len(publications)} message(s) could not be sent to {self._app.broker_shown}: {error}.{doubt} "
+            f"{len(publications)} message(s) could not be sent to {self._app.broker_shown}: {reason}{doubt} "
             "Check that the broker runs and broker_url is right, then call again"
         )
         failed.maybe_done = error.maybe_done

@@ -28,6 +28,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(word, list(known), 3, 0.6)
+    # Names of one module look alike by their first parts: those whose last part is near as well come alone.
+    last = word.rpartition(".")[2]
+    nearer = [name for name in near if difflib.get_close_matches(last, [name.rpartition(".")[2]], 1, 0.6)]
+    near = nearer or near
     if not near:
         return ""
     return f" Did you mean {' or '.join(near)}?"

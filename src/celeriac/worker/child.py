@@ -110,6 +110,9 @@ def run_child(
 
     ``alone``: there is no supervisor, the caller has installed the signals (solo).
     """
+    if not alone:
+        # Until it is attached, which a broker that is away can delay, it holds nothing and leaves at a word.
+        signal.signal(signal.SIGUSR2, lambda *_: os._exit(EXIT_LEFT))
     seat = Seat(app, options, record, node, epoch)
     if not alone:
         install_signals(seat)

@@ -62,8 +62,9 @@ class Link:
             self.connection.socket_timeout = patience
             self.patience(patience)
         except (errors.RedisError, OSError) as error:
+            reason = str(error).rstrip(".")
             raise OperationalError(
-                f"cannot connect to Redis at {address.masked}: {error}. Is the server running and reachable?"
+                f"cannot connect to Redis at {address.masked}: {reason}. Is the server running and reachable?"
             ) from error
 
     def call(self, command: bytes) -> Any:

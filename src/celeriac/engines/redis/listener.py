@@ -1,6 +1,7 @@
 """Waiting for results: one thread and one pub/sub connection a process and engine.
 
-1. Results of messages sent by this process come to its reply channel, subscribed once.
+1. Results of messages sent by this process come to its reply channel, subscribed once. If a Celery worker
+   runs the task they do not: what has not come soon is subscribed as in 2 as well.
 2. Any other id is subscribed by Celery's channel, the name of the result's key.
 3. Whoever is interested first gets what is stored already, read once the subscription is confirmed.
 4. After a reconnect, and every two seconds as the net, what is still awaited is read again.
@@ -33,6 +34,11 @@ NET: Final = 2.0
 """Seconds between two looks at everything that is awaited."""
 NET_MOST: Final = 5000
 """Ids looked at each time, in turn."""
+GRACE: Final = 0.03
+"""Seconds a result may take to come to the reply channel before it is awaited by name too: most of our own
+workers' are there by then, and cost no subscription of their own."""
+GRACE_MOST: Final = 1000
+"""An interest in more ids than this that are still open is not subscribed by name: it is left to the net."""
 SILENCE: Final = 10.0
 """Seconds without a word after which the server is asked for one; as long again, and we connect anew."""
 LONGEST_PAUSE: Final = 5.0
@@ -61,6 +67,11 @@ class Interest:
         except Exception:
             logger.exception("A callback for the result of %s failed", task_id)
 
+    def open_ids(self) -> list[str]:
+        """Those without a channel of their own of which nothing was heard."""
+        known = {*self.channels, *self._told}
+        return [task_id for task_id in self.ids if task_id not in known]
+
     def close(self) -> None:
         """End the interest. Safe to call twice."""
         if self.callback is not None:
@@ -85,6 +96,7 @@ class Listener:
         self._dropped: deque[str] = deque()
         self._unconfirmed: dict[str, list[Interest]] = {}
         self._ready: list[tuple[str, Interest]] = []
+        self._late: deque[tuple[float, Interest]] = deque()
         self._link: Link | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -177,6 +189,7 @@ class Listener:
             self._named = {}
             self._unconfirmed = {}
             self._ready = []
+            self._late.clear()
         self._send("SUBSCRIBE", [self._reply])
         self._unconfirmed[self._reply] = []
         for interest in interests.values():
@@ -187,7 +200,8 @@ class Listener:
         next_look += NET
         asked = False
         while not self._closed:
-            ready = readable((link.fileno, self._ear), max(0.0, next_look - time.monotonic()))
+            until = min(next_look, self._late[0][0]) if self._late else next_look
+            ready = readable((link.fileno, self._ear), max(0.0, until - time.monotonic()))
             now = time.monotonic()
             if self._ear in ready:
                 drain(self._ear)
@@ -195,6 +209,8 @@ class Listener:
             if link.fileno in ready:
                 heard, asked = now, False
                 self._read_all(link)
+            while self._late and self._late[0][0] <= now:
+                self._subscribe_late(self._late.popleft()[1])
             self._tell_stored()
             if now >= next_look:
                 next_look = now + NET
@@ -224,14 +240,30 @@ class Listener:
         self._send("UNSUBSCRIBE", gone)
 
     def _admit(self, interest: Interest) -> None:
-        new = []
         own = set(interest.ids).difference(interest.channels)
         waiting = self._unconfirmed.get(self._reply)
         if waiting is not None and own:
             waiting.append(interest)
         else:
             self._ready += [(task_id, interest) for task_id in own]
-        for task_id in interest.channels:
+        if own:
+            self._late.append((time.monotonic() + GRACE, interest))
+        self._subscribe_names(interest, interest.channels)
+
+    def _subscribe_late(self, interest: Interest) -> None:
+        """Whoever runs these tasks may be a Celery worker, which knows of no reply channel."""
+        with self._lock:
+            if interest.callback is None:
+                return
+            names = interest.open_ids()
+            if len(names) > GRACE_MOST:
+                return
+            interest.channels = [*interest.channels, *names]
+        self._subscribe_names(interest, names)
+
+    def _subscribe_names(self, interest: Interest, ids: Sequence[str]) -> None:
+        new = []
+        for task_id in ids:
             channel = self._keys.result(task_id)
             self._named[task_id] = self._named.get(task_id, 0) + 1
             if self._named[task_id] == 1:
