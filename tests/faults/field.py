@@ -180,12 +180,13 @@ class Field:
 
         def reached() -> bool:
             self.journal.read()
-            return len(self.journal.starts) >= wanted or self._all_done()
+            return len(self.journal.starts) >= wanted or self.is_done()
 
         await_true(reached, f"{more} more tasks start", timeout)
         return len(self.journal.starts) >= wanted
 
-    def _all_done(self) -> bool:
+    def is_done(self) -> bool:
+        """Whether the producers have ended and all that was acknowledged to them has run."""
         if any(producer.poll() is None for producer in self.producers):
             return False
         return {run.key for run in self.journal.ends} >= set(self.acknowledged())
@@ -296,7 +297,9 @@ class Field:
         inodes = {path.stat().st_ino for path in self.folder.rglob("*") if path.is_file()}
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()
-            if words[1] != "->" and int(words[4]) in pids and int(words[5].rpartition(":")[2]) in inodes:
+            if "->" in words or "WRITE" not in words:
+                continue  # waits for it, or only reads
+            if int(words[4]) in pids and int(words[5].rpartition(":")[2]) in inodes:
                 return True
         return False
 

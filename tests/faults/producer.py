@@ -15,7 +15,7 @@ import time
 from celeriac.exceptions import OperationalError
 from tests.faults.project import app, job
 
-SLOW = 0.02
+SLOW = 0.05
 """The share of tasks that sleep, for 50 to 150 ms; the rest take no time at all."""
 
 

@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import platform
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of tasks")
     parser.add_argument("--seed", type=int, default=1, help="chooses victims and moments")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that nothing is left running
     ledger: list[tuple[str, Entry]] = []
     for engine in asked.engine or sorted(SCENARIOS, reverse=True):
         for scenario, tasks in SCENARIOS[engine]:

@@ -29,23 +29,28 @@ def processes(engine: str, seed: int, tasks: int) -> Entry:
     with _field(engine, "processes", seed) as (field, _):
         for part in (tasks // 2, tasks - tasks // 2):
             field.produce(part)
+        def freeze() -> None:
+            for _attempt in range(100):
+                if field.freeze_node():
+                    return
+                if field.is_done():
+                    field.produce(500)
+            raise Stuck("no node could be frozen while it ran a task")
+
         # Every kind is met however few the tasks are; then by chance, a child most often.
-        plan: list[Callable[[], Any]] = [field.kill_child, field.kill_agent, field.kill_node]
-        frozen = False
-        while field.await_starts(field.rng.randrange(50, 250)):
+        plan: list[Callable[[], Any]] = [field.kill_child, field.kill_agent, field.kill_node, freeze]
+        while field.await_starts(field.rng.randrange(50, 250)) or plan:
             choice = field.rng.random()
             if plan:
                 plan.pop(0)()
-            elif not frozen or choice < 0.05:
-                frozen = field.freeze_node() or frozen
-            elif choice < 0.7:
+            elif choice < 0.6:
                 field.kill_child()
-            elif choice < 0.85:
+            elif choice < 0.75:
                 field.kill_agent()
-            else:
+            elif choice < 0.92:
                 field.kill_node()
-        if not frozen:
-            raise Stuck("no node was ever frozen while it ran a task")
+            else:
+                freeze()
     return field.entry
 
 
