@@ -25,8 +25,9 @@ from celeriac.exceptions import CeleriacError, Fenced, OperationalError, StoreFu
 
 pack = hiredis.pack_command
 
-_STALE_AFTER: Final = 1.0
-"""Seconds after which an idle connection is looked at before it is used: the server may have closed it."""
+_STALE_AFTER: Final = 0.05
+"""Seconds after which an idle connection is looked at before it is used: the server may have closed it, and
+what is sent then has an unknown fate, where a new connection would have done."""
 _MAX_IDLE: Final = 32
 """Connections kept for reuse."""
 _HINTS: Final = {
@@ -90,7 +91,11 @@ class Link:
         if not isinstance(error, errors.ResponseError) or isinstance(error, errors.ReadOnlyError):
             # A replica keeps refusing: only a new connection finds the new primary.
             self.close()
-        raise translated(error, place) from error
+        failure = translated(error, place)
+        if isinstance(failure, OperationalError):
+            # Sent, and no answer: the server may have carried it out, so nobody may just send it again.
+            failure.maybe_done = not isinstance(error, (errors.ResponseError, errors.BusyLoadingError))
+        raise failure from error
 
     @property
     def fileno(self) -> int:
