@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 60.0
 """Seconds without what is waited for, after which the suite gives up and says so."""
 LEASE = 2.0
+MOST_NOTES = 20
 CONF = {"worker_lease": LEASE, "broker_publish_timeout": 20.0}
 
 
@@ -156,7 +157,12 @@ class Field:
     def produce(self, count: int) -> subprocess.Popen[bytes]:
         """Start a producer of ``count`` acknowledged tasks."""
         self._lists += 1
-        words = [f"p{self._lists}", str(self.seed * 1000 + self._lists), str(count), str(self._list(self._lists))]
+        words = [
+            f"p{self._lists}",
+            str(self.seed * 1000 + self._lists),
+            str(count),
+            str(self._list(self._lists)),
+        ]
         with (self.folder / f"producer{self._lists}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.producer", *words],
@@ -284,7 +290,12 @@ class Field:
 
     def _restarted(self, cut: list[Run]) -> bool:
         self.journal.read()
-        again = {run.key for run in self.journal.starts for old in cut if old.key == run.key and run.token > old.token}
+        again = {
+            run.key
+            for run in self.journal.starts
+            for old in cut
+            if old.key == run.key and run.token > old.token
+        }
         return len(again) == len(cut)
 
     def _ended(self, cut: list[Run]) -> bool:
@@ -335,6 +346,8 @@ class Field:
         self._note_deaths()
         self._judge(expected_dead or {})
         self.app.close()
+        if len(self.entry.notes) > MOST_NOTES:
+            self.entry.notes[MOST_NOTES:] = [f"... and {len(self.entry.notes) - MOST_NOTES} more"]
         self.entry.seconds = time.monotonic() - self._began
         return self.entry
 
@@ -349,7 +362,9 @@ class Field:
             count = sum(1 for letter in letters if letter.reason == reason)
             if count != expected_dead.get(reason, 0):
                 self.entry.dead_unexpected += abs(count - expected_dead.get(reason, 0))
-                self.entry.notes.append(f"{count} dead letters for {reason!r}, expected {expected_dead.get(reason, 0)}")
+                self.entry.notes.append(
+                    f"{count} dead letters for {reason!r}, expected {expected_dead.get(reason, 0)}"
+                )
         for node in self.nodes:
             self.entry.notes += [
                 f"{node.name}: {line}" for line in node.log.read_text(errors="replace").splitlines()

@@ -138,9 +138,7 @@ def _judge_repeats(entry: Entry, journal: Journal, faults: list[Fault]) -> None:
                 )
 
 
-def _judge_results(
-    entry: Entry, journal: Journal, faults: list[Fault], results: dict[str, int]
-) -> None:
+def _judge_results(entry: Entry, journal: Journal, faults: list[Fault], results: dict[str, int]) -> None:
     """The stored result is that of the newest lease, and nothing else was written by those before."""
     taken_over = {pid for fault in faults if fault.taken_over for pid in fault.victims}
     newest: dict[str, int] = {}

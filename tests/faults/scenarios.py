@@ -21,6 +21,7 @@ from tests.proxy import Proxy
 from tests.servers import RedisServer
 
 QUEUE = "celery"
+UNCLAIMED = "unclaimed"
 DISK_MIB = 48
 
 
@@ -29,6 +30,7 @@ def processes(engine: str, seed: int, tasks: int) -> Entry:
     with _field(engine, "processes", seed) as (field, _):
         for part in (tasks // 2, tasks - tasks // 2):
             field.produce(part)
+
         def freeze() -> None:
             for _attempt in range(100):
                 if field.freeze_node():
@@ -102,7 +104,11 @@ def network(engine: str, seed: int, tasks: int) -> Entry:
         field.produce(tasks)
         plan = [net.cut, net.drop_replies, net.drop_publish_replies, net.slow, net.short_hole, net.long_hole]
         while field.await_starts(max(50, tasks // 40)):
-            (plan.pop(0) if plan else field.rng.choice((net.cut, net.drop_replies, net.drop_publish_replies)))()
+            (
+                plan.pop(0)
+                if plan
+                else field.rng.choice((net.cut, net.drop_replies, net.drop_publish_replies))
+            )()
         if plan:
             raise Stuck(f"{len(plan)} kinds of fault were not met: too few tasks")
     return field.entry
@@ -172,8 +178,9 @@ def producers(engine: str, seed: int, tasks: int) -> Entry:
             producer = field.produce(tasks)
             enough = len(field.acknowledged()) + field.rng.randrange(20, max(21, tasks // 4))
             await_true(
-                lambda enough=enough, producer=producer: len(field.acknowledged()) >= enough
-                or producer.poll() is not None,
+                lambda enough=enough, producer=producer: (
+                    len(field.acknowledged()) >= enough or producer.poll() is not None
+                ),
                 "a producer publishes",
             )
             field.kill_producer()
@@ -234,13 +241,15 @@ def _fill_again_and_again(field: Field, place: Path, tasks: int) -> None:
         await_true(lambda: _publish_fails(field), "a publish on a full disk fails")
         met += 1
         filler.unlink()
+        await_true(lambda: field.app.broker.purge([UNCLAIMED]), "what filled the disk is purged")
         await_true(lambda: not _publish_fails(field), "a publish succeeds again")
+        field.app.broker.purge([UNCLAIMED])
 
 
 def _publish_fails(field: Field) -> bool:
-    """Publish a task that does nothing; whether the store said that it is full."""
+    """Publish a large message that nobody claims; whether the store said that it is full."""
     try:
-        field.app.send_task(job.name, (f"probe-{time.monotonic_ns()}", 0.0), retry=False, ignore_result=True)
+        field.app.send_task(job.name, ("x" * 100_000, 0.0), retry=False, queue=UNCLAIMED)
     except StoreFull:
         return True
     except Exception as error:
@@ -317,11 +326,19 @@ def _opened(
         finally:
             field.close(dead)
             if keep := os.environ.get("FAULTS_KEEP"):
-                subprocess.run(["cp", "-r", folder, f"{keep}/{scenario}-{seed}-{time.monotonic_ns()}"], check=True)
+                subprocess.run(
+                    ["cp", "-r", folder, f"{keep}/{scenario}-{seed}-{time.monotonic_ns()}"], check=True
+                )
 
 
 SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
     "sqlite": [(processes, 50_000), (producers, 5_000), (messages, 2_000), (disk, 10_000)],
-    "redis": [(processes, 50_000), (server, 10_000), (network, 10_000), (producers, 5_000), (messages, 2_000)],
+    "redis": [
+        (processes, 50_000),
+        (server, 10_000),
+        (network, 10_000),
+        (producers, 5_000),
+        (messages, 2_000),
+    ],
 }
 """For each engine: scenario and number of tasks of the long form."""
