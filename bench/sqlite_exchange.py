@@ -144,13 +144,11 @@ def main() -> None:
         single = [publication(None) for _ in range(2000)]
         timed("publish, one by one", 2000, lambda: [engine.publish([item]) for item in single] and None)
         engine.purge(["celery"])
-        for batch in (1, 8, 32):
-            engine.publish([publication(None) for _ in range(count)])
-            timed(
-                f"exchange with result, batch {batch}",
-                count,
-                lambda size=batch: exchanges(engine, count, size),
-            )
+        for label, track in (("exchange with result", None), ("the same, tracked", 3600.0)):
+            for batch in (1, 8, 32):
+                for _ in range(0, count, 1000):
+                    engine.publish([publication(track) for _ in range(1000)])
+                timed(f"{label}, batch {batch}", count, lambda size=batch: exchanges(engine, count, size))
         round_trips(url, engine, options.calls)
         engine.close()
 

@@ -21,7 +21,8 @@ class RedisServer:
 
     ``persistence`` is ``"none"``, ``"aof"`` (every write in the file, fsync each second) or ``"aof-always"``;
     ``config`` holds further directives (``{"maxmemory": "20mb"}``). The data live in a temporary folder that
-    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`.
+    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. With ``sentinel_of`` it is a Redis
+    Sentinel that knows that server as ``primary``.
     A missing server binary raises ``RuntimeError``: without it nothing is tested.
     """
 
@@ -32,11 +33,13 @@ class RedisServer:
         password: str | None = None,
         port: int | None = None,
         config: dict[str, str] | None = None,
+        sentinel_of: RedisServer | None = None,
     ) -> None:
         self.persistence = persistence
         self.password = password
         self.port = port or free_port()
         self.config = config or {}
+        self.sentinel_of = sentinel_of
         self.process: subprocess.Popen[bytes] | None = None
         self.folder: Path | None = None
 
@@ -68,6 +71,8 @@ class RedisServer:
         """Start the process and wait until it answers (after LOADING)."""
         self.folder = self.folder or Path(tempfile.mkdtemp(prefix="celeriac-redis-"))
         command = [server_binary("redis-server", "valkey-server"), *self._arguments()]
+        if self.sentinel_of is not None:
+            command = self._sentinel_command(self.sentinel_of)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         try:
@@ -141,6 +146,16 @@ class RedisServer:
             options["requirepass"] = self.password
         options.update(self.config)
         return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+    def _sentinel_command(self, primary: RedisServer) -> list[str]:
+        assert self.folder is not None
+        settings = self.folder / "sentinel.conf"  # it writes its state into this file
+        if not settings.exists():
+            settings.write_text(
+                f"port {self.port}\nbind {self.host}\n"
+                f"sentinel monitor primary {primary.host} {primary.port} 1\n"
+            )
+        return [server_binary("redis-server", "valkey-server"), str(settings), "--sentinel"]
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from datetime import datetime
@@ -15,6 +12,14 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from celeriac import exceptions, states
 from celeriac.app import state as current
 from celeriac.app.state import allow_join_result, denied_join_result
+from celeriac.app.waiting import (
+    RemoteTraceback,
+    assert_will_not_block,
+    call_and_log,
+    reference,
+    refuse_in_event_loop,
+    with_traceback,
+)
 from celeriac.engines.base import Presence
 from celeriac.exceptions import IncompleteStream
 
@@ -27,6 +32,7 @@ R = TypeVar("R")
 __all__ = [
     "AsyncResult",
     "EagerResult",
+    "RemoteTraceback",
     "ResultBase",
     "allow_join_result",
     "assert_will_not_block",
@@ -102,7 +108,7 @@ class AsyncResult(ResultBase, Generic[R]):
         if propagate and follow_parents:
             self._raise_parents_error()
         if self._cache is None:
-            _refuse_in_event_loop()
+            refuse_in_event_loop()
             self._wait(timeout, interval, on_message, on_interval)
         if propagate:
             self.maybe_throw(callback=callback)
@@ -135,15 +141,15 @@ class AsyncResult(ResultBase, Generic[R]):
         They run in a thread of the result store's, soon after; what they raise is logged there. With
         ``weak`` the callbacks are not kept alive.
         """
-        succeeded = _reference(callback, weak)
-        failed = _reference(on_error, weak)
+        succeeded = reference(callback, weak)
+        failed = reference(on_error, weak)
         held: list[Subscription] = []
 
         def arrived(_: str, payload: bytes) -> None:
             if self._cache is None and self._take(payload):
                 chosen = succeeded() if self.successful() else failed()
                 if chosen is not None:
-                    _call_and_log(chosen, self)
+                    call_and_log(chosen, self)
                 for subscription in held:
                     subscription.close()
 
@@ -184,6 +190,8 @@ class AsyncResult(ResultBase, Generic[R]):
             subscription.close()
 
     async def _await_ready(self, timeout: float | None) -> None:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -324,7 +332,7 @@ class AsyncResult(ResultBase, Generic[R]):
         meta = self._meta()
         state, value = meta["status"], meta.get("result")
         if propagate and state in states.PROPAGATE_STATES:
-            raise _with_traceback(value, meta.get("traceback"), self.id)
+            raise with_traceback(value, meta.get("traceback"))
         if callback is not None:
             callback(self.id, value)
         return value
@@ -567,68 +575,3 @@ def result_from_tuple(r: Any, app: Celeriac | None = None) -> Any:
     if parent:
         parent = result_from_tuple(parent, application)
     return application.AsyncResult(identifier, parent=parent)
-
-
-def assert_will_not_block() -> None:
-    """Raise ``RuntimeError`` inside a task that a worker runs, unless ``allow_join_result()`` is in force."""
-    if current.running.get() is None:
-        return
-    frame = current.worker_frame()
-    if frame is not None and not frame.request.is_eager and not current.joining.get():
-        raise RuntimeError(
-            "Never call result.get() within a task: it holds a worker's slot while it waits, and can wait "
-            "for ever if the other task needs that slot. Use link=... or a chain, or, if you know that it "
-            "cannot happen, celeriac.result.allow_join_result()"
-        )
-
-
-_hinted = False
-
-
-def _refuse_in_event_loop() -> None:
-    if asyncio._get_running_loop() is None:
-        return
-    if not _interactive():
-        raise RuntimeError(
-            "result.get() would stop the running event loop until the task has ended: write 'await result', "
-            "or 'await result.aget(timeout=10)'"
-        )
-    global _hinted
-    if not _hinted:
-        _hinted = True
-        print("Hint: in this shell you can also write 'await result'.", file=sys.stderr)
-
-
-def _interactive() -> bool:
-    """Whether this is IPython or Jupyter, whose loop waits for the cell anyway."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and ipython.get_ipython() is not None
-
-
-class RemoteTraceback(Exception):
-    """The traceback of a task's error, from the process in which it happened."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
-
-
-def _with_traceback(error: Any, traceback: str | None, task_id: str) -> BaseException:
-    exc = error if isinstance(error, BaseException) else Exception(error)
-    if traceback and exc.__cause__ is None:
-        exc.__cause__ = RemoteTraceback(traceback)
-    return exc
-
-
-def _reference(function: Any, weak: bool) -> Callable[[], Any]:
-    if not weak or function is None:
-        return lambda: function
-    return weakref.WeakMethod(function) if hasattr(function, "__self__") else weakref.ref(function)
-
-
-def _call_and_log(callback: Callable[[Any], Any], result: Any) -> None:
-    import logging
-
-    try:
-        callback(result)
-    except Exception:
-        logging.getLogger(__name__).exception("The callback %r of task %s raised", callback, result.id)

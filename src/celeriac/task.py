@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
@@ -225,6 +224,8 @@ class Task(Generic[P, R]):
         **options: Any,
     ) -> AsyncResult[R]:
         """:meth:`apply_async` for coroutines: it runs in a thread, with this context's current task."""
+        import asyncio
+
         return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
     def enqueue_many(self, calls: Iterable[Any], **options: Any) -> list[AsyncResult[R]]:
@@ -379,6 +380,10 @@ class Task(Generic[P, R]):
         if self._is_async is None:
             self._is_async = inspect.iscoroutinefunction(self.run)
         return self._is_async
+
+    @property
+    def __name__(self) -> str:
+        return self.__class__.__qualname__.rpartition(".")[2]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (self.name, type(self).__module__)

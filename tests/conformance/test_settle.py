@@ -268,8 +268,7 @@ def test_a_token_that_is_not_held_changes_nothing(
     )
     assert settle(consumer, wrong) == [delivery.token + 1000]
     assert engine.fetch(["a"]) == {}
-    depth = engine.depth(["q"])["q"]
-    assert depth == Depth(ready=1, leased=1, age=depth.age)
+    assert engine.depth(["q"])["q"]._replace(age=None) == Depth(ready=1, leased=1)
     assert engine.dead_letters() == []
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,63 +15,19 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from servers import RedisServer
+from tests.processes import PATIENCE, LoggedProcess
+from tests.servers import RedisServer
 
 HERE = Path(__file__).parent
-PATIENCE = 20.0
 
 
-class WorkerProcess:
-    """A ``celeriac worker`` whose log is read as it comes."""
+class WorkerProcess(LoggedProcess):
+    """A ``celeriac worker`` of the tests' project whose log is read as it comes."""
 
     def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
-        self.lines: list[str] = []
-        self._news = threading.Condition()
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "celeriac",
-                "-A",
-                "tests.integration.project",
-                "worker",
-                "-l",
-                "INFO",
-                *arguments,
-            ],
-            env=env,
-            cwd=HERE.parent.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.lines.append(line.rstrip())
-                self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
-
-    def await_line(self, part: str, timeout: float = PATIENCE) -> str:
-        """Wait until the log has a line with ``part``; return it."""
-
-        def found() -> str | None:
-            return next((line for line in self.lines if part in line), None)
-
-        with self._news:
-            if not self._news.wait_for(lambda: found() or self.process.poll() is not None, timeout):
-                raise AssertionError(f"no line with {part!r} within {timeout} s:\n{self.log}")
-            line = found()
-        assert line is not None, f"the worker ended before it wrote {part!r}:\n{self.log}"
-        return line
-
-    @property
-    def log(self) -> str:
-        return "\n".join(self.lines)
+        application = ["-A", "tests.integration.project"]
+        command = [sys.executable, "-m", "celeriac", *application, "worker", "-l", "INFO", *arguments]
+        super().__init__(command, env, HERE.parent.parent)
 
     def children(self) -> list[int]:
         """The pids of its child processes, by role ``celeriac:<number>`` (the agent excluded)."""
@@ -92,24 +47,6 @@ class WorkerProcess:
             if Path(f"/proc/{pid}/comm").read_text().strip() == "celeriac:agent":
                 return pid
         return None
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def stop(self, timeout: float = PATIENCE) -> int:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-                raise AssertionError(f"the worker did not stop:\n{self.log}") from None
-        return self.process.returncode
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def _children_of(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The application that the integration tests' workers run. Broker, results and settings come by environment."""
+"""The application that the integration tests' workers run; broker and settings come by environment."""
 
 from __future__ import annotations
 

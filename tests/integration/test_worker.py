@@ -14,7 +14,7 @@ from celeriac.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostE
 pytestmark = pytest.mark.timeout(90)
 
 
-# -- running -----------------------------------------------------------------------------------------
+# -- running ---------------------------------------------------------------------------------------
 
 
 def test_a_call_comes_back_with_its_result(site: Any) -> None:
@@ -102,7 +102,7 @@ def test_a_task_sees_its_fencing_token(site: Any) -> None:
     assert one["hostname"].startswith("w1@")
 
 
-# -- what must not run --------------------------------------------------------------------------------
+# -- what must not run -----------------------------------------------------------------------------
 
 
 def test_an_unknown_task_is_a_dead_letter_and_a_failure(site: Any) -> None:
@@ -165,7 +165,7 @@ def test_ignore_and_reject(site: Any) -> None:
     assert site.send("reject", True).get(timeout=10) == "second time"
 
 
-# -- limits ---------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 def test_the_soft_limit_is_raised_in_the_task(site: Any) -> None:
@@ -206,7 +206,7 @@ def test_a_child_over_its_memory_is_replaced_after_its_task(site: Any) -> None:
     assert site.send("add", 1, 1).get(timeout=10) == 2
 
 
-# -- nothing is lost, nothing runs twice -----------------------------------------------------------------
+# -- nothing is lost, nothing runs twice -----------------------------------------------------------
 
 
 def test_a_killed_child_is_noticed_and_its_task_runs_again(site: Any) -> None:
@@ -290,7 +290,7 @@ def test_children_die_with_their_supervisor(site: Any) -> None:
     site.await_true(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), timeout=5)
 
 
-# -- prefetch -----------------------------------------------------------------------------------------------
+# -- prefetch --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slow", ["nap", "hold_interpreter"])
@@ -310,7 +310,7 @@ def test_quick_tasks_are_not_held_behind_a_slow_one(site: Any, slow: str) -> Non
     )
 
 
-# -- shutdown -------------------------------------------------------------------------------------------------
+# -- shutdown --------------------------------------------------------------------------------------
 
 
 def test_sigterm_finishes_what_runs_and_leaves_the_rest(site: Any) -> None:
@@ -361,7 +361,7 @@ def test_a_cold_shutdown_gives_back_at_once(site: Any, signals: list[int]) -> No
     result.forget()
 
 
-# -- pools ----------------------------------------------------------------------------------------------------
+# -- pools -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pool", ["threads", "asyncio", "solo", "gevent", "eventlet"])

@@ -53,7 +53,7 @@ def test_a_package_with_a_module_celery(project: Path) -> None:
 
 def test_what_is_missing_is_named(project: Path) -> None:
     write(project / "found_none.py", "x = 1\n")
-    with pytest.raises(ImproperlyConfigured, match="found_none.*looked for the attributes app, celery"):
+    with pytest.raises(ImproperlyConfigured, match=r"found_none.*looked for the attributes app, celery"):
         find_app("found_none")
     with pytest.raises(ImproperlyConfigured, match="no module 'found_missing'"):
         find_app("found_missing")

@@ -188,6 +188,7 @@ def test_unknown_users_and_groups_are_named() -> None:
 DROP = """
 import os
 from celeriac.platforms import drop_privileges
+os.setgroups([0, 4])
 drop_privileges("nobody")
 import pwd
 assert os.getresuid() == (pwd.getpwnam("nobody").pw_uid,) * 3, os.getresuid()

@@ -65,7 +65,9 @@ def test_a_queue_of_the_call_is_not_mixed_with_the_exchange_of_the_route() -> No
 
 
 def test_queues_may_be_a_dictionary() -> None:
-    queues = Queues({"mail": {"exchange": "mail", "exchange_type": "topic", "routing_key": "mail.#"}}, "celery")
+    queues = Queues(
+        {"mail": {"exchange": "mail", "exchange_type": "topic", "routing_key": "mail.#"}}, "celery"
+    )
     assert queues["mail"].exchange == Exchange("mail", "topic")
     assert queues["mail"].routing_key == "mail.#"
     assert list(queues.consumed) == ["mail"]

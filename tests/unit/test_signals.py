@@ -137,14 +137,42 @@ def test_a_receiver_with_retry_is_called_again() -> None:
     assert signal.send() == [(flaky, "done")]
 
 
-NAMES = """
-before_task_publish after_task_publish task_received task_prerun task_postrun task_success task_retry
-task_failure task_internal_error task_revoked task_rejected task_unknown task_sent celeryd_init
-celeryd_after_setup import_modules worker_init worker_before_create_process worker_process_init
-worker_process_shutdown worker_ready worker_shutdown worker_shutting_down heartbeat_sent setup_logging
-after_setup_logger after_setup_task_logger beat_init beat_embedded_init eventlet_pool_started
-eventlet_pool_preshutdown eventlet_pool_postshutdown eventlet_pool_apply user_preload_options
-""".split()
+NAMES = [
+    "before_task_publish",
+    "after_task_publish",
+    "task_received",
+    "task_prerun",
+    "task_postrun",
+    "task_success",
+    "task_retry",
+    "task_failure",
+    "task_internal_error",
+    "task_revoked",
+    "task_rejected",
+    "task_unknown",
+    "task_sent",
+    "celeryd_init",
+    "celeryd_after_setup",
+    "import_modules",
+    "worker_init",
+    "worker_before_create_process",
+    "worker_process_init",
+    "worker_process_shutdown",
+    "worker_ready",
+    "worker_shutdown",
+    "worker_shutting_down",
+    "heartbeat_sent",
+    "setup_logging",
+    "after_setup_logger",
+    "after_setup_task_logger",
+    "beat_init",
+    "beat_embedded_init",
+    "eventlet_pool_started",
+    "eventlet_pool_preshutdown",
+    "eventlet_pool_postshutdown",
+    "eventlet_pool_apply",
+    "user_preload_options",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

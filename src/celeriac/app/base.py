@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from celeriac import engines
-from celeriac.app import ids, imports, maker, state
+from celeriac.app import ids, imports, maker, names, state, stores
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
 from celeriac.app.defaults import default_broker_url
@@ -29,6 +27,7 @@ from celeriac.task import Task as _Task
 
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
+    from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
     from celeriac.task import AsyncTask
@@ -72,15 +71,15 @@ class Celeriac:
         (see :meth:`config_from_object`, ``namespace`` too). ``tasks`` are put into the registry.
         ``task_cls`` is the base class of tasks, ``control`` and ``log`` the classes behind :attr:`control`
         and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls
-        against the functions' signatures. ``autofinalize=False`` makes the use of tasks before :meth:`finalize` an
-        error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery that do not exist here
-        and are refused.
+        against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
+        :meth:`finalize` an error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery
+        that do not exist here and are refused.
         """
         for name, value in (("loader", loader), ("amqp", amqp), ("events", events), ("fixups", fixups)):
             if value not in (None, [], (), "app", "default", "celery.loaders.app:AppLoader"):
                 raise ImproperlyConfigured(f"{name}= is not supported: there is no such part to replace")
         self.main = main
-        self.module: str | None = _caller_module()
+        self.module: str | None = names.caller_module()
         """The module that made the application."""
         self.strict_typing = strict_typing
         self.autofinalize = autofinalize
@@ -167,7 +166,7 @@ class Celeriac:
             return name
         if name is None:
             return UTC if self.conf.enable_utc else datetime.now().astimezone().tzinfo or UTC
-        return _zone(name)
+        return names.zone(name)
 
     def now(self) -> datetime:
         """The current time in the application's zone."""
@@ -180,9 +179,9 @@ class Celeriac:
     @overload
     def task(self, fun: Callable[P, R], /) -> _Task[P, R]: ...
     @overload
-    def task(self, *, bind: Literal[True], **options: Any) -> _BindDecorator: ...
+    def task(self, *, bind: Literal[True], **options: Any) -> BindDecorator: ...
     @overload
-    def task(self, *, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
+    def task(self, *, bind: Literal[False] = False, **options: Any) -> Decorator: ...
     @overload
     def task(self, *, bind: bool, **options: Any) -> Callable[[Callable[..., Any]], _Task[..., Any]]: ...
     def task(self, *args: Any, **options: Any) -> Any:
@@ -268,9 +267,7 @@ class Celeriac:
     @cached_property
     def Task(self) -> type[_Task[..., Any]]:
         """The base class of this application's tasks."""
-        base = self._task_cls or _Task
-        if isinstance(base, str):
-            base = _import_name(base)
+        base = names.given_or_default(self._task_cls, _Task)
         return type("Task", (base,), {"_app": self, "abstract": True, "__module__": base.__module__})
 
     def _task_of(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
@@ -426,8 +423,7 @@ class Celeriac:
         if self._broker is None:
             with self._lock:
                 if self._broker is None:
-                    url = self.conf.broker_read_url or self.default_url
-                    self._broker = engines.create(url, self._broker_options())
+                    self._broker = stores.open_broker(self, self.conf.broker_read_url)
         return self._broker  # type: ignore[no-any-return]
 
     @property
@@ -439,7 +435,7 @@ class Celeriac:
                 if url == self.conf.broker_read_url:
                     self._write_broker = self.broker
                 else:
-                    self._write_broker = engines.create(url or self.default_url, self._broker_options())
+                    self._write_broker = stores.open_broker(self, url)
         return self._write_broker  # type: ignore[no-any-return]
 
     @cached_property
@@ -463,7 +459,7 @@ class Celeriac:
         if self._backend is _UNSET:
             with self._lock:
                 if self._backend is _UNSET:
-                    self._backend = self._open_backend()
+                    self._backend = stores.open_backend(self)
         return self._backend  # type: ignore[no-any-return]
 
     @property
@@ -483,10 +479,7 @@ class Celeriac:
     @property
     def tracks_queued(self) -> bool:
         """Whether a publish records that the task is queued (``task_track_queued``)."""
-        wanted: bool | None = self.conf.task_track_queued
-        if wanted is None:
-            wanted = getattr(self.write_broker, "scheme", "") in ("sqlite", "postgresql", "postgres")
-        return wanted and self.fused
+        return stores.tracks_queued(self.conf, self.write_broker.url) and self.fused
 
     @property
     def oid(self) -> str:
@@ -500,61 +493,17 @@ class Celeriac:
         backend = self.backend
         return None if backend is None else backend.reply_address()
 
-    def _open_backend(self) -> Any:
-        url = self.conf.result_backend
-        if not url:
-            return self.broker if hasattr(self.broker, "subscribe") else None
-        scheme = url.partition(":")[0]
-        if scheme == "disabled":
-            return None
-        if scheme == "rpc":
-            raise ImproperlyConfigured(
-                "result_backend rpc:// is not supported: its results are lost with the process that waits "
-                "for them. Leave result_backend out to keep results in the broker's store, or use redis:// or "
-                "sqlite://"
-            )
-        if url == self.conf.broker_read_url:
-            return self.broker
-        return engines.create(url.replace("cache+memory:", "memory:"), self._backend_options())
-
-    def _broker_options(self) -> dict[str, Any]:
-        conf = self.conf
-        options = {**self._store_options(), **(conf.broker_transport_options or {})}
-        if conf.broker_use_ssl:
-            options.setdefault("ssl", conf.broker_use_ssl)
-        return options
-
-    def _backend_options(self) -> dict[str, Any]:
-        conf = self.conf
-        options = {**self._store_options(), **(conf.result_backend_transport_options or {})}
-        if conf.redis_backend_use_ssl:
-            options.setdefault("ssl", conf.redis_backend_use_ssl)
-        return options
-
-    def _store_options(self) -> dict[str, Any]:
-        """Settings that are the stores' business; the transport options go before them."""
-        conf = self.conf
-        return {
-            "dead_letters_max": conf.dead_letter_max,
-            "dead_letters_expires": conf.dead_letter_expires,
-            "result_tombstone_expires": conf.result_tombstone_expires,
-            "priority_order": conf.task_priority_order,
-            "connect_timeout": conf.broker_connection_timeout,
-            "publish_timeout": conf.broker_publish_timeout,
-            "broker_delay": conf.broker_delay,
-        }
-
     # -- parts loaded when they are used -----------------------------------------------------------------
 
     @cached_property
     def control(self) -> Any:
         """Orders to workers: revoke, terminate, rate limits, purge."""
-        return _class(self._control_cls, Control)(self)
+        return names.given_or_default(self._control_cls, Control)(self)
 
     @cached_property
     def log(self) -> Any:
         """Sets up logging."""
-        return _class(self._log_cls, "celeriac.app.log:Logging")(self)
+        return names.given_or_default(self._log_cls, "celeriac.app.log:Logging")(self)
 
     def Worker(self, **options: Any) -> Any:
         """A worker of this application (``celeriac.worker.Worker``)."""
@@ -639,58 +588,16 @@ class Celeriac:
 
 Celery = Celeriac
 
+
+def _announce_fork() -> None:
+    for app in state.living_apps():
+        app.on_after_fork.send(sender=app)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_announce_fork)
+
 _UNSET: Any = object()
-
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class _Decorator(Protocol):
-        """``@app.task(...)``: the task takes what the function takes."""
-
-        @overload
-        def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-        @overload
-        def __call__(self, fun: Callable[P, R], /) -> _Task[P, R]: ...
-
-    class _BindDecorator(Protocol):
-        """``@app.task(bind=True)``: the first argument is the task itself."""
-
-        @overload
-        def __call__(
-            self, fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
-        ) -> AsyncTask[P, R]: ...
-        @overload
-        def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> _Task[P, R]: ...
-
-
-def _caller_module() -> str | None:
-    """The module in which the application is being made."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name: str = frame.f_globals.get("__name__", "")
-        if name != __name__:
-            return name
-        if frame.f_back is None:
-            return None
-        frame = frame.f_back
-    return None
-
-
-def _zone(name: str) -> tzinfo:
-    from zoneinfo import ZoneInfo
-
-    return UTC if name.upper() == "UTC" else ZoneInfo(name)
-
-
-def _class(given: Any, default: Any) -> Any:
-    chosen = given or default
-    return _import_name(chosen) if isinstance(chosen, str) else chosen
-
-
-def _import_name(path: str) -> Any:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def _unpickle(main: str | None, settings: dict[str, Any]) -> Celeriac:

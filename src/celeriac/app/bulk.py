@@ -70,6 +70,7 @@ class Bulk:
         build = app.publisher.build
         serializer, compression = app.publisher.coding(name, task, options)
         embed = app.publisher.embed(options)
+        levels = app.conf.task_repr_maxlevels
         first: Publication | None = None
         checked = app.strict_typing if task.typing is None else task.typing
         shadows = type(task).shadow_name is not _default_shadow_name() and "shadow" not in options
@@ -92,8 +93,9 @@ class Bulk:
             headers = {
                 **template.headers,
                 "id": task_id,
-                "argsrepr": options.get("argsrepr") or repr_args(args),
-                "kwargsrepr": options.get("kwargsrepr") or (repr_args(kwargs) if kwargs else "{}"),
+                "argsrepr": options.get("argsrepr") or repr_args(args, levels=levels),
+                "kwargsrepr": options.get("kwargsrepr")
+                or (repr_args(kwargs, levels=levels) if kwargs else "{}"),
                 **added,
             }
             if root:

@@ -127,6 +127,7 @@ class Publisher:
             expires = defaults.expires
         when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
         task_id = task_id or new_id()
+        levels = app.conf.task_repr_maxlevels
         header: dict[str, Any] = {
             "lang": "py",
             "task": name,
@@ -140,8 +141,10 @@ class Publisher:
             "timelimit": [time_limit, soft_time_limit],
             "root_id": root_id or task_id,
             "parent_id": parent_id,
-            "argsrepr": repr_args(args) if argsrepr is None else argsrepr,
-            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs)) if kwargsrepr is None else kwargsrepr,
+            "argsrepr": repr_args(args, levels=levels) if argsrepr is None else argsrepr,
+            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs, levels=levels))
+            if kwargsrepr is None
+            else kwargsrepr,
             "origin": ids.origin(),
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,
@@ -251,8 +254,8 @@ class Publisher:
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
-        raised. If the answer to a request got lost, the messages may be stored already: they are sent again only
-        with an explicit ``retry=True``, under the same ids, and may then be there twice.
+        raised. If the answer to a request got lost, the messages may be stored already: they are sent again
+        only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         conf = self._app.conf
         if signals.before_task_publish.receivers:
@@ -261,12 +264,13 @@ class Publisher:
         if collected is not None:
             collected.extend(publications)
             return
+        started = time.monotonic()
         try:
             self._app.write_broker.publish(publications)
         except OperationalError as exc:
             policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
             wanted = conf.task_publish_retry if retry is None else retry
-            self._send_again(publications, exc, policy if wanted else None, timeout, bool(retry))
+            self._send_again(publications, exc, started, policy if wanted else None, timeout, bool(retry))
         if signals.after_task_publish.receivers:
             self._announce_after(publications)
 
@@ -274,18 +278,20 @@ class Publisher:
         self,
         publications: Sequence[Publication],
         error: OperationalError,
+        started: float,
         policy: Mapping[str, Any] | None,
         timeout: float | None,
         told: bool,
     ) -> None:
         seconds = self._app.conf.broker_publish_timeout if timeout is None else timeout
-        deadline = time.monotonic() + seconds
+        deadline = started + seconds
         for pause in _pauses(policy):
-            if error.maybe_done and not told:
-                break
-            if time.monotonic() + pause >= deadline:
+            # The next attempt may take as long as the last one did.
+            took = time.monotonic() - started
+            if (error.maybe_done and not told) or time.monotonic() + pause + took >= deadline:
                 break
             time.sleep(pause)
+            started = time.monotonic()
             try:
                 self._app.write_broker.publish(publications)
                 return

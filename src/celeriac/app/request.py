@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from celeriac.message import Message
@@ -77,7 +78,7 @@ class Context:
         message: Message | None = None,
         args: Any = None,
         kwargs: Any = None,
-        embed: dict[str, Any] | None = None,
+        embed: Mapping[str, Any] | None = None,
         *,
         queue: str | None = None,
         delivery_token: int | None = None,
@@ -104,7 +105,7 @@ class Context:
             values["time_limit"], values["soft_time_limit"] = limits
 
     def _take_message(
-        self, message: Message, embed: dict[str, Any], queue: str | None, redelivered: bool
+        self, message: Message, embed: Mapping[str, Any], queue: str | None, redelivered: bool
     ) -> None:
         values = self.__dict__
         properties = message.properties

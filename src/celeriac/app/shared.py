@@ -9,7 +9,8 @@ from celeriac.app import state
 from celeriac.local import Proxy
 
 if TYPE_CHECKING:
-    from celeriac.app.base import Celeriac, _BindDecorator, _Decorator
+    from celeriac.app.base import Celeriac
+    from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.task import AsyncTask, Task
 
 P = ParamSpec("P")
@@ -21,9 +22,9 @@ def shared_task(fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]:
 @overload
 def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def shared_task(*, bind: Literal[True], **options: Any) -> _BindDecorator: ...
+def shared_task(*, bind: Literal[True], **options: Any) -> BindDecorator: ...
 @overload
-def shared_task(*, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
+def shared_task(*, bind: Literal[False] = False, **options: Any) -> Decorator: ...
 @overload
 def shared_task(*, bind: bool, **options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]: ...
 def shared_task(*args: Any, **options: Any) -> Any:

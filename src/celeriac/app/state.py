@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -90,7 +91,10 @@ def set_default_app(app: Celeriac) -> None:
 
 
 def get_current_app() -> Celeriac:
-    """The current application; if none was ever made, one without a name is."""
+    """The current application; if none was ever made, one is made.
+
+    That one is configured by the module ``$CELERY_CONFIG_MODULE``, else ``celeryconfig``, if there is one.
+    """
     global _default_app
     app: Celeriac | None = getattr(_local, "app", None)
     if app is not None:
@@ -99,7 +103,9 @@ def get_current_app() -> Celeriac:
         if _default_app is None:
             from celeriac.app.base import Celeriac
 
-            _default_app = Celeriac(_FALLBACK_MAIN, set_as_current=False)
+            made = Celeriac(_FALLBACK_MAIN, set_as_current=False)
+            made.config_from_object(os.environ.get("CELERY_CONFIG_MODULE") or "celeryconfig", silent=True)
+            _default_app = made
         return _default_app
 
 
@@ -123,6 +129,11 @@ def register_app(app: Celeriac) -> None:
     """Remember a living application: shared tasks join all of them."""
     with _lock:
         _apps.add(app)
+
+
+def living_apps() -> list[Celeriac]:
+    """All applications of this process."""
+    return list(_apps)
 
 
 def share(make: Callable[[Celeriac], Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -32,7 +31,9 @@ class Option(click.Option):
             for start in (own, prefix):
                 if value := os.environ.get(f"{start}_{self.name.upper()}"):
                     return value
-        return super().resolve_envvar_value(ctx)
+        value = super().resolve_envvar_value(ctx)
+        # NO_COLOR and SKIP_CHECKS are set by any text at all, not only by "1" or "yes"
+        return "true" if value and self.is_flag else value
 
 
 def option(*names: str, **settings: Any) -> Callable[[Decorated], Decorated]:
@@ -66,18 +67,15 @@ def global_options() -> list[Option]:
     ]
 
 
-class Command(click.Command):
-    """A command that takes the global options after its name as well."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        own = {name for parameter in self.params for name in parameter.opts}
-        for extra in global_options():
-            if own.isdisjoint(extra.opts):
-                extra.hidden, extra.expose_value = True, False
-                extra.envvar, extra.allow_from_autoenv = None, False
-                extra.callback = _to_session
-                self.params.append(extra)
+def _take_global_options(command: click.Command) -> None:
+    """Let a command take the global options after its name as well; its help does not repeat them."""
+    own = {name for parameter in command.params for name in parameter.opts}
+    for extra in global_options():
+        if own.isdisjoint(extra.opts):
+            extra.hidden, extra.expose_value = True, False
+            extra.envvar, extra.allow_from_autoenv = None, False
+            extra.callback = _to_session
+            command.params.append(extra)
 
 
 def _to_session(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -85,10 +83,22 @@ def _to_session(ctx: click.Context, parameter: click.Parameter, value: Any) -> N
         setattr(ctx.ensure_object(Session), parameter.name, value)
 
 
+class Command(click.Command):
+    """A command that takes the global options after its name as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _take_global_options(self)
+
+
 class Group(click.Group):
-    """A group that proposes the nearest command for a mistyped one."""
+    """A group that takes them too, and proposes the nearest command for a mistyped one."""
 
     command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _take_global_options(self)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -132,6 +142,8 @@ class Json(ParamType):
         """Read the JSON text; fail with an example if it is something else."""
         if isinstance(value, self.kind):
             return value
+        import json  # not above: --help does without
+
         try:
             found = json.loads(value)
         except ValueError as exc:

@@ -98,7 +98,7 @@ def purge(session: Session, /, force: bool, chosen: list[str] | None, excluded: 
     What runs is not touched, nor are dead letters. There is no way back.
     """
     broker = session.broker_engine
-    names = [name for name in chosen or session.application.queues if name not in (excluded or ())]
+    names = [name for name in chosen or session.application.queues.consumed if name not in (excluded or ())]
     if not names:
         raise Failure("no queue is left to purge", EX_USAGE)
     waiting = sum(d.ready + d.delayed + d.parked for d in broker.depth(names).values())

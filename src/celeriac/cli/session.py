@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celeriac.cli.errors import Failure, wants_traceback
+from celeriac.cli.errors import Failure, did_you_mean, wants_traceback
 from celeriac.exceptions import CeleriacError, ImproperlyConfigured
 from celeriac.platforms import EX_USAGE
 
@@ -57,7 +57,7 @@ class Session:
             with _in_user_code(f"-A {self.app}"):
                 return find_app(self.app)
         except ImproperlyConfigured as exc:
-            raise Failure(str(exc), EX_USAGE) from None
+            raise Failure(f"{exc}.{_module_like(self.app)}", EX_USAGE) from None
 
     def import_tasks(self) -> None:
         """Import the modules of the application's tasks. Raises ``Failure`` if one fails."""
@@ -101,6 +101,13 @@ class Session:
         """Tell people something on standard error, unless ``--quiet``; scripts read standard output."""
         if not self.quiet:
             click.echo(text, err=True)
+
+
+def _module_like(spec: str | None) -> str:
+    """Propose modules of this directory whose name is nearly the one asked for."""
+    wanted = (spec or "").partition(":")[0].partition(".")[0]
+    here = {name.removesuffix(".py") for name in os.listdir() if name.endswith(".py") or os.path.isdir(name)}
+    return "" if wanted in here else did_you_mean(wanted, here)
 
 
 @contextmanager

@@ -302,6 +302,9 @@ class DeadLetter(msgspec.Struct):
 class Broker(Protocol):
     """Messages, from publish to settle."""
 
+    url: str
+    """Where it connects, with the password masked: fit to be shown."""
+
     def publish(self, batch: Sequence[Publication]) -> None:
         """Store messages durably, all or none, in one round trip; never repeated on a lost answer."""
         ...
@@ -408,6 +411,8 @@ class Subscription(Protocol):
 class ResultBackend(Protocol):
     """Task states and results."""
 
+    url: str
+
     def store(self, records: Sequence[ResultRecord]) -> list[str]:
         """Store and announce states, in order; return the ids that were refused.
 
@@ -494,8 +499,6 @@ class Engine(Broker, ResultBackend, Coordinator, Protocol):
 
     scheme: str
     """The URL scheme it was created for."""
-    url: str
-    """Where it connects, with the password masked: fit to be shown."""
 
     def shares_store(self, other: object) -> bool:
         """Whether ``other`` is the same server, so that results can be stored in the settling step."""

@@ -14,7 +14,10 @@ from celeriac.message import decode_envelope, encode_envelope, notes, with_notes
 
 
 def after_loss(payload: bytes, loss: Loss) -> bytes:
-    """Return the envelope with the loss noted: one more delivery if counted, and the mark if there is one."""
+    """Return the envelope with the loss noted: one more delivery if counted, and the mark if there is one.
+
+    It is marked as redelivered, where Celery's workers look for it, too.
+    """
     if not loss.counted and loss.mark is None:
         return payload
     try:
@@ -25,7 +28,12 @@ def after_loss(payload: bytes, loss: Loss) -> bytes:
     new = msgspec.structs.replace(
         old, deliveries=old.deliveries + loss.counted, lost=old.lost if loss.mark is None else loss.mark
     )
-    return encode_envelope(with_notes(message, new))
+    marked = with_notes(message, new)
+    marked.headers["redelivered"] = True
+    info = marked.properties.get("delivery_info")
+    if isinstance(info, dict):
+        info["redelivered"] = True
+    return encode_envelope(marked)
 
 
 def for_replay(payload: bytes) -> bytes:

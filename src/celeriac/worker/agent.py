@@ -33,7 +33,7 @@ import msgspec
 
 from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
-from celeriac.exceptions import Fenced, OperationalError
+from celeriac.exceptions import OperationalError
 from celeriac.worker.board import Board
 from celeriac.worker.options import SINGLE_SLOT, Options
 
@@ -86,11 +86,7 @@ class Terminate(msgspec.Struct, tag=True):
     signal: str
 
 
-class NodeFenced(msgspec.Struct, tag=True):
-    """Agent to supervisor: others took over this node's leases; it must begin a new life."""
-
-
-Message = Death | Ready | Stopping | Leave | Released | Terminate | NodeFenced
+Message = Death | Ready | Stopping | Leave | Released | Terminate
 
 
 class Channel:
@@ -133,7 +129,7 @@ class Channel:
 
 
 class Agent:
-    """The node's voice. ``run`` returns when told to leave, or when the node was fenced."""
+    """The node's voice. ``run`` returns when told to leave; ``Fenced`` when others took over the node."""
 
     def __init__(
         self, app: Celeriac, options: Options, board: Board, node: NodeInfo, channel: Channel
@@ -156,17 +152,13 @@ class Agent:
         self._try("check the stores", self._check)
         self._watch_foreign()
         while not self.leaving:
-            try:
-                self._every(self.beat, interval)
-                self._every(self.recover, interval * random.uniform(0.8, 1.2))
-                self._every(self.follow_orders, CONTROL_INTERVAL)
-                if self.options.autoscale:
-                    self._every(self.measure, BACKLOG_INTERVAL)
-                self.give_back_overrun()
-                self.release_dead()
-            except Fenced:
-                self.channel.send(NodeFenced())
-                return
+            self._every(self.beat, interval)
+            self._every(self.recover, interval * random.uniform(0.8, 1.2))
+            self._every(self.follow_orders, CONTROL_INTERVAL)
+            if self.options.autoscale:
+                self._every(self.measure, BACKLOG_INTERVAL)
+            self.give_back_overrun()
+            self.release_dead()
             self._listen(TICK)
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))

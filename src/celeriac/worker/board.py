@@ -47,6 +47,8 @@ class Order(IntEnum):
     WORK = 0
     QUIT = 1
     """Start nothing more, finish what runs, give back the rest, exit."""
+    DIE = 2
+    """Follow the SIGTERM that comes now: a revoke ends the running task. Any other SIGTERM is not for us."""
 
 
 class Life(IntEnum):
@@ -166,7 +168,7 @@ class ChildRecord:
         task: str,
         limits: tuple[float, float] = (0.0, 0.0),
         once: bool = False,
-    ) -> None:
+    ) -> bool:
         """A slot starts a message. ``limits``: soft and hard limit in seconds, 0 for none."""
         now = time.monotonic()
         soft, hard = limits
@@ -182,6 +184,7 @@ class ChildRecord:
             task_id.encode()[:40],
             task.encode()[:80],
         )
+        return True
 
     def note_end(self, slot: int) -> None:
         """The slot's message has ended, or is about to be settled."""

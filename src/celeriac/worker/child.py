@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from celeriac import signals
 from celeriac.engines.base import Incarnation
-from celeriac.exceptions import Fenced
-from celeriac.worker.board import Board, ChildRecord, Life
+from celeriac.engines.readiness import drain
+from celeriac.exceptions import Fenced, OperationalError
+from celeriac.worker.board import Board, ChildRecord, Life, Order
 from celeriac.worker.line import Line
 from celeriac.worker.options import SINGLE_SLOT, Options
-from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Birth, die_with_parent, load_prctl
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Birth, die_with_parent, load_prctl, name_process
 from celeriac.worker.runner import Runner
 
 if TYPE_CHECKING:
@@ -71,10 +72,7 @@ class Seat:
 
     def drain_wake(self) -> None:
         """Empty the wake-up pipe."""
-        try:
-            os.read(self.wake_read, 4096)
-        except BlockingIOError:
-            pass
+        drain(self.wake_read)
 
     def nudge(self) -> None:
         """Wake the claiming thread."""
@@ -87,7 +85,11 @@ class Seat:
         """Fetch new orders when an answer says that there are some."""
         coordinator = self.app.coordinator
         if version != self.runner.version and coordinator is not None:
-            control = coordinator.control(self.runner.version)
+            try:
+                control = coordinator.control(self.runner.version)
+            except OperationalError as error:
+                logger.warning("Could not read the orders, trying again with the next answer: %s", error)
+                return
             self.runner.obey(control)
             if self.on_terminate is not None:
                 for task_id in control.terminate:
@@ -137,13 +139,24 @@ def run_child(
 
 
 def install_signals(seat: Seat) -> None:
-    """SIGUSR2: look at the board. SIGUSR1: the soft limit. SIGTERM: only a revoke's, else the supervisor's
-    business. SIGINT reaches the whole terminal and is the supervisor's too."""
+    """Take over the child's signals.
+
+    SIGUSR2: look at the board. SIGUSR1: the soft limit. The others are the supervisor's business, though a
+    terminal, a service manager or ``timeout`` may send them to the whole group of processes: SIGTERM is
+    followed only when the supervisor ordered it (a revoke with ``terminate``).
+    """
+
+    def terminate(*_: object) -> None:
+        if seat.record.order == Order.DIE:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
     signal.set_wakeup_fd(seat.wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: None)
     signal.signal(signal.SIGUSR1, lambda *_: None)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 def born(fd: int) -> int:
@@ -160,7 +173,15 @@ def born(fd: int) -> int:
 
     app = find_app(birth.app_spec)
     app.conf.override(options.overrides)
-    app.log.setup(options.loglevel, options.logfile, hostname=options.name)
+    app.log.setup(
+        options.loglevel,
+        options.logfile,
+        redirect_stdouts=app.conf.worker_redirect_stdouts,
+        redirect_level=app.conf.worker_redirect_stdouts_level,
+        hostname=options.name,
+    )
+    app.log.enter_child(birth.child + 1, f"{options.name}:{birth.child}")
+    name_process(str(birth.child))
     app.import_tasks()
     app.finalize()
     board = Board(birth.board_children, birth.board_slots, birth.board_fd)

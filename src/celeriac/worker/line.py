@@ -12,25 +12,18 @@ before it runs (``Runner``), so only what is missing is done again.
 from __future__ import annotations
 
 import logging
-import random
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+import select
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from celeriac.engines.base import Answer, Consumer, Incarnation, Outcome
+from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome
 from celeriac.exceptions import OperationalError, StoreFull
+from celeriac.worker.persist import persist
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
-T = TypeVar("T")
-
 logger = logging.getLogger("celeriac.worker")
-
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 5.0
-"""Seconds between attempts to reach a store: doubling, each drawn from half to whole (full fleets must not
-come back in step)."""
 
 
 class Line:
@@ -44,10 +37,16 @@ class Line:
         self.queues = list(queues)
         self.wake = wake
         self.fused = app.fused
-        self.consumer: Consumer = self._persist("attach", lambda: app.broker.attach(owner))
+        self._order = (app.conf.broker_transport_options or {}).get("queue_order_strategy", "round_robin")
+        if self._order == "sorted":
+            self.queues.sort()
+        self.consumer: Consumer = persist("attach", lambda: app.broker.attach(owner))
 
     def exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
         """Settle and claim; returns when the store has answered. Raises ``Fenced``."""
+        if limit and self._order == "round_robin" and len(self.queues) > 1:
+            # The queue named first is served first: take turns, or a long one starves the others.
+            self.queues.append(self.queues.pop(0))
         if not self.fused and outcomes:
             self._store_apart(outcomes)
             outcomes = [_bare(outcome) for outcome in outcomes]
@@ -58,7 +57,7 @@ class Line:
             return self._settle_only(outcomes)
         except OperationalError as error:
             logger.warning("Lost the broker: %s", error)
-            return self._persist("exchange", self.consumer.repeat)
+            return persist("exchange", self.consumer.repeat)
 
     def wait(self, timeout: float) -> bool:
         """Wait until a message may be ready; a broker that is away is slept over."""
@@ -66,8 +65,12 @@ class Line:
             return self.consumer.wait(self.queues, timeout, self.wake)
         except OperationalError as error:
             logger.warning("Lost the broker while idle: %s", error)
-            _sleep(min(timeout, 1.0), self.wake)
+            select.select([self.wake] if self.wake is not None else [], [], [], min(timeout, 1.0))
             return True
+
+    def mark_once(self, delivery: Delivery) -> bool:
+        """Note on the lease that the message must not run again; ``False`` if it is no longer held."""
+        return persist("mark a task's start", lambda: self.consumer.mark_once(delivery))
 
     def close(self) -> None:
         """Give back what is still held and disconnect; a store that is away does it when it recovers us."""
@@ -78,34 +81,16 @@ class Line:
 
     def _settle_only(self, outcomes: Sequence[Outcome]) -> Answer:
         """A full store takes no new leases: settle, which frees room, and claim later."""
-        return self._persist("settle", lambda: self.consumer.exchange(outcomes, self.queues, 0))
+        return persist("settle", lambda: self.consumer.exchange(outcomes, self.queues, 0))
 
     def _store_apart(self, outcomes: Sequence[Outcome]) -> None:
         follow_ups = [publication for outcome in outcomes for publication in outcome.publications]
         if follow_ups:
-            self._persist("publish", lambda: self.app.broker.publish(follow_ups))
+            persist("publish", lambda: self.app.broker.publish(follow_ups))
         records = [outcome.result for outcome in outcomes if outcome.result is not None]
         backend = self.app.backend
         if records and backend is not None:
-            self._persist("store results", lambda: backend.store(records))
-
-    def _persist(self, what: str, step: Callable[[], T]) -> T:
-        """Do ``step`` until the store answers."""
-        pause = FIRST_PAUSE
-        away: float | None = None
-        while True:
-            try:
-                value = step()
-            except OperationalError as error:
-                if away is None:
-                    away = time.monotonic()
-                    logger.warning("Cannot %s yet, trying on: %s", what, error)
-                _sleep(pause * random.uniform(0.5, 1.0), None)
-                pause = min(pause * 2, LONGEST_PAUSE)
-            else:
-                if away is not None:
-                    logger.info("The store is back after %.1f s", time.monotonic() - away)
-                return value
+            persist("store results", lambda: backend.store(records))
 
 
 def _bare(outcome: Outcome) -> Outcome:
@@ -123,13 +108,3 @@ def _bare(outcome: Outcome) -> Outcome:
         task=outcome.task,
         task_id=outcome.task_id,
     )
-
-
-def _sleep(seconds: float, wake: int | None) -> None:
-    """Sleep, or less if ``wake`` becomes readable."""
-    if wake is None:
-        time.sleep(seconds)
-        return
-    import select
-
-    select.select([wake], [], [], seconds)

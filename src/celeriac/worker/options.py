@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.platforms import cpu_count, node_name
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -114,19 +113,6 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
     )
 
 
-def node_name(name: str | None) -> str:
-    """Expand Celery's ``-n``: ``%h`` full host name, ``%n`` its first part, ``%d`` its domain.
-
-    Without a name it is ``celery@<host>``; a name without ``@`` gets the host appended.
-    """
-    host = socket.gethostname()
-    first, _, domain = host.partition(".")
-    name = name or "celery@%h"
-    for sign, value in (("%h", host), ("%n", first), ("%d", domain), ("%i", ""), ("%I", ""), ("%%", "%")):
-        name = name.replace(sign, value)
-    return name if "@" in name else f"{name}@{host}"
-
-
 def _pool(name: Any) -> str:
     pool = ALIASES.get(str(name), str(name))
     if pool not in POOLS:
@@ -140,7 +126,7 @@ def _pool(name: Any) -> str:
 
 def _concurrency(value: Any) -> int:
     if value in (None, "", "auto", 0, "0"):
-        return os.cpu_count() or 1
+        return cpu_count()
     try:
         number = int(value)
     except (TypeError, ValueError):

@@ -26,7 +26,7 @@ import msgspec
 
 from celeriac import __version__
 from celeriac.engines.base import NodeInfo
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.exceptions import Fenced, ImproperlyConfigured
 from celeriac.worker.board import Board, ChildRecord
 from celeriac.worker.options import Options
 
@@ -91,18 +91,24 @@ class Launcher:
     def _agent(self, node: NodeInfo, channel: Channel, parent: int) -> int:
         from celeriac.worker.agent import Agent
 
-        self._settle_in(parent, f"{self.options.name}:agent")
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        Agent(self.app, self.options, self.board, node, channel).run()
-        return 0
+        self._settle_in(parent, "agent")
+        self.app.log.enter_child(0, f"{self.options.name}:agent")
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            Agent(self.app, self.options, self.board, node, channel).run()
+        except Fenced:
+            return EXIT_FENCED
+        return EXIT_LEFT
 
     def _child(self, number: int, epoch: int, node: str, parent: int) -> int:
-        self._settle_in(parent, f"{self.options.name}:{number}")
+        self._settle_in(parent, str(number))
+        self.app.log.enter_child(number + 1, f"{self.options.name}:{number}")
         from celeriac.worker.child import run_child
 
         return run_child(self.app, self.options, self.board.child(number), node, epoch)
 
-    def _settle_in(self, parent: int, title: str) -> None:
+    def _settle_in(self, parent: int, role: str) -> None:
         """What every forked process does first."""
         die_with_parent(parent, self._prctl)
         signal.set_wakeup_fd(-1)
@@ -111,7 +117,7 @@ class Launcher:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         gc.enable()
         threading.current_thread().name = "MainThread"
-        _name_process(title)
+        name_process(role)
 
     def _exec_child(self, record: ChildRecord, node: str) -> int:
         assert self.options.app_spec is not None
@@ -224,14 +230,11 @@ def _guarded(body: Any) -> NoReturn:
             os._exit(code)
 
 
-def _name_process(title: str) -> None:
-    """Show the role in ``ps`` and logs, as far as the system lets us without a library."""
-    import multiprocessing
-
-    multiprocessing.current_process().name = title
+def name_process(role: str) -> None:
+    """Show the role (``agent``, or a child's number) in ``ps``, as far as the system lets us."""
     if sys.platform == "linux":
         try:
             with open("/proc/self/comm", "w") as file:
-                file.write("celeriac:" + title.rpartition(":")[2])
+                file.write(f"celeriac:{role}")
         except OSError:
             pass

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
-from celeriac.app.request import Context
 from celeriac.app.einfo import ExceptionInfo
+from celeriac.app.request import Context
 from celeriac.engines.base import Control, Delivery, Outcome, Publication, Verdict
 from celeriac.exceptions import (
     ContentDisallowed,
@@ -24,6 +25,7 @@ from celeriac.exceptions import (
     Ignore,
     InvalidTaskError,
     NotRegistered,
+    OperationalError,
     Reject,
     Retry,
     TaskRevokedError,
@@ -32,6 +34,7 @@ from celeriac.exceptions import (
     WorkerLostError,
 )
 from celeriac.message import Message, Notes, decode_body, decode_envelope, notes
+from celeriac.worker.persist import persist
 from celeriac.worker.plan import Plan
 
 if TYPE_CHECKING:
@@ -127,6 +130,9 @@ class Runner:
         job = Job(delivery, plan, context)
         if task_id in self.revoked and not notes(message).lost:
             return self._revoked(job, "revoked")
+        if logger.isEnabledFor(logging.INFO):
+            data = {"name": name, "id": task_id}
+            logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
         return self._special(job, message) if self._is_special(headers, plan) else job
 
     @staticmethod
@@ -165,13 +171,16 @@ class Runner:
 
     def _admitted(self, job: Job) -> bool:
         coordinator = self.app.coordinator
-        return coordinator is None or coordinator.admit(job.delivery.queue, job.name, job.plan.interval)
+        if coordinator is None:
+            return True
+        queue, bucket, interval = job.delivery.queue, job.name, job.plan.interval
+        return persist("ask for a rate limit's token", lambda: coordinator.admit(queue, bucket, interval))
 
     def _has_succeeded(self, task_id: str | None) -> bool:
         backend = self.app.backend
         if backend is None or task_id is None:
             return False
-        payload = backend.fetch([task_id]).get(task_id)
+        payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
         return payload is not None and self.app.results.decode(payload)["status"] in states.READY_STATES
 
     def _plan(self, name: str) -> Plan | None:
@@ -242,24 +251,26 @@ class Runner:
             plan.before_start(context.id, context.args, context.kwargs)
 
     def _store_started(self, job: Job) -> None:
-        import os
-
         backend = self.app.backend
         if backend is not None and not job.context.ignore_result:
             started = {"pid": os.getpid(), "hostname": self.hostname}
             record = self.app.results.record(states.STARTED, started, job.context)
             record.lease = job.context.lease
-            backend.store([record])
+            try:
+                backend.store([record])
+            except OperationalError as error:
+                logger.warning("Could not note that %s[%s] has started: %s", job.name, job.context.id, error)
 
     # -- how it ended ------------------------------------------------------------------------------
 
     def _returned(self, job: Job, value: Any) -> Outcome:
         plan, context = job.plan, job.context
         try:
+            # First what follows: the tasks it calls are recorded as this one's children.
+            publications = self._follow_ups(job, value) if plan.has_follow_ups(context) else ()
             record = None
             if plan.keeps_result and not context.ignore_result:
                 record = self.app.results.record(states.SUCCESS, value, context)
-            publications = self._follow_ups(job, value) if plan.has_follow_ups(context) else ()
         except EncodeError as error:
             return self._failed(job, error)
         runtime = time.perf_counter() - job.started

@@ -15,12 +15,12 @@ import threading
 from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
-from celeriac.exceptions import WorkerTerminate
+from celeriac.exceptions import Fenced, WorkerTerminate
 from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping, host_identity, process_start
 from celeriac.worker.board import Board, Order
 from celeriac.worker.child import run_child
 from celeriac.worker.options import Options
-from celeriac.worker.processes import node_details
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, node_details
 from celeriac.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -41,43 +41,54 @@ class Solo:
         self.board = Board(1, 1)
         self.record = self.board.child(0)
         self.shutdown = Shutdown(options.grace)
-        Solo._lives += 1
-        pid = os.getpid()
-        self.node = NodeInfo(
-            id=f"{options.name}/{pid}.{int(process_start(pid))}.solo{Solo._lives}",
-            name=options.name,
-            host=host_identity(),
-            pid=pid,
-            started=process_start(pid),
-            lease=options.lease,
-            queues=options.queues,
-            details=node_details(app, options),
-        )
 
     def run(self) -> int:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        channel = Channel(ours)
-        agent = Agent(self.app, self.options, self.board, self.node, Channel(theirs))
-        thread = threading.Thread(target=agent.run, name="celeriac-agent", daemon=True)
-        self.record.reset(1)
-        self.record.pid = os.getpid()
-        self.shutdown.on_stop = lambda: self._stop(channel)
+        """Work until told to stop; begin a new life whenever others took over the one before."""
         if self.handle_signals:
             self.shutdown.install()
-        thread.start()
-        channel.send(Ready())
-        try:
-            run_child(self.app, self.options, self.record, self.node.id, 1, alone=True)
-        except WorkerTerminate:
-            logger.warning("Stopped in the middle of a task: it is given back")
-        channel.send(Leave())
-        thread.join(5.0)
+        while (code := self._live()) == EXIT_FENCED and not self.shutdown.stopping:
+            pass
         self.board.close()
-        return self.shutdown.exit_code
+        return self.shutdown.exit_code or (0 if self.shutdown.stopping else code)
 
     def stop(self) -> None:
         """Ask for a warm shutdown from another thread."""
         self.shutdown.stop()
+
+    def _live(self) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        channel = Channel(ours)
+        node = self._new_node()
+        agent = Agent(self.app, self.options, self.board, node, Channel(theirs))
+        thread = threading.Thread(target=_speak, args=(agent,), name="celeriac-agent", daemon=True)
+        self.record.reset(1)
+        self.record.pid = os.getpid()
+        self.shutdown.on_stop = lambda: self._stop(channel)
+        thread.start()
+        channel.send(Ready())
+        code = EXIT_LEFT
+        try:
+            code = run_child(self.app, self.options, self.record, node.id, 1, alone=True)
+        except WorkerTerminate:
+            logger.warning("Stopped in the middle of a task: it is given back")
+        channel.send(Leave())
+        thread.join(5.0)
+        return code
+
+    def _new_node(self) -> NodeInfo:
+        Solo._lives += 1
+        pid = os.getpid()
+        started = process_start(pid)
+        return NodeInfo(
+            id=f"{self.options.name}/{pid}.{int(started)}.solo{Solo._lives}",
+            name=self.options.name,
+            host=host_identity(),
+            pid=pid,
+            started=started,
+            lease=self.options.lease,
+            queues=self.options.queues,
+            details=node_details(self.app, self.options),
+        )
 
     def _stop(self, channel: Channel) -> None:
         if self.shutdown.begin():
@@ -91,3 +102,11 @@ class Solo:
 
     def _terminate(self, *_: object) -> None:
         raise WorkerTerminate(1)
+
+
+def _speak(agent: Agent) -> None:
+    """The agent's thread; that the node was fenced, the child finds out by itself."""
+    try:
+        agent.run()
+    except Fenced:
+        logger.error("This node was away longer than its lease, others took over its tasks: starting anew")

@@ -28,7 +28,6 @@ from celeriac.worker.agent import (
     Channel,
     Death,
     Leave,
-    NodeFenced,
     Ready,
     Released,
     Stopping,
@@ -220,7 +219,10 @@ class Supervisor:
             self.channel = None
         if self.shutdown.signed_off:
             return
-        logger.error("The agent %s; replacing it", _how(code))
+        if code == EXIT_FENCED:
+            self._begin_new_life()
+        else:
+            logger.error("The agent %s; replacing it", _how(code))
         self._start_agent()
 
     # -- what the agent says -----------------------------------------------------------------------
@@ -234,8 +236,6 @@ class Supervisor:
                 self.unreleased.pop(message.owner, None)
             elif isinstance(message, Terminate):
                 self._terminate(message)
-            elif isinstance(message, NodeFenced):
-                self._begin_new_life()
 
     def _terminate(self, order: Terminate) -> None:
         """End the process that runs a revoked task, if it still runs it."""
@@ -253,6 +253,7 @@ class Supervisor:
         logger.warning("Terminating %s[%s] with %s: revoked", run.task, run.task_id, order.signal)
         child.verdicts[order.token] = Loss(counted=False, mark=f"terminated:{int(number)}")
         child.ours = True
+        child.record.order = Order.DIE
         os.kill(child.pid, number)
         child.kill_at = time.monotonic() + TERM_PATIENCE
 

@@ -39,14 +39,23 @@ class Worker:
         app.conf.check()
         options = resolve(app, flags)
         self.hostname = options.name
-        app.log.setup(options.loglevel, options.logfile, hostname=options.name)
+        app.log.setup(
+            options.loglevel,
+            options.logfile,
+            redirect_stdouts=app.conf.worker_redirect_stdouts,
+            redirect_level=app.conf.worker_redirect_stdouts_level,
+            hostname=options.name,
+        )
         signals.celeryd_after_setup.send(sender=options.name, instance=self, conf=app.conf)
+        if app.conf.broker_connection_retry_on_startup is False:
+            app.broker.depth(options.queues)  # raises OperationalError if the broker cannot be reached
         if flags.get("purge"):
             self._purge(options)
         if not flags.get("quiet"):
             from celeriac.worker.banner import banner
 
-            print(banner(app, options), flush=True)
+            # Not sys.stdout: that may be a log by now, and a banner is not a log line.
+            print(banner(app, options), file=sys.__stdout__, flush=True)
         for note in (*app.conf.settled_notes(), *_pool_notes(app, options)):
             logger.info("%s", note)
         signals.worker_init.send(sender=self)

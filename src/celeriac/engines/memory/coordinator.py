@@ -26,12 +26,12 @@ class MemoryCoordinator:
             tokens.taken = now
             return True
 
-    def revoke(self, ids: Sequence[str], expires: float) -> int:
-        """Remember revoked ids; return the new control version."""
+    def revoke(self, ids: Sequence[str], expires: float, signal: str = "") -> int:
+        """Remember revoked ids, and the signal for those that run; return the new control version."""
         with self.state.lock:
             version = self.state.order()
             until = self.state.clock() + expires
-            self.state.revoked.update(dict.fromkeys(ids, (version, until)))
+            self.state.revoked.update(dict.fromkeys(ids, (version, until, signal)))
             return version
 
     def control(self, since: int = 0) -> Control:
@@ -40,11 +40,13 @@ class MemoryCoordinator:
             now = self.state.clock()
             revoked = {task_id: order for task_id, order in self.state.revoked.items() if order[1] > now}
             self.state.revoked = revoked
+            new = {task_id: order[2] for task_id, order in revoked.items() if order[0] > since}
             return Control(
                 self.state.version,
-                [task_id for task_id, (version, _) in revoked.items() if version > since],
+                list(new),
                 sorted(self.state.paused),
                 dict(self.state.rate_limits),
+                {task_id: signal for task_id, signal in new.items() if signal},
             )
 
     def limit_rate(self, task: str, rate: str | None) -> int:

@@ -124,7 +124,7 @@ class Store:
     paused: set[str] = field(default_factory=set)
     buckets: dict[str, Bucket] = field(default_factory=dict)
     version: int = 0
-    revoked: dict[str, tuple[int, float]] = field(default_factory=dict)
+    revoked: dict[str, tuple[int, float, str]] = field(default_factory=dict)
     """Task id -> (version, when the order expires)."""
     rate_limits: dict[str, str] = field(default_factory=dict)
     results: dict[str, Kept] = field(default_factory=dict)

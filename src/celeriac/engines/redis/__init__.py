@@ -1,17 +1,23 @@
 """Redis and Valkey (6.2 or newer): Celery's own lists and result keys, claimed and settled by Lua.
 
-URLs: ``redis://user:password@host:6379/0``, ``rediss://`` (TLS), ``unix:///path?db=0`` (also ``redis+socket://``),
-``sentinel://host:26379;sentinel://host2:26379/0`` with the option ``master_name``.
+URLs: ``redis://user:password@host:6379/0``, ``rediss://`` (TLS), ``unix:///path?db=0`` (or
+``redis+socket://``), ``sentinel://host:26379/0;sentinel://host2:26379`` with the option ``master_name``.
 
-Options (Celery's transport options): ``global_keyprefix``, ``sep``, ``priority_steps``, ``socket_timeout`` (15 s),
-``socket_connect_timeout`` (5 s), ``socket_keepalive``, ``socket_keepalive_options``, ``health_check_interval``,
-``client_name``, ``master_name``, ``sentinel_kwargs``, ``username``, ``password``, ``ssl`` (or ``broker_use_ssl``,
-``redis_backend_use_ssl``: a dict of ``ssl_*`` arguments). Ours: ``broker_delay`` (``"store"``; ``"celery"`` leaves
-delays to the worker, for queues that Celery's workers share), ``dead_letters_max`` (10,000 a queue),
-``dead_letters_expires`` (30 days), ``result_tombstone_expires`` (0: none).
+Options (Celery's transport options):
 
-Keys stand in keys.py, scripts in scripts/. Cluster is not supported: results, wake-ups and several queues lie in
-different slots.
+* ``global_keyprefix``, ``sep``, ``priority_steps``: names of keys, as in kombu;
+* ``socket_timeout`` (15 s), ``socket_connect_timeout`` (5 s), ``socket_keepalive``,
+  ``socket_keepalive_options``, ``health_check_interval``, ``client_name``, ``username``, ``password``,
+  ``master_name``, ``sentinel_kwargs``;
+* ``ssl`` (or ``broker_use_ssl``, ``redis_backend_use_ssl``): a dict of ``ssl_*`` arguments.
+
+Ours: ``broker_delay`` (``"store"``; ``"celery"`` leaves delays to the worker, for queues that Celery's
+workers share), ``publish_timeout`` (seconds that a publish waits for its answer), ``dead_letters_max``
+(10,000 a queue), ``dead_letters_expires`` (30 days, in seconds), ``result_tombstone_expires`` (7 days, in
+seconds; 0: none. It costs a key of about 100 bytes a result).
+
+Keys stand in keys.py, scripts in scripts/. Cluster is not supported: results, wake-ups and several queues lie
+in different slots.
 """
 
 from __future__ import annotations
@@ -45,11 +51,12 @@ class RedisEngine(RedisResults, RedisInspection, RedisCoordinator):
         self.url = self.address.masked
         self.keys = Keys(self.address)
         self.hold_delays = _holds_delays(options.get("broker_delay", "store"))
+        self.publish_timeout = options.get("publish_timeout")
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
         own: dict[str, float] = {
             "dead_max": int(options.get("dead_letters_max", 10_000)),
             "dead_age": self.dead_expires,
-            "tombstone": float(options.get("result_tombstone_expires", 0)),
+            "tombstone": float(options.get("result_tombstone_expires", 7 * DAY)),
         }
         self.scripts = Scripts(Layout.of(self.keys, self.address.db, own))
         self.lease_store: RedisResults | None = None
@@ -61,8 +68,8 @@ class RedisEngine(RedisResults, RedisInspection, RedisCoordinator):
     def shares_store(self, other: object) -> bool:
         """Whether ``other`` is the same server under the same user.
 
-        If so, this engine's settling steps store results where ``other`` keeps them (its database and prefix),
-        and ``other`` looks at this one's leases when a record carries one.
+        If so, this engine's settling steps store results where ``other`` keeps them (its database and
+        prefix), and ``other`` looks at this one's leases when a record carries one.
         """
         if not isinstance(other, RedisEngine) or not self.address.same_server(other.address):
             return False
@@ -88,7 +95,7 @@ class RedisEngine(RedisResults, RedisInspection, RedisCoordinator):
         self.sentinel(queues).run(stop_fd)
 
     def check(self) -> list[str]:
-        """What about the server endangers messages, in sentences fit for start-up. Raises ``OperationalError``."""
+        """What about the server endangers messages, in sentences fit for start-up."""
         return diagnose(self.links, self.address)
 
     def close(self) -> None:

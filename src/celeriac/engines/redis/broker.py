@@ -10,11 +10,11 @@ import msgspec
 from celeriac.engines.base import Incarnation, Loss, NodeInfo, Publication, Recovered
 from celeriac.engines.envelopes import after_loss
 from celeriac.engines.redis.address import Address
-from celeriac.engines.redis.connection import Link, Links, pack
+from celeriac.engines.redis.connection import Link, Links, Word, pack
 from celeriac.engines.redis.consumer import RedisConsumer
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.publishing import is_plain, many_pushes, one_push, reply_of, task_id_of, words_of
-from celeriac.engines.redis.scripts import Scripts, Word
+from celeriac.engines.redis.scripts import Scripts
 from celeriac.exceptions import OperationalError
 
 DEFAULT_LEASE: Final = 15
@@ -31,6 +31,8 @@ class RedisBroker:
     address: Address
     keys: Keys
     links: Links
+    publish_timeout: float | None
+    """Seconds that a publish waits for its answer, if less than ``socket_timeout``."""
     scripts: Scripts
     hold_delays: bool
     is_broker: bool
@@ -52,7 +54,7 @@ class RedisBroker:
         if not batch:
             return
         plain = all(is_plain(publication, self.hold_delays) for publication in batch)
-        with self.links.borrow() as link:
+        with self.links.borrow(self.publish_timeout) as link:
             if len(batch) == 1 and plain:
                 self._publish_one(link, batch[0])
             else:
@@ -78,7 +80,7 @@ class RedisBroker:
             for publication in batch:
                 track = "" if publication.track is None else max(1, int(publication.track * 1000))
                 words += (*words_of(publication, self.keys, self.hold_delays), track)
-            self.scripts["publish"].run(link, [self.keys.own("queues")], words)
+            self.scripts["publish"].run(link, [self.keys.own("queues"), self.keys.own("control")], words)
             return
         commands, count = many_pushes(batch, self.keys)
         answers = link.calls(commands + self._introduce(batch), count + 1)
@@ -96,7 +98,7 @@ class RedisBroker:
     def attach(self, owner: Incarnation) -> RedisConsumer:
         """Register a lease owner and return its consumer.
 
-        Raises ``Fenced`` if its node was recovered by others, ``ValueError`` if there is an owner of this name.
+        Raises ``Fenced`` if its node was recovered by others, ``ValueError`` if the name is taken.
         """
         self.is_broker = True
         own = self.keys.own
@@ -225,7 +227,7 @@ class RedisBroker:
         return sorted(leases)
 
     def control_changed(self, *commands: tuple[Any, ...]) -> int:
-        """Run ``commands`` and count one more order of an operator, in one transaction; return the version."""
+        """Run ``commands`` and count an operator's order, in one transaction; return the version."""
         control = self.keys.own("control")
         parts = [("MULTI",), *commands, ("HINCRBY", control, "version", 1), ("EXEC",)]
         with self.links.borrow() as link:

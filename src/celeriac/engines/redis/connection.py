@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -23,11 +23,15 @@ from redis.sentinel import Sentinel
 from celeriac.engines.redis.address import Address
 from celeriac.exceptions import CeleriacError, Fenced, OperationalError, StoreFull
 
-pack = hiredis.pack_command
+Word = str | bytes | int | float
+"""A part of a command."""
 
-_STALE_AFTER: Final = 0.05
-"""Seconds after which an idle connection is looked at before it is used: the server may have closed it, and
-what is sent then has an unknown fate, where a new connection would have done."""
+pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
+"""Pack one command (its stub knows tuples of one word only)."""
+_STALE_AFTER: Final = 0.001
+"""Seconds after which an idle connection is looked at before it is used. The server may have closed it: what is
+sent then has an unknown fate and is not sent again, where a new connection would have done. A look costs some
+microseconds, which only a loop without a pause would feel."""
 _MAX_IDLE: Final = 32
 """Connections kept for reuse."""
 _HINTS: Final = {
@@ -50,8 +54,14 @@ class Link:
         self.address = address
         self.used = time.monotonic()
         try:
-            self.connection = _connection(address, protocol, timeout)
+            # Typed as Any: half of redis-py's connections has no types.
+            self.connection: Any = _connection(address, protocol, timeout)
+            patience = timeout or address.timeout
+            # A server that accepts and then says nothing is no better than one that does not accept.
+            self.connection.socket_timeout = min(patience, address.connect_timeout)
             self.connection.connect()
+            self.connection.socket_timeout = patience
+            self.patience(patience)
         except (errors.RedisError, OSError) as error:
             raise OperationalError(
                 f"cannot connect to Redis at {address.masked}: {error}. Is the server running and reachable?"
@@ -91,11 +101,10 @@ class Link:
         if not isinstance(error, errors.ResponseError) or isinstance(error, errors.ReadOnlyError):
             # A replica keeps refusing: only a new connection finds the new primary.
             self.close()
-        failure = translated(error, place)
-        if isinstance(failure, OperationalError):
-            # Sent, and no answer: the server may have carried it out, so nobody may just send it again.
-            failure.maybe_done = not isinstance(error, (errors.ResponseError, errors.BusyLoadingError))
-        raise failure from error
+        told = translated(error, place)
+        if isinstance(told, OperationalError) and not isinstance(error, errors.ResponseError):
+            told.maybe_done = not isinstance(error, errors.BusyLoadingError)
+        raise told from error
 
     @property
     def fileno(self) -> int:
@@ -114,6 +123,12 @@ class Link:
         except (errors.RedisError, OSError):
             return False
 
+    def patience(self, seconds: float) -> None:
+        """Wait so long for an answer from now on."""
+        sock = self.connection._sock
+        if sock is not None and sock.gettimeout() != seconds:
+            sock.settimeout(seconds)
+
     def close(self) -> None:
         """Disconnect. In a forked child the parent's session is left alone."""
         self.connection.disconnect()
@@ -127,9 +142,14 @@ class Links:
         self._idle: deque[Link] = deque()
 
     @contextmanager
-    def borrow(self) -> Iterator[Link]:
-        """A connection for the time of the block; it is dropped if the block leaves it broken."""
+    def borrow(self, timeout: float | None = None) -> Iterator[Link]:
+        """A connection for the time of the block; it is dropped if the block leaves it broken.
+
+        ``timeout``, if it is shorter, replaces the address' seconds for an answer.
+        """
         link = self.take()
+        if timeout is not None and timeout < self.address.timeout:
+            link.patience(timeout)
         try:
             yield link
         except CeleriacError:
@@ -155,6 +175,7 @@ class Links:
         link.used = time.monotonic()
         if link.connection._sock is None:
             return
+        link.patience(self.address.timeout)
         if len(self._idle) < _MAX_IDLE:
             self._idle.append(link)
         else:
@@ -172,9 +193,11 @@ def translated(error: Exception, place: str) -> CeleriacError:
     code = text.partition(" ")[0]
     if code == "FENCED" or "FENCED " in text:
         return Fenced(f"{text.partition('FENCED ')[2]} ({place})")
-    if isinstance(error, errors.OutOfMemoryError) or "OOM command" in text or code in ("OOM", "MISCONF"):
+    full = isinstance(error, errors.OutOfMemoryError) or "OOM command" in text or code in ("OOM", "MISCONF")
+    if full:
         return StoreFull(
-            f"Redis at {place} has no room left: {text}. Raise maxmemory or free the disk; nothing was stored."
+            f"Redis at {place} has no room left: {text}. Raise maxmemory or free the disk; "
+            "nothing was stored."
         )
     if isinstance(error, errors.ReadOnlyError):
         code = "READONLY"
@@ -188,7 +211,7 @@ def translated(error: Exception, place: str) -> CeleriacError:
     )
 
 
-def _connection(address: Address, protocol: int, timeout: float | None) -> Connection:
+def _connection(address: Address, protocol: int, timeout: float | None) -> Any:
     kwargs: dict[str, Any] = {
         "db": address.db,
         "username": address.username,
@@ -201,8 +224,8 @@ def _connection(address: Address, protocol: int, timeout: float | None) -> Conne
         "retry": Retry(NoBackoff(), 0),
     }
     if address.path is not None:
-        unix: Connection = UnixDomainSocketConnection(path=address.path, **kwargs)
-        return unix
+        unix: Any = UnixDomainSocketConnection
+        return unix(path=address.path, **kwargs)
     host, port = _primary(address) if address.sentinels else (address.host, address.port)
     kwargs |= {
         "host": host,
@@ -211,7 +234,8 @@ def _connection(address: Address, protocol: int, timeout: float | None) -> Conne
         "socket_keepalive_options": address.keepalive_options,
     }
     if address.tls is None:
-        return Connection(**kwargs)
+        plain: Any = Connection
+        return plain(**kwargs)
     return SSLConnection(**kwargs, **address.tls)
 
 
@@ -221,6 +245,7 @@ def _primary(address: Address) -> tuple[str, int]:
         "socket_connect_timeout": address.connect_timeout,
         **address.sentinel_options,
     }
-    sentinel = Sentinel(address.sentinels, sentinel_kwargs=options)
+    ask: Any = Sentinel
+    sentinel = ask(address.sentinels, sentinel_kwargs=options)
     host, port = sentinel.discover_master(address.master)
     return str(host), int(port)

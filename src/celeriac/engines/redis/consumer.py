@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -12,9 +11,9 @@ import msgspec
 from redis import exceptions as errors
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
-from celeriac.engines.redis.connection import Link, pack
+from celeriac.engines.readiness import readable
+from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.publishing import task_id_of, words_of
-from celeriac.engines.redis.scripts import Word
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
 from celeriac.message import decode_envelope, encode_envelope
 from celeriac.states import SUCCESS
@@ -59,7 +58,14 @@ class RedisConsumer:
         self._number += 1
         claims = list(dict.fromkeys(queues))
         names = claims if not outcomes else list(dict.fromkeys([*claims, *(item.queue for item in outcomes)]))
-        words: list[Word] = [self._number, max(limit, 0), self.owner.name, len(claims), len(names), *names]
+        words: list[Word] = [
+            self._number,
+            max(limit, 0),
+            self.owner.name,
+            len(claims),
+            len(names),
+            *names,
+        ]
         words.append(len(outcomes))
         if outcomes:
             index = {name: number for number, name in enumerate(names, 1)}
@@ -164,11 +170,9 @@ class RedisConsumer:
             case Verdict.DELAY:
                 how = "s" if item.due is None else "d"
                 when = repr(float((item.delay or 0.0) if item.due is None else item.due))
-                lane: Word = ""
                 if item.message is not None:
-                    lane = self._keys.lane(item.message.properties.get("priority"))
                     task_id = task_id_of(item.message)
-                return (lane, how, when, task_id, envelope)
+                return (how, when, task_id, envelope)
             case Verdict.PARK:
                 return (item.bucket, task_id)
             case Verdict.DEAD:
@@ -272,8 +276,4 @@ def _id_in(value: bytes | None) -> str:
 
 def _readable(fd: int, other: int | None, timeout: float) -> set[int]:
     """Which of the descriptors became readable."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    if other is not None:
-        poll.register(other, select.POLLIN)
-    return {ready for ready, _ in poll.poll(timeout * 1000)}
+    return set(readable([fd] if other is None else [fd, other], timeout))

@@ -12,8 +12,7 @@ from celeriac.engines.base import DeadLetter, Depth
 from celeriac.engines.envelopes import for_replay
 from celeriac.engines.redis.address import Address
 from celeriac.engines.redis.broker import RedisBroker
-from celeriac.engines.redis.connection import Link, pack
-from celeriac.engines.redis.scripts import Word
+from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.exceptions import DecodeError
 from celeriac.message import decode_envelope, notes
 
@@ -33,12 +32,12 @@ class RedisInspection(RedisBroker):
         queues, found = self.queues(), set[str]()
         with self.links.borrow() as link:
             for start in range(0, len(ids), CANCEL_CHUNK):
-                words = [len(queues), *queues, *ids[start : start + CANCEL_CHUNK]]
+                words: list[Word] = [len(queues), *queues, *ids[start : start + CANCEL_CHUNK]]
                 found.update(task_id.decode() for task_id in self.scripts["cancel"].run(link, [], words))
         return [task_id for task_id in dict.fromkeys(ids) if task_id in found]
 
     def queues(self) -> list[str]:
-        """The queues the store knows of, sorted: ours, and those bound to their own or the default exchange."""
+        """The queues the store knows of, sorted: ours, and those Celery bound to exchanges of their names."""
         with self.links.borrow() as link:
             own = {name.decode() for name in link.call(pack(("SMEMBERS", self.keys.own("queues"))))}
             exchanges = sorted({*own, "celery"})
@@ -83,10 +82,7 @@ class RedisInspection(RedisBroker):
                 return self._peek_ready(link, queue, offset, limit)
             if state == "delayed":
                 return self._peek_delayed(link, queue, offset, limit)
-            if state == "parked":
-                values = self._parked(link, queue)
-            else:
-                values = self._leased(link, queue)
+            values = self._parked(link, queue) if state == "parked" else self._leased(link, queue)
         return [_envelope(value) for value in values[offset : offset + limit]]
 
     def _peek_ready(self, link: Link, queue: str, offset: int, limit: int) -> list[bytes]:
@@ -151,10 +147,10 @@ class RedisInspection(RedisBroker):
         """Dead letters, newest first; those past their age are not shown any more."""
         queues = self.queues() if queue is None else [queue]
         oldest = f"{time.time() - self.dead_expires:.6f}"
+        page = ("LIMIT", 0, offset + limit)
         with self.links.borrow() as link:
             commands: list[tuple[Word, ...]] = [
-                ("ZREVRANGEBYSCORE", self.keys.of(name, "dead"), "+inf", oldest, "WITHSCORES", "LIMIT", 0)
-                + (offset + limit,)
+                ("ZREVRANGEBYSCORE", self.keys.of(name, "dead"), "+inf", oldest, "WITHSCORES", *page)
                 for name in queues
             ]
             pages = zip(queues, _all(link, commands), strict=True)
@@ -188,8 +184,8 @@ class RedisInspection(RedisBroker):
         letters = link.call(pack(("HMGET", self.keys.of(queue, "dead:letters"), *keys)))
         for key, letter in zip(keys, letters, strict=True):
             if letter is not None:
-                envelope = for_replay(letter.partition(b"\n")[2])
-                words += (key, self.keys.lane(_priority(envelope)), envelope)
+                lane, _, envelope = _parts(letter)
+                words += (key, lane, for_replay(envelope))
         return int(self.scripts["replay"].run(link, [], words)) if len(words) > 1 else 0
 
     def purge_dead(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
@@ -243,15 +239,14 @@ def _age(heads: Iterable[bytes | None]) -> float | None:
     return max(0.0, time.time() - min(known)) if known else None
 
 
-def _priority(envelope: bytes) -> int | None:
-    try:
-        priority = decode_envelope(envelope).properties.get("priority")
-    except DecodeError:
-        return None
-    return priority if isinstance(priority, int) else None
+def _parts(letter: bytes) -> tuple[int, bytes, bytes]:
+    """Lane, JSON and envelope of a dead letter."""
+    head, _, envelope = letter.partition(b"\n")
+    lane, _, about = head.partition(b"|")
+    return int(lane), about, envelope
 
 
 def _letter(key: str, queue: str, at: float, letter: bytes) -> DeadLetter:
-    head, _, envelope = letter.partition(b"\n")
-    reason, detail, task, task_id = msgspec.json.decode(head, type=tuple[str, str, str, str])
+    _, about, envelope = _parts(letter)
+    reason, detail, task, task_id = msgspec.json.decode(about, type=tuple[str, str, str, str])
     return DeadLetter(key, queue, reason, detail, at, task, task_id, envelope)

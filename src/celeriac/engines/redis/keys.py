@@ -12,7 +12,7 @@ Per queue, all with the tag ``{queue}``:
 ``{q}:buckets``                SET     buckets with parked messages
 ``{q}:lease:<owner>``          HASH    token -> value
 ``{q}:dead``                   ZSET    key -> when (epoch seconds)
-``{q}:dead:letters``           HASH    key -> ``<JSON of reason, detail, task, task id>\\n<envelope>``
+``{q}:dead:letters``           HASH    key -> ``<lane>|<JSON: reason, detail, task, id>\\n<envelope>``
 ``{q}:wake``                   ZSET    one member: a message may be ready (idle workers wait for it)
 =============================  ======  =====================================================================
 
@@ -20,7 +20,7 @@ A *value* is ``<lane>|<flags>|<envelope>``; flags: ``a`` admitted by its rate li
 ``r`` belongs to ``returned``. For the whole store:
 
 =============================  ======  =====================================================================
-``control``                    HASH    ``version``, ``token`` (the last one), ``p:<queue>`` paused, ``l:<task>``
+``control``                    HASH    ``version``, ``token`` (last), ``tracked``, ``p:<queue>``, ``l:<task>``
 ``owner:<owner>``              HASH    ``seq``, ``answer``, ``node``, ``slots``, ``q:<queue>``, ``fenced``
 ``owners:<node>``              SET     the node's owners
 ``orphans``                    SET     owners being recovered

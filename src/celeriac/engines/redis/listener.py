@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import random
-import select
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Final
 
 from redis import exceptions as errors
 
+from celeriac.engines.readiness import drain, readable
 from celeriac.engines.redis.address import Address
 from celeriac.engines.redis.connection import Link, pack
 from celeriac.engines.redis.keys import RESULT, Keys
@@ -48,12 +48,14 @@ class Interest:
         """Of ``ids``, those that need a channel of their own."""
         self.callback: Callback | None = callback
         self._listener = listener
+        self._told: dict[str, int] = {}
 
     def tell(self, task_id: str, payload: bytes) -> None:
-        """Pass a state on."""
-        callback = self.callback
-        if callback is None:
+        """Pass a state on, unless it was the last one told: it may come by more than one way."""
+        callback, state = self.callback, hash(payload)
+        if callback is None or self._told.get(task_id) == state:
             return
+        self._told[task_id] = state
         try:
             callback(task_id, payload)
         except Exception:
@@ -81,7 +83,6 @@ class Listener:
         self._named: dict[str, int] = {}
         self._news: deque[Interest] = deque()
         self._dropped: deque[str] = deque()
-        self._last_told: dict[str, int] = {}
         self._unconfirmed: dict[str, list[Interest]] = {}
         self._ready: list[tuple[str, Interest]] = []
         self._link: Link | None = None
@@ -115,7 +116,6 @@ class Listener:
                     others.remove(interest)
                     if not others:
                         del self._interests[task_id]
-                        self._last_told.pop(task_id, None)
             self._dropped.extend(interest.channels)
         if interest.channels:
             self._wake()
@@ -183,18 +183,14 @@ class Listener:
             self._admit(interest)
 
     def _listen(self, link: Link) -> None:
-        poll = select.poll()
-        poll.register(link.fileno, select.POLLIN)
-        poll.register(self._ear, select.POLLIN)
         heard = next_look = time.monotonic()
         next_look += NET
         asked = False
         while not self._closed:
-            ready = {fd for fd, _ in poll.poll(max(0.0, next_look - time.monotonic()) * 1000)}
+            ready = readable((link.fileno, self._ear), max(0.0, next_look - time.monotonic()))
             now = time.monotonic()
             if self._ear in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._ear, 4096)
+                drain(self._ear)
                 self._take_news()
             if link.fileno in ready:
                 heard, asked = now, False
@@ -278,7 +274,6 @@ class Listener:
         if not interests:
             return
         if payload:
-            self._last_told[task_id] = hash(payload)
             for interest in interests:
                 interest.tell(task_id, payload)
         else:  # too large to come with its announcement
@@ -302,19 +297,14 @@ class Listener:
         stored = self._fetch(list(dict.fromkeys(task_id for task_id, _ in ready)))
         for task_id, interest in ready:
             payload = stored.get(task_id)
-            if payload is not None and interest.callback is not None:
-                self._last_told[task_id] = hash(payload)
+            if payload is not None:
                 interest.tell(task_id, payload)
 
     def _look_again(self) -> None:
         """The net: read what is awaited, and pass on what nobody has told us of."""
         for task_id, payload in self._fetch(self._some_awaited()).items():
-            if self._last_told.get(task_id) == hash(payload):
-                continue
             with self._lock:
                 interests = list(self._interests.get(task_id, ()))
-            if interests:
-                self._last_told[task_id] = hash(payload)
             for interest in interests:
                 interest.tell(task_id, payload)
 

@@ -1,4 +1,4 @@
-"""Publications as commands: plain pushes where they suffice, a script where messages are delayed or tracked."""
+"""Publications as commands: plain pushes where they suffice, a script for delayed or tracked messages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from celeriac.engines.base import Publication
-from celeriac.engines.redis.connection import pack
+from celeriac.engines.redis.connection import Word, pack
 from celeriac.engines.redis.keys import Keys
-from celeriac.engines.redis.scripts import Word
 from celeriac.message import OWN_HEADER, Message, encode_envelope
 
 PUSH_CHUNK: Final = 1000
@@ -35,7 +34,7 @@ def envelope_of(publication: Publication) -> bytes:
 
 
 def words_of(publication: Publication, keys: Keys, held: bool = True) -> tuple[Word, ...]:
-    """``queue, lane, how, when, id, envelope`` for the scripts; without ``held`` a delay is left to the worker."""
+    """``queue, lane, how, when, id, envelope``; without ``held`` a delay is left to the worker."""
     if held and publication.due is not None:
         how, when = "d", repr(float(publication.due))
     elif held and publication.delay is not None:

@@ -8,11 +8,11 @@ from typing import Final
 
 from celeriac.engines.base import Presence, ResultRecord, Subscription
 from celeriac.engines.redis.address import Address
-from celeriac.engines.redis.connection import Links, pack
+from celeriac.engines.redis.connection import Links, Word, pack
 from celeriac.engines.redis.consumer import success_mark, ttl_ms
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
-from celeriac.engines.redis.scripts import Scripts, Word
+from celeriac.engines.redis.scripts import Scripts
 
 FETCH_CHUNK: Final = 500
 STORE_CHUNK: Final = 200
@@ -91,18 +91,18 @@ class RedisResults:
             link.call(pack(("DEL", *keys)))
 
     def presence(self, ids: Sequence[str]) -> dict[str, Presence]:
-        """What is known of each id; ``EXPIRED`` needs the option ``result_tombstone_expires``."""
+        """What is known of each id."""
         own = self.keys.own
         commands = [
             ("EXISTS", key)
             for task_id in ids
-            for key in (self.keys.result(task_id), own(f"queued:{task_id}"), own(f"tombstone:{task_id}"))
+            for key in (self.keys.result(task_id), own(f"tombstone:{task_id}"), own(f"queued:{task_id}"))
         ]
         if not commands:
             return {}
         with self.links.borrow() as link:
             flags = link.calls(b"".join(pack(command) for command in commands), len(commands))
-        states = (Presence.KNOWN, Presence.QUEUED, Presence.EXPIRED)
+        states = (Presence.KNOWN, Presence.EXPIRED, Presence.QUEUED)
         found = {}
         for number, task_id in enumerate(ids):
             known = zip(states, flags[3 * number : 3 * number + 3], strict=True)

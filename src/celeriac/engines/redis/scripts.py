@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError, RedisError
 
-from celeriac.engines.redis.connection import Link, pack
+from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.keys import Keys
-
-Word = str | bytes | int | float
 
 
 class Layout(NamedTuple):

@@ -1,22 +1,23 @@
 """The sentinel: wakes idle workers when a producer that is not ours pushes a message.
 
-Our producers set a marker with each push, on which idle workers sleep; Celery's and others' do not. One sentinel a
-store (whoever holds the key ``watcher``) has the server track the queues' lists for it (RESP3, CLIENT TRACKING): a
-write to a list is told once, the sentinel sets the marker, and reads the list again to be told of the next write.
-Tracking needs no server configuration and costs a busy queue nothing, because it is one telling a read.
+Our producers set a marker with each push, on which idle workers sleep; Celery's and others' do not. One
+sentinel a store (whoever holds the key ``watcher``) has the server track the queues' lists for it (RESP3,
+CLIENT TRACKING): a write to a list is told once, the sentinel sets the marker, and reads the list again to be
+told of the next write. Tracking needs no server configuration and costs a busy queue nothing, because it is
+one telling a read.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
 import time
 from typing import TYPE_CHECKING, Final
 
 import hiredis
 from redis import exceptions as errors
 
+from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, pack
 from celeriac.exceptions import CeleriacError
 
@@ -66,6 +67,8 @@ class Sentinel:
     def _watch(self, stop_fd: int) -> None:
         link = Link(self._engine.address, protocol=3)
         try:
+            # redis-py swallows what the server pushes unless somebody takes it.
+            link.connection._parser.set_invalidation_push_handler(lambda push: push)
             _send(link, "CLIENT", "TRACKING", "ON")
             answer = _read(link)
             if isinstance(answer, Exception):
@@ -81,7 +84,7 @@ class Sentinel:
                     self._look(link, self._new_queues())
                 self._look(link, [queue for queue, due in self._due.items() if due <= now])
                 until = min([next_renewal, *self._due.values()])
-                ready = _wait((link.fileno, stop_fd), max(0.0, until - time.monotonic()))
+                ready = readable((link.fileno, stop_fd), max(0.0, until - time.monotonic()))
                 if stop_fd in ready:
                     return
                 if link.fileno in ready:
@@ -183,11 +186,4 @@ def _note(answer: object, written: list[str]) -> None:
 
 
 def _readable(fd: int, timeout: float) -> bool:
-    return fd in _wait((fd,), timeout)
-
-
-def _wait(fds: tuple[int, ...], timeout: float) -> set[int]:
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return {fd for fd, _ in poll.poll(timeout * 1000)}
+    return bool(readable((fd,), timeout))

@@ -9,7 +9,7 @@ Durability: publishes and operators' orders are committed at ``synchronous=FULL`
 workers commit at NORMAL, so that a power cut may take the last settles back: those tasks run again.
 ``?synchronous=FULL`` commits everything at FULL. A crash of any process loses nothing at either level.
 
-A higher priority number is served first (``?task_priority_order=lower`` turns it round).
+A higher priority number is served first (``?priority_order=lower`` turns it round).
 """
 
 from __future__ import annotations

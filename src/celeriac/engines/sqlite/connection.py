@@ -57,9 +57,11 @@ class Connection:
             except sqlite3.Error as error:
                 raise translated(error, self._path) from error
             finally:
-                if handle.in_transaction:
-                    handle.execute("ROLLBACK")
-                gate.leave()
+                try:
+                    if handle.in_transaction:
+                        handle.execute("ROLLBACK")
+                finally:
+                    gate.leave()
 
     def close(self) -> None:
         """Close the handle and the gate; the next use opens them again. The lock must be held or free."""

@@ -39,8 +39,11 @@ def bury(work: Step, outcome: Outcome, place: Place) -> None:
             task_id,
         ),
     )
-    excess = work.handle.execute(_EXCESS, (place.queue, work.store.options.dead_letters_max)).fetchall()
-    work.handle.executemany(_DROP_PAYLOAD, excess)
+    most = work.store.options.dead_letters_max
+    # Finding the oldest to keep walks over all of them: where that is long, not every time.
+    if most < 1000 or work.serial % 100 == 0:
+        excess = work.handle.execute(_EXCESS, (place.queue, most)).fetchall()
+        work.handle.executemany(_DROP_PAYLOAD, excess)
     expire_dead(work, _EXPIRED_AT_ONCE)
 
 

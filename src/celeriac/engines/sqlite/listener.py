@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from celeriac.engines.readiness import drain, readable
 from celeriac.engines.sqlite.news import FULL
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import CeleriacError
@@ -143,15 +143,13 @@ class Listener:
     # -- the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._pipe, select.POLLIN)
         next_look = time.monotonic() + POLL
         rest = b""
         while not self._closing:
             with self._lock:
                 idle = not self._interested
             # Nobody waits: sleep until somebody does, at no cost.
-            poll.poll(None if idle else max(0.0, next_look - time.monotonic()) * 1000)
+            readable([self._pipe], None if idle else max(0.0, next_look - time.monotonic()))
             data = self._drain()
             *lines, rest = (rest + data).split(b"\n")
             look = len(data) >= FULL or time.monotonic() >= next_look
@@ -165,10 +163,10 @@ class Listener:
     def _drain(self) -> bytes:
         data = b""
         while len(data) < FULL:
-            try:
-                data += os.read(self._pipe, FULL)
-            except BlockingIOError:
+            more = drain(self._pipe, FULL)
+            if not more:
                 break
+            data += more
         return data
 
     def _report(self, told: set[str], look: bool) -> None:

@@ -44,8 +44,8 @@ class Options:
     """``FULL``, ``NORMAL``, ... for every commit; empty: publishers FULL, workers NORMAL."""
     lock_timeout: float = 10.0
     """How long to wait for another writer before ``OperationalError``."""
-    task_priority_order: str = "higher"
-    """Which priority numbers are more urgent: ``higher`` or ``lower``."""
+    priority_order: str = "higher"
+    """Which priority numbers are more urgent, ``higher`` or ``lower`` (``task_priority_order``)."""
     result_tombstone_expires: float = 7 * 86400.0
     """How long to remember that a task had a result which has expired."""
     dead_letters_max: int = 10_000
@@ -72,9 +72,9 @@ class Options:
             raise ImproperlyConfigured(
                 f"synchronous={made.synchronous}: use one of {', '.join(_SYNCHRONOUS)}"
             )
-        if made.task_priority_order not in ("higher", "lower"):
+        if made.priority_order not in ("higher", "lower"):
             raise ImproperlyConfigured(
-                f"task_priority_order={made.task_priority_order!r}: use 'higher' (the default) or 'lower'"
+                f"priority_order={made.priority_order!r}: use 'higher' (the default) or 'lower'"
             )
         return made
 
@@ -84,6 +84,7 @@ class Location:
     """A parsed ``sqlite:`` URL."""
 
     url: str
+    """The URL with the path made absolute, fit to be shown."""
     path: Path
     """Absolute, links resolved: the name under which SQLite locks it."""
     options: Options
@@ -98,17 +99,19 @@ class Location:
         """Read ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, with ``?option=value``."""
         rest, _, query = url.partition("?")
         _, _, rest = rest.partition(":")
-        if rest.startswith("//") and not rest.startswith("///"):
+        if rest.startswith("//") and not rest.startswith("///") and rest != "//":
             raise ImproperlyConfigured(
                 f"{url!r}: an SQLite URL names no host. Write sqlite:///relative.db or sqlite:////absolute/path.db"
             )
-        name = unquote(rest[3:] if rest.startswith("///") else rest)
+        name = unquote(rest[3:] if rest.startswith("//") else rest)
         if not name or name == ":memory:" or "mode=memory" in query:
             raise ImproperlyConfigured(
                 f"{url!r} names no file: workers are other processes and need one, for example "
                 "sqlite:///celeriac.db. For tests in one process there is memory://"
             )
-        return cls(url, Path(os.path.realpath(name)), Options.parse(query, options))
+        path = Path(os.path.realpath(name))
+        shown = f"sqlite:///{path}" + (f"?{query}" if query else "")
+        return cls(shown, path, Options.parse(query, options))
 
     def check(self) -> None:
         """Raise ``OperationalError`` if the directory is missing or on a network or shared file system."""

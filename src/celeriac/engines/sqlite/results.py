@@ -23,8 +23,9 @@ _PRESENCE = "SELECT id, state, payload IS NOT NULL, expires FROM result WHERE id
 _FORGET = "DELETE FROM result WHERE id = ?"
 _SCAN = "SELECT rowid FROM result WHERE rowid > ? AND expires <= ? ORDER BY rowid LIMIT ?"
 _DROP_REMEMBERED = "DELETE FROM result WHERE rowid = ? AND payload IS NULL AND expires <= ?"
-_ENTOMB = """UPDATE result SET state = '', payload = NULL, expires = expires + ?
-WHERE rowid = ? AND payload IS NOT NULL AND expires <= ?"""
+# A new row at the end: emptied in place, the old one would keep its page.
+_ENTOMB = """INSERT OR REPLACE INTO result (id, state, payload, expires)
+SELECT id, '', NULL, expires + ? FROM result WHERE rowid = ? AND payload IS NOT NULL AND expires <= ?"""
 _DROP_REVOKED = "DELETE FROM revoked WHERE rowid IN (SELECT rowid FROM revoked WHERE expires <= ? LIMIT ?)"
 _DROP_FENCED = "DELETE FROM node WHERE fenced AND seen <= ?"
 _FENCED_FOR = 86400.0
@@ -85,10 +86,11 @@ class SQLiteResults:
                 handled = work.handle.execute(_DROP_REVOKED, (work.now, CHUNK)).rowcount
                 handled += expire_dead(work, CHUNK)
                 work.handle.execute(_DROP_FENCED, (work.now - _FENCED_FOR,))
+                (before,) = work.handle.execute("PRAGMA freelist_count").fetchone()
                 work.handle.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
                 (free,) = work.handle.execute("PRAGMA freelist_count").fetchone()
-            # Some free pages are left: the next messages need them.
-            if not handled and free <= 4 * VACUUM_PAGES:
+            # Some free pages are left: the next messages need them. None freed: they cannot be just now.
+            if not handled and (free <= 4 * VACUUM_PAGES or free >= before):
                 return count
 
     def _overdue(self, after: int) -> list[int]:

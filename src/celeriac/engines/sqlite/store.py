@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sqlite3
 import threading
@@ -17,13 +18,14 @@ from celeriac.engines.sqlite.gate import Gate
 from celeriac.engines.sqlite.location import Location
 from celeriac.engines.sqlite.news import News
 from celeriac.engines.sqlite.wake import Bell
-from celeriac.exceptions import OperationalError, SchemaError
+from celeriac.exceptions import OperationalError, SchemaError, StoreFull
 
 MIGRATIONS = ("schema.sql",)
 """What brings a file from version i to i + 1; append, never change."""
 
 APPLICATION_ID = 0x43454C52
 CACHE_KIB = 16_000
+LOG_BYTES = 8 << 20
 HOST_SILENCE = 30.0
 """Seconds after which a file used by another machine may be taken over."""
 BOOT_SHIFT = 40
@@ -41,7 +43,7 @@ class Store:
         """The commit level of what a client was promised: publishes and operators' orders."""
         self.relaxed = self.options.synchronous.upper() or "NORMAL"
         """The level of what merely repeats if a power cut takes it back: claims, settles, beats."""
-        self.sign = 1 if self.options.task_priority_order == "lower" else -1
+        self.sign = 1 if self.options.priority_order == "lower" else -1
         """What turns a priority into a rank."""
         self.bell = Bell(location.folder)
         self.news = News(location.folder)
@@ -49,10 +51,13 @@ class Store:
         """Queues that are in the file for sure."""
         self.lost: str | None = None
         """Why this process must not open the file any more, if so."""
+        self._reserve = str(location.folder / "reserve")
         self._lock = threading.Lock()
         self._ready = False
         self._idle: list[Connection] = []
         self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._held: list[Connection] = []
+        """Those whose locks a fork holds."""
         _STORES.add(self)
 
     # -- connections -----------------------------------------------------------------------------------
@@ -73,11 +78,14 @@ class Store:
     @contextmanager
     def write(self, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """Borrow a connection for one transaction, committed at the end."""
-        with (
-            self._borrowed() as connection,
-            connection.write(self.durable if durable else self.relaxed) as handle,
-        ):
-            yield handle
+        with self._borrowed() as connection:
+            try:
+                with connection.write(self.durable if durable else self.relaxed) as handle:
+                    yield handle
+            except StoreFull:
+                if not durable:  # a beat, say: the next one must get through
+                    self.release_reserve()
+                raise
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -135,6 +143,9 @@ class Store:
             # Distributions build SQLite so that it overwrites what is deleted: 5 % more pages to write.
             handle.execute("PRAGMA secure_delete=OFF")
             handle.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            handle.execute(
+                f"PRAGMA journal_size_limit={LOG_BYTES}"
+            )  # a bulk publish makes it longer for once
             (version,) = handle.execute("PRAGMA user_version").fetchone()
             if not self._ready or version != len(MIGRATIONS):  # somebody may have deleted the file meanwhile
                 self.known_queues = set()
@@ -190,17 +201,16 @@ class Store:
     def restore_reserve(self) -> bool:
         """Set space aside, if it is not; return whether it is. SQLite cannot even settle on a full disk:
         giving the reserve back to the disk is what lets workers go on."""
-        path = self.location.folder / "reserve"
-        if not self.options.reserve or path.exists():
+        if not self.options.reserve or os.path.exists(self._reserve):
             return True
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, self.options.reserve)
             else:
                 os.pwrite(descriptor, bytes(self.options.reserve), 0)
         except OSError:
-            os.unlink(path)
+            os.unlink(self._reserve)
             return False
         finally:
             os.close(descriptor)
@@ -209,7 +219,7 @@ class Store:
     def release_reserve(self) -> bool:
         """Give the reserve to the full disk; return whether there was one."""
         try:
-            os.unlink(self.location.folder / "reserve")
+            os.unlink(self._reserve)
         except OSError:
             return False
         return True
@@ -217,24 +227,35 @@ class Store:
     # -- forks -----------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Close every handle. SQLite's locks belong to a process, yet a child inherits the memory that says
-        they are held: a handle in a child, even one opened there, would trust locks it does not have."""
+        """Close every handle, and let nobody open one until the fork is done.
+
+        SQLite's locks belong to a process, yet a child inherits the memory that says they are held: a
+        handle in a child, even one opened there, would trust locks it does not have.
+        """
+        self._lock.acquire()
         for connection in list(self._all):
             if connection.lock.acquire(timeout=self.options.lock_timeout):
+                self._held.append(connection)
                 try:
                     connection.close()
                 except (OperationalError, sqlite3.Error):
                     pass  # it counts as open in the child, which will say so
-                finally:
-                    connection.lock.release()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on; handles are opened again when they are needed."""
+        for connection in self._held:
+            connection.lock.release()
+        self._held = []
+        self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """Start afresh; a handle that could not be closed before the fork shuts the file for this process."""
         self._lock = threading.Lock()
         self._idle = []
+        self._held = []
         for connection in list(self._all):
             if connection.handle is not None:
-                _INHERITED.append(connection.handle)
+                _immortalise(connection.handle)
                 self.lost = (
                     "this process was forked while its parent had the file open, and SQLite must not use "
                     "it now. Fork when no thread is publishing, or start by exec (spawn)"
@@ -265,19 +286,45 @@ def _migrate(handle: sqlite3.Connection, name: str) -> None:
         )
 
 
+def _immortalise(handle: sqlite3.Connection) -> None:
+    """Keep a parent's handle from ever being closed here, even by the interpreter's end."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+
+
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
-_INHERITED: list[sqlite3.Connection] = []
-"""Handles of a parent process: never used and never closed."""
+
+
+_FORKING: list[Store] = []
+"""The stores that wait for the end of a fork."""
 
 
 def _before_fork() -> None:
-    for store in list(_STORES):
+    _FORKING[:] = _STORES
+    for store in _FORKING:
         store.before_fork()
 
 
+def _after_fork_in_parent() -> None:
+    for store in _FORKING:
+        store.after_fork_in_parent()
+    _FORKING.clear()
+
+
 def _after_fork_in_child() -> None:
-    for store in list(_STORES):
+    for store in list(_STORES):  # not only those of before: C code may fork without saying so first
         store.after_fork_in_child()
+    _FORKING.clear()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+def _at_exit() -> None:
+    # The interpreter would close the handles too, but out of turn.
+    _before_fork()
+    _after_fork_in_parent()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)
+atexit.register(_at_exit)

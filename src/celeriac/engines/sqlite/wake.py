@@ -6,7 +6,6 @@ waits, which costs a busy system one system call. Pipes are only hints: whoever 
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import time
@@ -14,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
+
+from celeriac.engines.readiness import drain, readable
 
 POLL = 1.0
 """Seconds between two looks at the store while no pipe rings."""
@@ -70,7 +71,7 @@ class Bell:
                         return False
                     if woken:
                         for pipe in woken:
-                            _take_one(pipe)
+                            drain(pipe, 1)  # one call, if nobody else has taken it
                         return True
         finally:
             for pipe in pipes:
@@ -99,16 +100,12 @@ class _Sleeper:
     """Waits for any of some pipes. With epoll a call wakes one sleeper, not all of them."""
 
     def __init__(self, pipes: Iterable[int], wakeup_fd: int | None) -> None:
-        self._poll: select.epoll | select.poll
+        self._all = [*pipes, *([] if wakeup_fd is None else [wakeup_fd])]
         self._epoll: select.epoll | None = None
         if hasattr(select, "epoll"):
-            self._poll = self._epoll = select.epoll()
-        else:
-            self._poll = select.poll()
-        for pipe in pipes:
-            self._poll.register(pipe, select.POLLIN | _EXCLUSIVE)
-        if wakeup_fd is not None:
-            self._poll.register(wakeup_fd, select.POLLIN)
+            self._epoll = select.epoll()
+            for pipe in self._all:
+                self._epoll.register(pipe, select.POLLIN | (0 if pipe == wakeup_fd else _EXCLUSIVE))
 
     def __enter__(self) -> _Sleeper:
         return self
@@ -119,18 +116,8 @@ class _Sleeper:
 
     def sleep(self, timeout: float) -> list[int]:
         """Return the pipes that rang within ``timeout`` seconds."""
-        # epoll takes seconds, poll milliseconds. Rounded up: waking before the time is a wasted look.
-        if self._epoll is not None:
-            events = self._epoll.poll(timeout + 0.0005)
-        else:
-            events = self._poll.poll(timeout * 1000 + 0.5)
+        if self._epoll is None:
+            return readable(self._all, timeout)
+        # Rounded up: waking before the time is a wasted look.
+        events = self._epoll.poll(timeout + 0.0005)
         return [pipe for pipe, event in events if event & select.POLLIN]
-
-
-def _take_one(pipe: int) -> None:
-    """Take one call out of a pipe, if nobody else has."""
-    try:
-        os.read(pipe, 1)
-    except OSError as error:
-        if error.errno != errno.EAGAIN:
-            raise

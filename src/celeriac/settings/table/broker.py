@@ -57,24 +57,23 @@ ROWS = (
     ),
     works("broker_use_ssl", TLS, False, "TLS to the broker: True, or a dictionary of ssl_* options."),
     works("broker_connection_timeout", SECONDS, 4, "Seconds to wait for a connection to the broker."),
-    works(
+    settled(
         "broker_connection_retry",
         BOOLEAN,
         True,
-        "A worker that loses the broker connects again with back-off and jitter; off, it exits.",
+        "A worker that loses the broker connects again, with back-off and jitter, for as long as it runs.",
     ),
     works(
         "broker_connection_retry_on_startup",
         BOOLEAN,
         None,
-        "A worker that finds no broker at its start tries again; None means as broker_connection_retry.",
+        "A worker that finds no broker at its start waits for it (True, None) or ends with an error (False).",
     ),
-    works(
+    settled(
         "broker_connection_max_retries",
         LIMIT,
         100,
-        "Attempts to connect before a worker gives up; None or 0 means without limit.",
-        optional=True,
+        "A worker waits out an outage of any length: giving up would only need somebody to start it again.",
     ),
     works(
         "broker_failover_strategy",

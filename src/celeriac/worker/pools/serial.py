@@ -120,20 +120,22 @@ class Serial:
             outcome = self._run(job)
             done += 1
             self._keep(outcome)
+            if job.once:
+                # Until it is settled, its death would be taken for the task's.
+                self.settle()
         if done:
             self._pace += 0.3 * ((time.perf_counter() - began) / done - self._pace)
 
     def _start(self, job: Job, batched: bool) -> bool:
         delivery = job.delivery
         queue = self.seat.queue_index[delivery.queue]
-        if job.once and not self.seat.line.consumer.mark_once(delivery):
+        start = self.record.start_claim if batched else self.record.note_start
+        if not start(0, delivery.token, queue, job.context.id or "", job.name, job.soft_hard, job.once):
             return False
-        task_id = job.context.id or ""
-        if batched:
-            return self.record.start_claim(
-                0, delivery.token, queue, task_id, job.name, job.soft_hard, job.once
-            )
-        self.record.note_start(0, delivery.token, queue, task_id, job.name, job.soft_hard, job.once)
+        if job.once and not self.seat.line.mark_once(delivery):
+            # The lease is gone, and with it our right to run the message.
+            self.record.note_end(0)
+            return False
         return True
 
     def _run(self, job: Job) -> Outcome:

@@ -99,7 +99,7 @@ class Claimer:
         if isinstance(job, Outcome):
             self.finished.append((None, job))
             return
-        if job.once and not seat.line.consumer.mark_once(delivery):
+        if job.once and not seat.line.mark_once(delivery):
             return
         slot = self.free.pop()
         self.jobs[slot] = job

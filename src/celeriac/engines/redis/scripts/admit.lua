@@ -5,11 +5,11 @@
 -- Returns 1 if granted, else 0.
 
 local now, interval = clock(), tonumber(ARGV[1])
-redis.call('HDEL', KEYS[1], '-') -- the first write frees memory: works at maxmemory, too
-redis.call('HSET', KEYS[1], 'interval', ARGV[1])
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-local taken = tonumber(redis.call('HGET', KEYS[1], 'taken') or 0)
+go_on_at_maxmemory()
+call('HSET', KEYS[1], 'interval', ARGV[1])
+if call('EXISTS', KEYS[2]) == 1 then return 0 end
+local taken = tonumber(call('HGET', KEYS[1], 'taken') or 0)
 if taken + interval > now then return 0 end
-redis.call('HSET', KEYS[1], 'taken', seconds(now))
-redis.call('EXPIRE', KEYS[1], math.ceil(interval) + 86400)
+call('HSET', KEYS[1], 'taken', seconds(now))
+call('EXPIRE', KEYS[1], math.ceil(interval) + 86400)
 return 1

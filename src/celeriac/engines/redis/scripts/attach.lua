@@ -4,13 +4,14 @@
 -- ARGV  1 owner, 2 node, 3 slots
 -- Errors  FENCED: the node was recovered by others. EXISTS: there is an owner of this name.
 
-if redis.call('EXISTS', KEYS[4]) == 1 then
+if call('EXISTS', KEYS[4]) == 1 then
   return redis.error_reply('FENCED node ' .. ARGV[2] .. ' was taken for dead: it must start again under a new id')
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then
+if call('EXISTS', KEYS[1]) == 1 then
   return redis.error_reply('EXISTS lease owner ' .. ARGV[1] .. ' exists already')
 end
-redis.call('HSET', KEYS[1], 'seq', '0', 'answer', ';', 'node', ARGV[2], 'slots', ARGV[3])
-redis.call('SADD', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], 'NX', seconds((clock())), ARGV[2]) -- so that it is recovered if it never beats
+go_on_at_maxmemory()
+call('HSET', KEYS[1], 'seq', '0', 'answer', ';', 'node', ARGV[2], 'slots', ARGV[3])
+call('SADD', KEYS[2], ARGV[1])
+call('ZADD', KEYS[3], 'NX', seconds((clock())), ARGV[2]) -- so that it is recovered if it never beats
 return redis.status_reply('OK')

@@ -8,15 +8,15 @@ local queues, found = tonumber(ARGV[1]), {}
 -- Forget what stands first in a bucket and was cancelled, and the bucket if that was all.
 local function sweep(queue, bucket)
   local list, rate = own(queue, 'parked:' .. bucket), PREFIX .. 'celeriac:rate:' .. bucket
-  local head = redis.call('LINDEX', list, -1)
-  while head and redis.call('HEXISTS', own(queue, 'parked'), head) == 0 do
-    redis.call('RPOP', list)
-    head = redis.call('LINDEX', list, -1)
+  local head = call('LINDEX', list, -1)
+  while head and call('HEXISTS', own(queue, 'parked'), head) == 0 do
+    call('RPOP', list)
+    head = call('LINDEX', list, -1)
   end
   if head then return end
-  redis.call('SREM', own(queue, 'buckets'), bucket)
-  redis.call('SREM', rate .. ':queues', queue)
-  redis.call('ZREM', own(queue, 'delayed'), '\0' .. bucket)
+  call('SREM', own(queue, 'buckets'), bucket)
+  call('SREM', rate .. ':queues', queue)
+  call('ZREM', own(queue, 'delayed'), '\0' .. bucket)
 end
 
 local function cancel(queue, id)
@@ -24,12 +24,12 @@ local function cancel(queue, id)
   local hit = false
   for n = 1, 8 do -- more messages of one id in one queue at once are left to the list of revoked ids
     local member = n == 1 and id or id .. '#' .. n
-    if redis.call('HDEL', payloads, member) == 1 then
-      redis.call('ZREM', delayed, member)
+    if call('HDEL', payloads, member) == 1 then
+      call('ZREM', delayed, member)
       hit = true
     end
-    if redis.call('HDEL', parked, member) == 1 then
-      for _, bucket in ipairs(redis.call('SMEMBERS', own(queue, 'buckets'))) do sweep(queue, bucket) end
+    if call('HDEL', parked, member) == 1 then
+      for _, bucket in ipairs(call('SMEMBERS', own(queue, 'buckets'))) do sweep(queue, bucket) end
       hit = true
     end
   end

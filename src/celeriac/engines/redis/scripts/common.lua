@@ -3,16 +3,22 @@
 --   RESULT_PREFIX, RESULT_DB (false: the broker's own), DEAD_MAX, DEAD_AGE, TOMBSTONE (seconds, 0: none).
 -- Envelopes are bytes here: never parsed, never encoded again (cjson would ruin numbers and empty lists).
 
+local call = redis.call -- a local is found faster than a field of a global
+local tracked = true -- whether anyone records queued tasks; exchange.lua looks
 local LARGEST_PUSH = 65536 -- bytes of a result that goes with its announcement
 
 local function line(queue, lane) return PREFIX .. queue .. LANES[lane + 1] end
 
 local function own(queue, what) return PREFIX .. 'celeriac:{' .. queue .. '}:' .. what end
 
-local function wake(queue) redis.call('ZADD', own(queue, 'wake'), 0, '1') end
+local function wake(queue) call('ZADD', own(queue, 'wake'), 0, '1') end
+
+-- At maxmemory a script may write as it likes once its first write was one that frees memory. Workers must go on
+-- settling, beating and taking over when producers are refused.
+local function go_on_at_maxmemory() call('DEL', PREFIX .. 'celeriac:nothing') end
 
 local function clock() -- seconds and microseconds since the epoch
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] + time[2] / 1000000, time[1] * 1000000 + time[2]
 end
 
@@ -28,16 +34,16 @@ end
 local function front(queue, value)
   local lane, flags, envelope = split(value)
   if string.find(flags, 'r', 1, true) then
-    redis.call('RPUSH', own(queue, 'returned'), value)
+    call('RPUSH', own(queue, 'returned'), value)
   else
-    redis.call('RPUSH', line(queue, lane), envelope)
+    call('RPUSH', line(queue, lane), envelope)
   end
 end
 
 -- Keep value under an id; a second message of the same task id gets the name id#2, ...
 local function keep(hash, id, value)
   local member, n = id, 1
-  while redis.call('HSETNX', hash, member, value) == 0 do
+  while call('HSETNX', hash, member, value) == 0 do
     n = n + 1
     member = id .. '#' .. n
   end
@@ -48,14 +54,14 @@ local delays = 0
 
 local function delay(queue, due, id, value)
   local member = keep(own(queue, 'delayed:payload'), id, value)
-  redis.call('ZADD', own(queue, 'delayed'), seconds(due + delays / 1000000), member)
+  call('ZADD', own(queue, 'delayed'), seconds(due + delays / 1000000), member)
   delays = delays + 1 -- a microsecond keeps what falls due together in order
 end
 
 -- how: 'n' now, 's' in so many seconds, 'd' at an epoch second
 local function put(queue, lane, how, when, id, envelope, now)
   if how == 'n' then
-    redis.call('LPUSH', line(queue, lane), envelope)
+    call('LPUSH', line(queue, lane), envelope)
     return true
   end
   local due = tonumber(when)
@@ -68,33 +74,33 @@ local function announce(channel, message) redis.pcall('PUBLISH', channel, messag
 
 -- Whether a stored result is final: a SUCCESS is never replaced.
 local function succeeded(key, id)
-  local head = redis.call('GETRANGE', key, 0, 19)
+  local head = call('GETRANGE', key, 0, 19)
   if head == '' then return false end
   if head == '{"status": "SUCCESS"' or string.sub(head, 1, 19) == '{"status":"SUCCESS"' then return true end
   if string.sub(head, 1, 9) == '{"status"' then return false end
-  if redis.call('EXISTS', RESULT_PREFIX .. 'celeriac:success:' .. id) == 1 then return true end
+  if call('EXISTS', RESULT_PREFIX .. 'celeriac:success:' .. id) == 1 then return true end
   if string.sub(head, 1, 1) ~= '{' then return false end
-  local fine, meta = pcall(cjson.decode, redis.call('GET', key))
+  local fine, meta = pcall(cjson.decode, call('GET', key))
   return fine and type(meta) == 'table' and meta.status == 'SUCCESS'
 end
 
 -- Store and announce a result; false if there is a SUCCESS already. ttl in ms or '', reply '' or a channel,
 -- mark '1' if the payload is a SUCCESS that cannot be told from its first bytes.
 local function store(id, payload, ttl, reply, mark)
-  redis.call('DEL', RESULT_PREFIX .. 'celeriac:queued:' .. id) -- frees memory: what follows works at maxmemory, too
+  if tracked then call('DEL', RESULT_PREFIX .. 'celeriac:queued:' .. id) end
   local key = RESULT_PREFIX .. 'celery-task-meta-' .. id
   if succeeded(key, id) then return false end
   if ttl == '' then
-    redis.call('SET', key, payload)
+    call('SET', key, payload)
   else
-    redis.call('SET', key, payload, 'PX', ttl)
+    call('SET', key, payload, 'PX', ttl)
   end
   if mark == '1' then
     local name = RESULT_PREFIX .. 'celeriac:success:' .. id
-    if ttl == '' then redis.call('SET', name, '1') else redis.call('SET', name, '1', 'PX', ttl) end
+    if ttl == '' then call('SET', name, '1') else call('SET', name, '1', 'PX', ttl) end
   end
   if TOMBSTONE > 0 and ttl ~= '' then
-    redis.call('SET', RESULT_PREFIX .. 'celeriac:tombstone:' .. id, '1', 'PX', string.format('%.0f', ttl + TOMBSTONE * 1000))
+    call('SET', RESULT_PREFIX .. 'celeriac:tombstone:' .. id, '1', 'PX', string.format('%.0f', ttl + TOMBSTONE * 1000))
   end
   announce(key, payload)
   if reply ~= '' then
@@ -107,9 +113,9 @@ end
 -- Run action with the results' database selected.
 local function with_results(action, ...)
   if not RESULT_DB then return action(...) end
-  redis.call('SELECT', RESULT_DB)
+  call('SELECT', RESULT_DB)
   local outcome = { pcall(action, ...) }
-  redis.call('SELECT', DB)
+  call('SELECT', DB)
   if not outcome[1] then error(outcome[2], 0) end
   return outcome[2]
 end

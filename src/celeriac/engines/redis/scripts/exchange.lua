@@ -6,7 +6,7 @@
 --         verdict, queue (index), token, number of words that follow, then
 --         '1' id payload ttl reply mark  or  '0'                        the result
 --         n, n x (queue, lane, how, when, id, envelope)                 publications
---         DELAY: lane or '', how, when, id, envelope or ''    PARK: bucket, id
+--         DELAY: how, when, id, envelope or ''                PARK: bucket, id
 --         DEAD: JSON, envelope or ''                          REQUEUE: envelope or ''
 -- Returns { now in us, version, next due in us or -1, '' or what is wrong with a queue, number of refused, refused ...,
 --           then for each delivery: queue (index), token, lane, flags, envelope }
@@ -24,8 +24,12 @@ for i = 1, total do
 end
 local at = 6 + total
 local now, now_us = clock()
+local names = { 'version', 'token', 'tracked' }
+for i = 1, claims do names[i + 3] = 'p:' .. queues[i] end
+local state = call('HMGET', control, unpack(names))
+tracked = state[3]
 
-local record = redis.call('HMGET', owner, 'seq', 'fenced', 'answer', 'partial')
+local record = call('HMGET', owner, 'seq', 'fenced', 'answer', 'partial')
 if not record[1] or record[2] then
   return redis.error_reply('FENCED lease owner ' .. name .. ' is not known any more: others took over its messages')
 end
@@ -44,34 +48,34 @@ local function publish(first)
   return first + 1 + count * 6
 end
 
-local function bury(queue, token, meta, envelope)
+local function bury(queue, token, lane, meta, envelope)
   local index, letters = own(queue, 'dead'), own(queue, 'dead:letters')
   local key = token .. '@' .. queue
-  redis.call('HSET', letters, key, meta .. '\n' .. envelope)
-  redis.call('ZADD', index, seconds(now), key)
-  local old = redis.call('ZRANGEBYSCORE', index, '-inf', seconds(now - DEAD_AGE), 'LIMIT', 0, 100)
-  local surplus = redis.call('ZCARD', index) - #old - DEAD_MAX
+  call('HSET', letters, key, lane .. '|' .. meta .. '\n' .. envelope)
+  call('ZADD', index, seconds(now), key)
+  local old = call('ZRANGEBYSCORE', index, '-inf', seconds(now - DEAD_AGE), 'LIMIT', 0, 100)
+  local surplus = call('ZCARD', index) - #old - DEAD_MAX
   if surplus > 0 then
-    old = redis.call('ZRANGE', index, 0, #old + math.min(surplus, 100) - 1)
+    old = call('ZRANGE', index, 0, #old + math.min(surplus, 100) - 1)
   end
   for i = 1, #old do
-    redis.call('ZREM', index, old[i])
-    redis.call('HDEL', letters, old[i])
+    call('ZREM', index, old[i])
+    call('HDEL', letters, old[i])
   end
 end
 
 local function next_token(rate)
-  local state = redis.call('HMGET', rate, 'taken', 'interval')
+  local state = call('HMGET', rate, 'taken', 'interval')
   return tonumber(state[1] or 0) + tonumber(state[2] or 0)
 end
 
 local function park(queue, bucket, id, value)
   local rate = PREFIX .. 'celeriac:rate:' .. bucket
   local member = keep(own(queue, 'parked'), id, value)
-  redis.call('LPUSH', own(queue, 'parked:' .. bucket), member)
-  redis.call('SADD', own(queue, 'buckets'), bucket)
-  redis.call('SADD', rate .. ':queues', queue)
-  redis.call('ZADD', own(queue, 'delayed'), seconds(next_token(rate)), '\0' .. bucket)
+  call('LPUSH', own(queue, 'parked:' .. bucket), member)
+  call('SADD', own(queue, 'buckets'), bucket)
+  call('SADD', rate .. ':queues', queue)
+  call('ZADD', own(queue, 'delayed'), seconds(next_token(rate)), '\0' .. bucket)
 end
 
 local function settle(verdict, index, token, first)
@@ -84,38 +88,37 @@ local function settle(verdict, index, token, first)
   end
   first = publish(first)
   if verdict ~= '0' then
-    local value = redis.call('HGET', lease, token)
+    local value = call('HGET', lease, token)
     local lane, flags, envelope = split(value)
     if verdict == '1' then -- GIVE_BACK
       front(queue, value)
       woken[queue] = true
     elseif verdict == '2' then -- DELAY
-      if ARGV[first + 4] ~= '' then envelope, flags = ARGV[first + 4], '' end
-      if ARGV[first] ~= '' then lane = ARGV[first] end
-      local due = tonumber(ARGV[first + 2])
-      if ARGV[first + 1] == 's' then due = due + now end
-      delay(queue, due, ARGV[first + 3], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
+      if ARGV[first + 3] ~= '' then envelope, flags = ARGV[first + 3], '' end
+      local due = tonumber(ARGV[first + 1])
+      if ARGV[first] == 's' then due = due + now end
+      delay(queue, due, ARGV[first + 2], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '3' then -- PARK
       park(queue, ARGV[first], ARGV[first + 1], lane .. '|' .. string.gsub(flags, '[ao]', '') .. '|' .. envelope)
     elseif verdict == '4' then -- DEAD
       if ARGV[first + 1] ~= '' then envelope = ARGV[first + 1] end
-      bury(queue, token, ARGV[first], envelope)
+      bury(queue, token, lane, ARGV[first], envelope)
     else -- REQUEUE
       if ARGV[first] ~= '' then envelope, flags = ARGV[first], '' end
       if string.find(flags, 'r', 1, true) then
-        redis.call('LPUSH', own(queue, 'returned'), lane .. '|r|' .. envelope)
+        call('LPUSH', own(queue, 'returned'), lane .. '|r|' .. envelope)
       else
-        redis.call('LPUSH', line(queue, lane), envelope)
+        call('LPUSH', line(queue, lane), envelope)
       end
       woken[queue] = true
     end
   end
-  redis.call('HDEL', lease, token)
+  call('HDEL', lease, token)
 end
 
 local function settle_all()
-  -- Under maxmemory a script may write as it likes once its first write was one that frees memory.
-  redis.call('HDEL', owner, 'partial')
+  go_on_at_maxmemory()
+  if record[4] then call('HDEL', owner, 'partial') end
   local done, failure = {}, nil
   if record[4] and string.match(record[4], '^(%d+)|') == seq then
     for token in string.gmatch(string.match(record[4], '|(.*)'), '%d+') do done[token] = true end
@@ -125,7 +128,7 @@ local function settle_all()
     local index = tonumber(ARGV[at + 2])
     if done[token] then
       applied[#applied + 1] = token
-    elseif redis.call('HEXISTS', leases[index], token) == 0 then
+    elseif call('HEXISTS', leases[index], token) == 0 then
       refused[#refused + 1] = token
     else
       local fine, problem = pcall(settle, ARGV[at + 1], index, token, first)
@@ -138,7 +141,7 @@ local function settle_all()
     at = at + 4 + tonumber(ARGV[at + 4])
   end
   if failure then
-    redis.call('HSET', owner, 'partial', seq .. '|' .. table.concat(applied, ','))
+    call('HSET', owner, 'partial', seq .. '|' .. table.concat(applied, ','))
   end
   return failure
 end
@@ -167,19 +170,19 @@ local function grant(index, bucket)
   local queue = queues[index]
   local rate, list = PREFIX .. 'celeriac:rate:' .. bucket, own(queue, 'parked:' .. bucket)
   while count < limit and next_token(rate) <= now do
-    local member = redis.call('RPOP', list)
+    local member = call('RPOP', list)
     if not member then break end
-    local value = redis.call('HGET', own(queue, 'parked'), member)
+    local value = call('HGET', own(queue, 'parked'), member)
     if value then -- else it was cancelled
-      redis.call('HDEL', own(queue, 'parked'), member)
+      call('HDEL', own(queue, 'parked'), member)
       local lane, flags, envelope = split(value)
       lease(index, lane, flags .. 'a', envelope)
-      redis.call('HSET', rate, 'taken', seconds(now))
+      call('HSET', rate, 'taken', seconds(now))
     end
   end
-  if redis.call('EXISTS', list) == 1 then return next_token(rate) end
-  redis.call('SREM', own(queue, 'buckets'), bucket)
-  redis.call('SREM', rate .. ':queues', queue)
+  if call('EXISTS', list) == 1 then return next_token(rate) end
+  call('SREM', own(queue, 'buckets'), bucket)
+  call('SREM', rate .. ':queues', queue)
   return nil
 end
 
@@ -187,43 +190,43 @@ end
 local function promote(index)
   local queue = queues[index]
   local delayed = own(queue, 'delayed')
-  local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  local head = call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   if not head[1] then return nil end
   if limit == 0 or tonumber(head[2]) > now then return tonumber(head[2]) end
   local payloads = own(queue, 'delayed:payload')
-  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', seconds(now), 'LIMIT', 0, 100)
+  local due = call('ZRANGEBYSCORE', delayed, '-inf', seconds(now), 'LIMIT', 0, 100)
   for i = 1, #due do
     local member = due[i]
     if string.byte(member) == 0 then
       if count < limit then
         local again = grant(index, string.sub(member, 2))
         if again then
-          redis.call('ZADD', delayed, seconds(again), member)
+          call('ZADD', delayed, seconds(again), member)
         else
-          redis.call('ZREM', delayed, member)
+          call('ZREM', delayed, member)
         end
       end
     else
-      local value = redis.call('HGET', payloads, member)
+      local value = call('HGET', payloads, member)
       if value then
         local lane, flags, envelope = split(value)
         if string.find(flags, 'r', 1, true) then
-          redis.call('LPUSH', own(queue, 'returned'), value)
+          call('LPUSH', own(queue, 'returned'), value)
         else
-          redis.call('LPUSH', line(queue, lane), envelope)
+          call('LPUSH', line(queue, lane), envelope)
         end
-        redis.call('HDEL', payloads, member)
+        call('HDEL', payloads, member)
         woken[queue] = true
       end
-      redis.call('ZREM', delayed, member)
+      call('ZREM', delayed, member)
     end
   end
-  head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  head = call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   return head[2] and tonumber(head[2])
 end
 
 local function claim_returned(index)
-  local values = redis.call('RPOP', own(queues[index], 'returned'), limit - count)
+  local values = call('RPOP', own(queues[index], 'returned'), limit - count)
   if not values then return end
   for i = 1, #values do
     local lane, flags, envelope = split(values[i])
@@ -232,17 +235,17 @@ local function claim_returned(index)
 end
 
 local function claim_lane(index, lane)
-  local envelopes = redis.call('RPOP', line(queues[index], lane), limit - count)
+  local envelopes = call('RPOP', line(queues[index], lane), limit - count)
   if not envelopes then return end
   for i = 1, #envelopes do lease(index, lane, '', envelopes[i]) end
 end
 
 local function mark_left(index)
   local queue = queues[index]
-  if redis.call('EXISTS', own(queue, 'wake')) == 1 then return end
+  if call('EXISTS', own(queue, 'wake')) == 1 then return end
   local lists = { own(queue, 'returned') }
   for lane = 0, #LANES - 1 do lists[lane + 2] = line(queue, lane) end
-  if redis.call('EXISTS', unpack(lists)) > 0 then wake(queue) end
+  if call('EXISTS', unpack(lists)) > 0 then wake(queue) end
 end
 
 -- A key of a foreign type must not stop the script: what it has taken so far would be lost.
@@ -254,15 +257,12 @@ local function guarded(index, action, argument)
 end
 
 local function claim_all()
-  local names = { 'version', 'token' }
-  for i = 1, claims do names[i + 2] = 'p:' .. queues[i] end
-  local state = redis.call('HMGET', control, unpack(names))
   local first_token = math.max(tonumber(state[2] or 0), now_us)
   token = first_token
   local next_due = nil
   local open = {}
   for i = 1, claims do
-    if not state[i + 2] then -- else it is paused
+    if not state[i + 3] then -- else it is paused
       open[#open + 1] = i
       local due = guarded(i, promote)
       if due and (not next_due or due < next_due) then next_due = due end
@@ -276,8 +276,12 @@ local function claim_all()
       if count < limit then guarded(open[i], claim_lane, lane) end
     end
   end
-  if token > first_token then redis.call('HSET', control, 'token', string.format('%.0f', token)) end
-  for index, list in pairs(fields) do redis.call('HSET', leases[index], unpack(list)) end
+  if token > first_token then call('HSET', control, 'token', string.format('%.0f', token)) end
+  for index, list in pairs(fields) do
+    for i = 1, #list, 2000 do -- Lua's stack bounds the words of one command
+      call('HSET', leases[index], unpack(list, i, math.min(i + 1999, #list)))
+    end
+  end
   if count >= limit then
     for i = 1, #open do mark_left(open[i]) end
   end
@@ -300,7 +304,7 @@ local function same_answer()
   local first, second = string.match(record[3], '^([^;]*);(.*)$')
   for old in string.gmatch(first, '%d+') do refused[#refused + 1] = old end
   for index, old in string.gmatch(second, '(%d+):(%d+)') do
-    local value = redis.call('HGET', leases[tonumber(index)], old)
+    local value = call('HGET', leases[tonumber(index)], old)
     if value then
       local lane, flags, envelope = split(value)
       local n = #found
@@ -308,7 +312,7 @@ local function same_answer()
       found[n + 4], found[n + 5] = flags, envelope
     end
   end
-  return answer(nil, tonumber(redis.call('HGET', control, 'version') or 0))
+  return answer(nil, tonumber(call('HGET', control, 'version') or 0))
 end
 
 if record[1] == seq then return same_answer() end
@@ -318,5 +322,5 @@ local next_due, version = claim_all()
 for queue in pairs(woken) do wake(queue) end
 local claimed = {}
 for i = 1, #found, 5 do claimed[#claimed + 1] = found[i] .. ':' .. string.format('%.0f', found[i + 1]) end
-redis.call('HSET', owner, 'seq', seq, 'answer', table.concat(refused, ',') .. ';' .. table.concat(claimed, ','))
+call('HSET', owner, 'seq', seq, 'answer', table.concat(refused, ',') .. ';' .. table.concat(claimed, ','))
 return answer(next_due, version)

@@ -7,19 +7,20 @@
 
 local function orphan(owner)
   local key = PREFIX .. 'celeriac:owner:' .. owner
-  if redis.call('EXISTS', key) == 1 then
-    redis.call('HSET', key, 'fenced', '1')
-    redis.call('SADD', KEYS[3], owner)
+  if call('EXISTS', key) == 1 then
+    call('HSET', key, 'fenced', '1')
+    call('SADD', KEYS[3], owner)
   end
 end
 
+go_on_at_maxmemory()
 for i = 4, #ARGV do orphan(ARGV[i]) end
 local node = ARGV[1]
 if node == '' then return 1 end
-if ARGV[2] ~= '' and redis.call('ZSCORE', KEYS[1], node) ~= ARGV[2] then return 0 end
-redis.call('ZREM', KEYS[1], node)
-redis.call('HDEL', KEYS[2], node)
-if ARGV[3] == '1' then redis.call('SET', PREFIX .. 'celeriac:gone:' .. node, '1', 'EX', 604800) end
+if ARGV[2] ~= '' and call('ZSCORE', KEYS[1], node) ~= ARGV[2] then return 0 end
+call('ZREM', KEYS[1], node)
+call('HDEL', KEYS[2], node)
+if ARGV[3] == '1' then call('SET', PREFIX .. 'celeriac:gone:' .. node, '1', 'EX', 604800) end
 local owners = PREFIX .. 'celeriac:owners:' .. node
-for _, owner in ipairs(redis.call('SMEMBERS', owners)) do orphan(owner) end
+for _, owner in ipairs(call('SMEMBERS', owners)) do orphan(owner) end
 return 1

@@ -8,9 +8,9 @@ local held, woken = 0, {}
 for i = 2, #ARGV, 2 do
   local queue, token = ARGV[i], ARGV[i + 1]
   local lease = own(queue, 'lease:' .. ARGV[1])
-  local value = redis.call('HGET', lease, token)
+  local value = call('HGET', lease, token)
   if value then
-    redis.call('HDEL', lease, token)
+    call('HDEL', lease, token)
     local lane, flags, envelope = split(value)
     front(queue, lane .. '|' .. string.gsub(flags, 'o', '') .. '|' .. envelope)
     held = held + 1

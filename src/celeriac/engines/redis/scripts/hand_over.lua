@@ -6,7 +6,7 @@
 
 local held = 0
 for i = 2, #ARGV, 2 do
-  if redis.call('HDEL', KEYS[1], ARGV[i]) == 1 then
+  if call('HDEL', KEYS[1], ARGV[i]) == 1 then
     front(ARGV[1], ARGV[i + 1])
     held = held + 1
   end

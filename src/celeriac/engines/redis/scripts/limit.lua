@@ -6,34 +6,34 @@
 -- Returns { version, messages still parked }.
 
 local left = 0
-redis.call('HDEL', KEYS[2], 'taken')
+call('HDEL', KEYS[2], 'taken')
 if ARGV[3] == '' then
-  redis.call('HDEL', KEYS[1], 'l:' .. ARGV[1])
-  for _, queue in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+  call('HDEL', KEYS[1], 'l:' .. ARGV[1])
+  for _, queue in ipairs(call('SMEMBERS', KEYS[3])) do
     local list, parked = own(queue, 'parked:' .. ARGV[1]), own(queue, 'parked')
     for _ = 1, 1000 do
-      local member = redis.call('LPOP', list) -- the youngest first: each goes to the front
+      local member = call('LPOP', list) -- the youngest first: each goes to the front
       if not member then break end
-      local value = redis.call('HGET', parked, member)
+      local value = call('HGET', parked, member)
       if value then
-        redis.call('HDEL', parked, member)
+        call('HDEL', parked, member)
         front(queue, value)
       end
     end
-    left = left + redis.call('LLEN', list)
-    if redis.call('EXISTS', list) == 0 then
-      redis.call('SREM', KEYS[3], queue)
-      redis.call('SREM', own(queue, 'buckets'), ARGV[1])
-      redis.call('ZREM', own(queue, 'delayed'), '\0' .. ARGV[1])
+    left = left + call('LLEN', list)
+    if call('EXISTS', list) == 0 then
+      call('SREM', KEYS[3], queue)
+      call('SREM', own(queue, 'buckets'), ARGV[1])
+      call('ZREM', own(queue, 'delayed'), '\0' .. ARGV[1])
     end
     wake(queue)
   end
 else
-  redis.call('HSET', KEYS[1], 'l:' .. ARGV[1], ARGV[2])
-  redis.call('HSET', KEYS[2], 'interval', ARGV[3])
-  for _, queue in ipairs(redis.call('SMEMBERS', KEYS[3])) do
-    redis.call('ZADD', own(queue, 'delayed'), seconds((clock())), '\0' .. ARGV[1])
+  call('HSET', KEYS[1], 'l:' .. ARGV[1], ARGV[2])
+  call('HSET', KEYS[2], 'interval', ARGV[3])
+  for _, queue in ipairs(call('SMEMBERS', KEYS[3])) do
+    call('ZADD', own(queue, 'delayed'), seconds((clock())), '\0' .. ARGV[1])
     wake(queue)
   end
 end
-return { redis.call('HINCRBY', KEYS[1], 'version', 1), left }
+return { call('HINCRBY', KEYS[1], 'version', 1), left }

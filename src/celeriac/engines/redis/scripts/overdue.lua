@@ -6,11 +6,12 @@
 -- Returns for each node: node, beat, NodeInfo or '', '1' if overdue.
 
 local now = clock()
-local gap = now - tonumber(redis.call('GET', KEYS[3]) or 0)
-redis.call('SET', KEYS[3], seconds(now))
-local beats, found = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), {}
+local gap = now - tonumber(call('GET', KEYS[3]) or 0)
+go_on_at_maxmemory()
+call('SET', KEYS[3], seconds(now))
+local beats, found = call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), {}
 for i = 1, #beats, 2 do
-  local node, beat, info = beats[i], beats[i + 1], redis.call('HGET', KEYS[2], beats[i])
+  local node, beat, info = beats[i], beats[i + 1], call('HGET', KEYS[2], beats[i])
   local lease = tonumber(ARGV[1])
   if info then
     local fine, told = pcall(cjson.decode, info)
@@ -18,8 +19,8 @@ for i = 1, #beats, 2 do
   end
   local overdue = ''
   if gap > lease / 2 then
-    redis.call('ZADD', KEYS[1], seconds(now), node)
-    beat = redis.call('ZSCORE', KEYS[1], node)
+    call('ZADD', KEYS[1], seconds(now), node)
+    beat = call('ZSCORE', KEYS[1], node)
   elseif now - tonumber(beat) > lease then
     overdue = '1'
   end

@@ -4,12 +4,13 @@
 -- ARGV  1 owner, 2... queues
 -- Errors  FENCED
 
-local record = redis.call('HMGET', KEYS[1], 'seq', 'fenced')
+local record = call('HMGET', KEYS[1], 'seq', 'fenced')
 if not record[1] or record[2] then
   return redis.error_reply('FENCED lease owner ' .. ARGV[1] .. ' is not known any more: others took over its messages')
 end
+go_on_at_maxmemory()
 for i = 2, #ARGV do
-  redis.call('HSET', KEYS[1], 'q:' .. ARGV[i], '1')
-  redis.call('SADD', KEYS[2], ARGV[i])
+  call('HSET', KEYS[1], 'q:' .. ARGV[i], '1')
+  call('SADD', KEYS[2], ARGV[i])
 end
 return redis.status_reply('OK')

@@ -5,9 +5,9 @@
 
 local queue, count = ARGV[1], 0
 for i = 2, #ARGV, 3 do
-  if redis.call('HDEL', own(queue, 'dead:letters'), ARGV[i]) == 1 then
-    redis.call('ZREM', own(queue, 'dead'), ARGV[i])
-    redis.call('LPUSH', line(queue, tonumber(ARGV[i + 1])), ARGV[i + 2])
+  if call('HDEL', own(queue, 'dead:letters'), ARGV[i]) == 1 then
+    call('ZREM', own(queue, 'dead'), ARGV[i])
+    call('LPUSH', line(queue, tonumber(ARGV[i + 1])), ARGV[i + 2])
     count = count + 1
   end
 end

@@ -5,16 +5,17 @@
 -- Returns the new version.
 
 local now = clock()
-local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', seconds(now), 'LIMIT', 0, 1000)
+go_on_at_maxmemory()
+local old = call('ZRANGEBYSCORE', KEYS[3], '-inf', seconds(now), 'LIMIT', 0, 1000)
 if #old > 0 then
-  redis.call('ZREM', KEYS[2], unpack(old))
-  redis.call('ZREM', KEYS[3], unpack(old))
-  redis.call('HDEL', KEYS[4], unpack(old))
+  call('ZREM', KEYS[2], unpack(old))
+  call('ZREM', KEYS[3], unpack(old))
+  call('HDEL', KEYS[4], unpack(old))
 end
-local version = redis.call('HINCRBY', KEYS[1], 'version', 1)
+local version = call('HINCRBY', KEYS[1], 'version', 1)
 for i = 3, #ARGV do
-  redis.call('ZADD', KEYS[2], version, ARGV[i])
-  redis.call('ZADD', KEYS[3], seconds(now + ARGV[1]), ARGV[i])
-  if ARGV[2] ~= '' then redis.call('HSET', KEYS[4], ARGV[i], ARGV[2]) end
+  call('ZADD', KEYS[2], version, ARGV[i])
+  call('ZADD', KEYS[3], seconds(now + ARGV[1]), ARGV[i])
+  if ARGV[2] ~= '' then call('HSET', KEYS[4], ARGV[i], ARGV[2]) end
 end
 return version

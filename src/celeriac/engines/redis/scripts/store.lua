@@ -5,11 +5,12 @@
 -- Returns the indices (from 0) of the records that were refused.
 
 local refused = {}
+go_on_at_maxmemory()
 for i = 1, #ARGV, 8 do
   local held = true
   if ARGV[i + 5] ~= '' then
-    local record = redis.call('HMGET', PREFIX .. 'celeriac:owner:' .. ARGV[i + 5], 'seq', 'fenced')
-    held = record[1] and not record[2] and redis.call('HEXISTS', own(ARGV[i + 6], 'lease:' .. ARGV[i + 5]), ARGV[i + 7]) == 1
+    local record = call('HMGET', PREFIX .. 'celeriac:owner:' .. ARGV[i + 5], 'seq', 'fenced')
+    held = record[1] and not record[2] and call('HEXISTS', own(ARGV[i + 6], 'lease:' .. ARGV[i + 5]), ARGV[i + 7]) == 1
   end
   if not held or not with_results(store, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) then
     refused[#refused + 1] = (i - 1) / 8

@@ -1,0 +1,40 @@
+"""Celeriac: its defaults."""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter
+
+from celeriac import Celeriac
+
+app = Celeriac("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ["BENCH_RESULTS"])
+
+
+@app.task(name="bench.noop")
+def noop(number: int) -> int:
+    return number
+
+
+def enqueue(count: int) -> None:
+    for number in range(count):
+        noop.delay(number)
+
+
+def enqueue_bulk(count: int) -> None:
+    for start in range(0, count, 1000):
+        noop.enqueue_many([(number,) for number in range(start, min(start + 1000, count))])
+
+
+def enqueue_delayed(count: int) -> None:
+    """Send tasks that fall due in an hour."""
+    for start in range(0, count, 1000):
+        noop.enqueue_many([(number,) for number in range(start, min(start + 1000, count))], countdown=3600)
+
+
+def round_trips(count: int) -> list[float]:
+    times = []
+    for number in range(count):
+        started = perf_counter()
+        noop.delay(number).get(timeout=30)
+        times.append(perf_counter() - started)
+    return times

@@ -1,0 +1,261 @@
+"""From figures to tables: on the terminal, in ``docs/bench.md`` and in the README between two markers."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measures import Figures
+
+ROOT = Path(__file__).parent.parent
+Rounds = dict[str, dict[str, list[Figures]]]
+"""Figures by benchmark, system and round."""
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """Aligned columns; the first to the left, the others to the right."""
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        body = [
+            "  ".join(
+                cell.ljust(width) if not column else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        ]
+        return "\n".join([self.title, body[0], "-" * len(body[0]), *body[1:]])
+
+    def markdown(self) -> str:
+        alignment = ["---", *["---:"] * (len(self.header) - 1)]
+        lines = [f"| {' | '.join(line)} |" for line in (self.header, alignment, *self.rows)]
+        return "\n".join([f"**{self.title}**", "", *lines])
+
+
+def median(results: Rounds, bench: str, system: str, figure: str) -> float | None:
+    """The median of a figure over the rounds; ``None`` if it was not measured."""
+    values = [figures[figure] for figures in results.get(bench, {}).get(system, []) if figure in figures]
+    return statistics.median(values) if values else None
+
+
+# -- one table a benchmark -----------------------------------------------------------------------------
+
+Format = Callable[[float], str]
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _tenths(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _hundredths(value: float) -> str:
+    return f"{value:.2f}"
+
+
+COLUMNS: dict[str, tuple[str, str | None, list[tuple[str, str, Format]]]] = {
+    "throughput": (
+        "No-op tasks worked off a backlog by two processes, results stored",
+        "rate",
+        [
+            ("tasks/s", "rate", _whole),
+            ("worker CPU us/task", "worker_us", _whole),
+            ("server CPU us/task", "server_us", _whole),
+            ("memory after it, PSS MiB", "memory", _whole),
+            ("bulk enqueue/s", "bulk", _whole),
+        ],
+    ),
+    "enqueue": (
+        "Sent one by one",
+        "rate",
+        [
+            ("tasks/s", "rate", _whole),
+            ("client CPU us/task", "client_us", _whole),
+            ("server CPU us/task", "server_us", _whole),
+        ],
+    ),
+    "roundtrip": (
+        "Call and wait for the result, idle worker",
+        None,
+        [("p50 ms", "p50", _hundredths), ("p99 ms", "p99", _hundredths)],
+    ),
+    "first": ("From the worker's start to its first result", None, [("seconds", "seconds", _hundredths)]),
+    "latency": (
+        "Throughput with a broker 1 ms away",
+        "rate",
+        [("tasks/s", "rate", _whole), ("measured ping, ms", "ping_ms", _hundredths)],
+    ),
+    "backlog": ("Throughput over the head of a large backlog", None, []),
+}
+BACKLOGS = ("small", "ready", "delayed")
+
+
+def tables(results: Rounds, notes: dict[str, str]) -> list[Table]:
+    """A table for each benchmark that was run."""
+    made = []
+    for bench, (title, ratio, columns) in COLUMNS.items():
+        if bench not in results:
+            continue
+        if bench == "backlog":
+            made.append(_backlog_table(title, results, notes))
+            continue
+        header = ["system", *(heading for heading, _, _ in columns)]
+        if ratio:
+            header += ["range of the rounds", "x Celery"]
+        made.append(
+            Table(
+                title, header, [_row(results, bench, name, columns, ratio, notes) for name in results[bench]]
+            )
+        )
+    return made
+
+
+def _row(
+    results: Rounds,
+    bench: str,
+    name: str,
+    columns: list[tuple[str, str, Format]],
+    ratio: str | None,
+    notes: dict[str, str],
+) -> list[str]:
+    cells = [f"{name} ({notes[name]})" if notes.get(name) else name]
+    for _, figure, form in columns:
+        value = median(results, bench, name, figure)
+        cells.append("" if value is None else form(value))
+    if ratio:
+        values = [figures[ratio] for figures in results[bench][name]]
+        celery, own = median(results, bench, "celery", ratio), median(results, bench, name, ratio)
+        cells.append(f"{min(values):,.0f}-{max(values):,.0f}" if len(values) > 1 else "")
+        cells.append(f"{own / celery:.1f}" if celery and own else "")
+    return cells
+
+
+def _backlog_table(title: str, results: Rounds, notes: dict[str, str]) -> Table:
+    rows = []
+    for name, rounds in results["backlog"].items():
+        for backlog in BACKLOGS:
+            rate, memory = (
+                median(results, "backlog", name, f"{backlog}_{what}") for what in ("rate", "memory")
+            )
+            size = median(results, "backlog", name, f"{backlog}_size") or 0
+            base = median(results, "backlog", name, "small_rate")
+            if rate is None or memory is None or not base or not rounds:
+                continue
+            label = {"small": "ready", "ready": "ready", "delayed": "delayed besides"}[backlog]
+            rows.append([name, f"{size:,.0f} {label}", _whole(rate), f"{rate / base:.2f}", _whole(memory)])
+    return Table(title, ["system", "backlog", "tasks/s", "of the small one", "worker PSS MiB"], rows)
+
+
+# -- the targets ---------------------------------------------------------------------------------------
+
+
+def targets(results: Rounds) -> Table | None:
+    """What this project wants to reach, against what was measured."""
+
+    def get(bench: str, system: str, figure: str) -> float:
+        return median(results, bench, system, figure) or float("nan")
+
+    ours, celery = "celeriac", "celery"
+    peers = [name for name in results.get("throughput", {}) if not name.startswith((ours, celery))]
+    best = max((get("throughput", name, "rate") for name in peers), default=float("nan"))
+
+    def cpu(system: str) -> float:
+        return get("enqueue", system, "client_us") + get("throughput", system, "worker_us")
+
+    rate = get("throughput", ours, "rate")
+    lines: list[tuple[str, str, float, bool, Format]] = []
+
+    def line(what: str, limit: float, measured: float, form: Format = _tenths, most: bool = False) -> None:
+        met = measured <= limit if most else measured >= limit
+        lines.append((what, f"{'<=' if most else '>='} {form(limit)}", measured, met, form))
+
+    line("Redis, no-op throughput, x Celery", 20, rate / get("throughput", celery, "rate"))
+    line("the same, x the fastest other", 3, rate / best)
+    line(
+        "with prefetch 1, x Celery",
+        8,
+        get("throughput", "celeriac-prefetch-1", "rate") / get("throughput", celery, "rate"),
+    )
+    line("enqueue one by one, x Celery", 5, get("enqueue", ours, "rate") / get("enqueue", celery, "rate"))
+    line("enqueue in bulk, x Celery", 30, get("throughput", ours, "bulk") / get("throughput", celery, "bulk"))
+    line("round trip p50, ms", 1, get("roundtrip", ours, "p50"), _hundredths, most=True)
+    line("round trip p99, ms", 3, get("roundtrip", ours, "p99"), _hundredths, most=True)
+    line(
+        "round trip p50, of Celery's",
+        0.5,
+        get("roundtrip", ours, "p50") / get("roundtrip", celery, "p50"),
+        _hundredths,
+        most=True,
+    )
+    line("CPU a task, client + worker, of Celery's", 0.1, cpu(ours) / cpu(celery), _hundredths, most=True)
+    line(
+        "memory of a worker of 2, of Celery's",
+        0.6,
+        get("throughput", ours, "memory") / get("throughput", celery, "memory"),
+        _hundredths,
+        most=True,
+    )
+    line("first task after start, s", 0.4, get("first", ours, "seconds"), _hundredths, most=True)
+    line("broker 1 ms away, tasks/s", 15_000, get("latency", ours, "rate"), _whole)
+    line(
+        "large ready backlog, of the small one's rate",
+        0.9,
+        get("backlog", ours, "ready_rate") / get("backlog", ours, "small_rate"),
+        _hundredths,
+    )
+    line(
+        "delayed backlog, of the small one's rate",
+        0.9,
+        get("backlog", ours, "delayed_rate") / get("backlog", ours, "small_rate"),
+        _hundredths,
+    )
+    line(
+        "SQLite at synchronous=NORMAL, tasks/s", 15_000, get("throughput", "celeriac-sqlite", "rate"), _whole
+    )
+    line(
+        "SQLite at synchronous=FULL, tasks/s",
+        8_000,
+        get("throughput", "celeriac-sqlite-full", "rate"),
+        _whole,
+    )
+
+    rows = [
+        [what, limit, form(measured), "yes" if met else "no"]
+        for what, limit, measured, met, form in lines
+        if measured == measured  # not NaN: it was measured
+    ]
+    return Table("Targets", ["what", "target", "measured", "met"], rows) if rows else None
+
+
+# -- files ---------------------------------------------------------------------------------------------
+
+
+def write(conditions: Sequence[str], made: Sequence[Table], goal: Table | None) -> list[Path]:
+    """Write the generated part of ``docs/bench.md`` and of the README; return what was written."""
+    said = "\n".join(f"- {line}" for line in conditions)
+    every = "\n\n".join(table.markdown() for table in made)
+    short = "\n\n".join(table.markdown() for table in ([goal] if goal else []) + list(made[:1]))
+    written = []
+    for path, body in ((ROOT / "docs/bench.md", every), (ROOT / "README.md", short)):
+        replace_between_markers(path, "bench", f"{said}\n\n{body}")
+        written.append(path)
+    return written
+
+
+def replace_between_markers(path: Path, name: str, body: str) -> None:
+    """Replace what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
+    pattern = re.compile(rf"(<!-- {name}:begin[^>]*-->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    text = path.read_text()
+    if not pattern.search(text):
+        raise SystemExit(f"{path} has no lines <!-- {name}:begin --> and <!-- {name}:end -->")
+    path.write_text(pattern.sub(lambda match: f"{match[1]}{body}\n{match[2]}", text))

@@ -1,0 +1,312 @@
+"""The systems under test: how each is started, called, and how its finished tasks are counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.server import Server
+
+ROOT = Path(__file__).parent.parent
+OURS = Path(sys.executable)
+THEIRS = Path(os.environ.get("BENCH_PYTHON", ROOT / ".bench-venv/bin/python"))
+
+Count = Callable[["Stores", int], int]
+"""How many of the tasks sent are done."""
+
+
+class Stores:
+    """Where one measurement's messages and results are kept; made fresh for each."""
+
+    def __init__(self, broker: str, results: str, server: Server | None = None) -> None:
+        self.server = server
+        self.environment = {"BENCH_BROKER": broker, "BENCH_RESULTS": results}
+
+    @cached_property
+    def _clients(self) -> dict[int, Any]:
+        assert self.server is not None
+        return {database: self.server.client(database) for database in (0, 1)}
+
+    def redis(self, database: int) -> Any:
+        """A client of one of the server's databases."""
+        return self._clients[database]
+
+    @cached_property
+    def engine(self) -> Any:
+        """Our own engine on these stores, for the counts that every engine can tell."""
+        from celeriac.engines import create
+
+        return create(self.environment["BENCH_BROKER"])
+
+
+class Reply(NamedTuple):
+    """What a client's call took, in seconds: elapsed and of its processor time; and what it returned."""
+
+    seconds: float
+    cpu: float
+    returned: Any
+
+
+@dataclass(frozen=True)
+class System:
+    """One queue in one configuration."""
+
+    name: str
+    module: str
+    """Its module in ``bench.peers``."""
+    python: Path
+    worker: tuple[str, ...]
+    """The arguments of Python that start a worker of two processes; ``{BENCH_BROKER}`` stands for the URL."""
+    done: Count
+    guess: int
+    """Tasks a second it may do, so that the backlog lasts long enough to be measured."""
+    note: str = ""
+    package: str = ""
+    sqlite: str | None = None
+    """For ours: the query of the SQLite URL to run on instead of Redis."""
+
+    @property
+    def ours(self) -> bool:
+        return self.module == "celeriac_app"
+
+    def call(self, stores: Stores, function: str, count: int, warm: int = 0) -> Reply:
+        """Run a function of the client's side in a process of its own."""
+        command = [
+            str(self.python),
+            "-m",
+            "bench.driver",
+            self.module,
+            function,
+            str(count),
+            "--warm",
+            str(warm),
+        ]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self._environment(stores), capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.name}: {function}({count}) failed:\n{done.stderr[-2000:]}")
+        return Reply(**json.loads(done.stdout.splitlines()[-1]))
+
+    @contextmanager
+    def running(self, stores: Stores) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a worker for the length of the block, in a process group that ends with it."""
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(
+                [str(self.python), *(part.format(**stores.environment) for part in self.worker)],
+                cwd=ROOT,
+                env=self._environment(stores),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                yield process
+            except TimeoutError as error:
+                log.seek(0)
+                raise RuntimeError(f"{self.name}: {error}\n{log.read()[-2000:].decode()}") from None
+            finally:
+                _stop(process)
+
+    def version(self) -> str:
+        """The version of the package in the system's environment."""
+        package = self.package or self.name
+        code = f"import importlib.metadata as m; print(m.version({package!r}))"
+        return subprocess.run([str(self.python), "-c", code], capture_output=True, text=True).stdout.strip()
+
+    def _environment(self, stores: Stores) -> dict[str, str]:
+        return {
+            **os.environ,
+            **stores.environment,
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
+        }
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    # A short grace: what a worker does at its end is not measured, and its stores are thrown away.
+    process.terminate()
+    try:
+        process.wait(2)
+    except subprocess.TimeoutExpired:
+        pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+@contextmanager
+def fresh_stores(system: System, server: Server | None, port: int | None = None) -> Iterator[Stores]:
+    """Empty stores for a measurement of ``system``; through a proxy's ``port`` if given."""
+    if system.sqlite is not None:
+        with tempfile.TemporaryDirectory(prefix="celeriac-bench-") as folder:
+            url = f"sqlite:///{folder}/celeriac.db{system.sqlite}"
+            yield Stores(url, url)
+        return
+    assert server is not None
+    server.client().flushall()
+    yield Stores(server.url(0, port), server.url(1, port), server)
+
+
+# -- how many are done -------------------------------------------------------------------------------
+
+
+def _result_keys(stores: Stores, sent: int) -> int:
+    return int(stores.redis(1).dbsize())
+
+
+def _huey_results(stores: Stores, sent: int) -> int:
+    return int(stores.redis(0).hlen("huey.results.bench"))
+
+
+def _saq_complete(stores: Stores, sent: int) -> int:
+    return sent - int(stores.redis(0).zcard("saq:default:incomplete"))
+
+
+def _rq_finished(stores: Stores, sent: int) -> int:
+    return int(stores.redis(0).zcard("rq:finished:bench"))
+
+
+def _no_longer_waiting(stores: Stores, sent: int) -> int:
+    depth = stores.engine.depth(["celery"])["celery"]
+    return sent - int(depth.ready) - int(depth.leased)
+
+
+# -- the systems -------------------------------------------------------------------------------------
+
+_CELERIAC = ("-m", "celeriac", "-A", "bench.peers.celeriac_app", "worker", "-c", "2", "-l", "ERROR")
+_CELERY = ("-m", "celery", "-A", "bench.peers.celery_app", "worker", "-c", "2", "-l", "ERROR")
+_CELERY_QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+def _ours(name: str, guess: int, *options: str, sqlite: str | None = None, note: str = "") -> System:
+    done = _no_longer_waiting if sqlite is not None else _result_keys
+    return System(
+        name,
+        "celeriac_app",
+        OURS,
+        _CELERIAC + options,
+        done,
+        guess,
+        note=note,
+        package="celeriac",
+        sqlite=sqlite,
+    )
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        _ours("celeriac", 20_000, note='prefetch "auto"'),
+        _ours("celeriac-prefetch-1", 10_000, "--prefetch-multiplier", "1", note="prefetch 1"),
+        _ours(
+            "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"
+        ),
+        _ours("celeriac-sqlite-full", 8_000, sqlite="?synchronous=FULL", note="SQLite, all at FULL"),
+        System(
+            "celery",
+            "celery_app",
+            THEIRS,
+            _CELERY + _CELERY_QUIET,
+            _result_keys,
+            1000,
+            note="prefork, acks late",
+        ),
+        System(
+            "huey",
+            "huey_app",
+            THEIRS,
+            (
+                "-m",
+                "huey.bin.huey_consumer",
+                "bench.peers.huey_app.huey",
+                "-k",
+                "process",
+                "-w",
+                "2",
+                "-q",
+                "-n",
+            ),
+            _huey_results,
+            4000,
+            note="no acknowledgement",
+        ),
+        System(
+            "dramatiq",
+            "dramatiq_app",
+            THEIRS,
+            ("-m", "dramatiq", "bench.peers.dramatiq_app", "-p", "2", "-t", "8", "--skip-logging"),
+            _result_keys,
+            1500,
+            note="2 processes of 8 threads",
+        ),
+        System(
+            "taskiq",
+            "taskiq_app",
+            THEIRS,
+            (
+                "-m",
+                "taskiq",
+                "worker",
+                "bench.peers.taskiq_app:broker",
+                "--workers",
+                "2",
+                "--log-level",
+                "ERROR",
+            ),
+            _result_keys,
+            3000,
+            note="Redis streams",
+        ),
+        System(
+            "saq",
+            "saq_app",
+            THEIRS,
+            ("-m", "saq", "bench.peers.saq_app.settings", "--workers", "2", "-q"),
+            _saq_complete,
+            1500,
+            note="2 processes of 10 coroutines",
+        ),
+        System(
+            "rq",
+            "rq_app",
+            THEIRS,
+            (
+                *(
+                    str(THEIRS.with_name("rq")),
+                    "worker-pool",
+                    "bench",
+                    "-n",
+                    "2",
+                    "-q",
+                    "-u",
+                    "{BENCH_BROKER}",
+                ),
+                *("-w", "rq.worker.SimpleWorker", "-S", "rq.serializers.JSONSerializer"),
+            ),
+            _rq_finished,
+            500,
+            note="SimpleWorker (does not fork)",
+        ),
+    )
+}
+PEERS = ("celery", "huey", "dramatiq", "taskiq", "saq", "rq")
+
+
+def check_environments(systems: list[System]) -> None:
+    """Fail early if an environment is missing."""
+    for python in {system.python for system in systems}:
+        if not shutil.which(str(python)):
+            raise SystemExit(f"{python} is missing; `make bench` creates it.")

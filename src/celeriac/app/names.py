@@ -1,0 +1,37 @@
+"""Modules and objects found by name."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, tzinfo
+from importlib import import_module
+from typing import Any
+
+
+def caller_module() -> str | None:
+    """The module from which the application's code was entered."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name: str = frame.f_globals.get("__name__", "")
+        if name not in (__name__, "celeriac.app.base"):
+            return name
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def zone(name: str) -> tzinfo:
+    """A time zone by its name in the IANA database."""
+    from zoneinfo import ZoneInfo
+
+    return UTC if name.upper() == "UTC" else ZoneInfo(name)
+
+
+def given_or_default(given: Any, default: Any) -> Any:
+    """``given``, else ``default``; either may be text, ``"module:name"``."""
+    chosen = given or default
+    if not isinstance(chosen, str):
+        return chosen
+    module, _, name = chosen.replace(":", ".").rpartition(".")
+    return getattr(import_module(module), name)

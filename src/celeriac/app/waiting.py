@@ -1,0 +1,82 @@
+"""Waiting for results: where it is refused, and how a remote error is raised here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from celeriac.app import state as current
+
+logger = logging.getLogger(__name__)
+
+
+def assert_will_not_block() -> None:
+    """Raise ``RuntimeError`` inside a task that a worker runs, unless ``allow_join_result()`` is in force."""
+    if current.running.get() is None:
+        return
+    frame = current.worker_frame()
+    if frame is not None and not frame.request.is_eager and not current.joining.get():
+        raise RuntimeError(
+            "Never call result.get() within a task: it holds a worker's slot while it waits, and can wait "
+            "for ever if the other task needs that slot. Use link=... or a chain, or, if you know that it "
+            "cannot happen, celeriac.result.allow_join_result()"
+        )
+
+
+_hinted = False
+
+
+def refuse_in_event_loop() -> None:
+    """Raise ``RuntimeError`` in a running event loop; in interactive IPython, hint at ``await`` once."""
+    # Importing asyncio takes 20 ms, which a client without it shall not pay: then there is no loop either.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return
+    if not _interactive():
+        raise RuntimeError(
+            "result.get() would stop the running event loop until the task has ended: write 'await result', "
+            "or 'await result.aget(timeout=10)'"
+        )
+    global _hinted
+    if not _hinted:
+        _hinted = True
+        print("Hint: in this shell you can also write 'await result'.", file=sys.stderr)
+
+
+def _interactive() -> bool:
+    """Whether this is IPython or Jupyter, whose loop waits for the cell anyway."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a task's error, from the process in which it happened."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def with_traceback(error: Any, traceback: str | None) -> BaseException:
+    """A task's error, to be raised here; its traceback over there becomes its cause."""
+    exc = error if isinstance(error, BaseException) else Exception(error)
+    if traceback and exc.__cause__ is None:
+        exc.__cause__ = RemoteTraceback(traceback)
+    return exc
+
+
+def reference(function: Any, weak: bool) -> Callable[[], Any]:
+    """A function that returns ``function``, or ``None`` once it is gone if it is held weakly."""
+    if not weak or function is None:
+        return lambda: function
+    return weakref.WeakMethod(function) if hasattr(function, "__self__") else weakref.ref(function)
+
+
+def call_and_log(callback: Callable[[Any], Any], result: Any) -> None:
+    """Call ``callback(result)`` in a thread where nobody could catch what it raises."""
+    try:
+        callback(result)
+    except Exception:
+        logger.exception("The callback %r of task %s raised", callback, result.id)

@@ -1,0 +1,472 @@
+"""A published Celery tutorial, step by step, with ``celery`` replaced by ``celeriac``.
+
+The code in ``tests/tutorial/`` is that of the article as it stands ("How to Build a Task Queue with Celery
+Python in 13 Steps", tech-insider.org, April 2026). :class:`Project` writes it to a folder and changes what a
+migration changes: the imports, and the addresses of the servers.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.processes import LoggedProcess
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.timeout(100)
+
+ARTICLE = Path(__file__).parent.parent / "tutorial"
+SOURCES = Path(__file__).parent.parent.parent / "src"
+
+
+# -- the tutorial's files, commands and servers ---------------------------------------------------------
+
+
+class Project:
+    """The folder ``celery-demo`` of the article on one store, and what was started in it."""
+
+    def __init__(self, folder: Path, broker: str, backend: str, http_url: str) -> None:
+        self.folder = folder
+        self.broker, self.backend, self.http_url = broker, backend, http_url
+        self.workers: list[LoggedProcess] = []
+        path = os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH"))))
+        self.env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+        (folder / "myapp").mkdir(parents=True)
+        (folder / "myapp" / "__init__.py").touch()
+
+    def migrated(self, name: str, queue_from: str = "celeriac") -> str:
+        """A file of the article after the migration."""
+        text = (ARTICLE / f"{name}.txt").read_text()
+        text = re.sub(r"^(from|import) celery\b", r"\1 celeriac", text, flags=re.MULTILINE)
+        text = text.replace("from kombu import Queue", f"from {queue_from} import Queue")
+        text = text.replace("redis://localhost:6379/0", self.broker)
+        text = text.replace("redis://localhost:6379/1", self.backend)
+        return text.replace("https://httpbin.org", self.http_url)
+
+    def write(self, path: str, *names: str, extra: str = "", queue_from: str = "celeriac") -> None:
+        """Write a module of these files of the article, with a test's own lines after them."""
+        target = self.folder / path
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("\n\n".join([*(self.migrated(name, queue_from) for name in names), extra]))
+
+    def worker(self, *arguments: str) -> LoggedProcess:
+        """``celeriac -A myapp.celery_app worker ...`` once it is ready."""
+        worker = LoggedProcess(
+            [*COMMAND, "-A", "myapp.celery_app", "worker", *arguments], self.env, self.folder
+        )
+        self.workers.append(worker)
+        worker.await_line("ready.")
+        return worker
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command in the folder and return what it writes."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.env, text=True, capture_output=True, timeout=60
+        )
+        if check:
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}\n{self.log}"
+        return done.stdout
+
+    def celeriac(self, *arguments: str) -> str:
+        return self.run(*COMMAND, "-A", "myapp.celery_app", *arguments)
+
+    def python(self, code: str) -> Any:
+        """Run code that prints one line of JSON, after the article's imports; return it."""
+        header = "import json\nfrom myapp.celery_app import app\nfrom myapp.tasks import *\n"
+        return json.loads(self.run(sys.executable, "-c", header + code))
+
+    @property
+    def log(self) -> str:
+        return "\n\n".join(worker.log for worker in self.workers)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.signal(signal.SIGQUIT)
+                try:
+                    worker.process.wait(10)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+
+
+def _command() -> list[str]:
+    script = Path(sys.executable).with_name("celeriac")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "celeriac"]
+
+
+COMMAND = _command()
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """In httpbin's place. ``/together`` answers nobody before 100 requests are there at the same time;
+    ``/flaky`` fails twice; ``/broken`` fails always."""
+
+    together: ClassVar[threading.Barrier]
+    failures: ClassVar[list[int]]
+
+    def do_GET(self) -> None:
+        if self.path == "/together":
+            try:
+                self.together.wait(15)
+            except threading.BrokenBarrierError:
+                return self._answer(503, {})
+        return self._answer(200, {"url": self.path})
+
+    def do_POST(self) -> None:
+        data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/broken" or (self.path == "/flaky" and len(self.failures) < 2):
+            self.failures.append(500)
+            return self._answer(500, {})
+        return self._answer(200, {"echo": data})
+
+    def _answer(self, status: int, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Stay silent."""
+
+
+class WebServer(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """The URL of a local HTTP server."""
+    handler = type("Handler", (Web,), {"together": threading.Barrier(100), "failures": []})
+    with WebServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def project(request: pytest.FixtureRequest, tmp_path: Path, web: str) -> Iterator[Project]:
+    """An empty project; broker and results lie in two databases, as in the article."""
+    if request.param == "sqlite":
+        broker, backend = f"sqlite:///{tmp_path}/queue.db", f"sqlite:///{tmp_path}/results.db"
+    else:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        server.flush()
+        broker, backend = server.url(0), server.url(1)
+    project = Project(tmp_path / "celery-demo", broker, backend, web)
+    yield project
+    project.close()
+
+
+def basic(project: Project, extra: str = "") -> Project:
+    """The project after step 3."""
+    project.write("myapp/celery_app.py", "celery_app.py")
+    project.write("myapp/tasks.py", "tasks.py", extra=extra)
+    return project
+
+
+def routed(project: Project, extra: str = "", queue_from: str = "celeriac") -> Project:
+    """The project after step 5."""
+    project.write("myapp/celery_app.py", "celery_app.py", "routing.py", queue_from=queue_from)
+    project.write("myapp/tasks.py", "tasks.py", extra=extra)
+    return project
+
+
+def process_number(line: str) -> str:
+    """Which process of a worker wrote this log line."""
+    found = re.search(r"/([^\]]+)\]", line)
+    assert found, line
+    return found[1]
+
+
+# -- steps 1 to 4: a worker, and calls ---------------------------------------------------------------------
+
+
+def test_steps_1_to_4_call_tasks_and_read_their_results(project: Project) -> None:
+    basic(project)
+    worker = project.worker("--loglevel=info")
+    banner = worker.log
+    assert re.search(r"app: +myapp\b", banner)
+    assert re.search(rf"broker: +{re.escape(project.broker)}$", banner, re.MULTILINE)
+    assert re.search(rf"results: +{re.escape(project.backend)}$", banner, re.MULTILINE)
+    assert re.search(rf"concurrency: +{os.cpu_count()} \(prefork\)", banner)
+    assert re.search(r"\[queues\]\n +celery\b", banner)
+    for task in ("add_numbers", "fetch_url", "process_data", "send_email"):
+        assert f"  myapp.tasks.{task}" in worker.lines
+    # The article sends its last task to a queue that no worker of it consumes.
+    project.worker("-Q", "default", "-n", "default@%h", "--loglevel=info")
+
+    project.write("calls.py", "calls.py")
+    started = time.monotonic()
+    output = project.run(sys.executable, "calls.py").splitlines()
+    assert time.monotonic() - started >= 5, "the countdown was not kept"
+    assert re.fullmatch(r"Task ID: [0-9a-f-]{36}", output[0])
+    assert output[1] in ("Task state: PENDING", "Task state: SUCCESS")
+    assert output[2] == "Result: 10"
+    email_id = output[3].removeprefix("Email task ID: ")
+    fetched = {"url": f"{project.http_url}/get", "status_code": 200, "content_length": 15}
+    assert output[4] == f"Fetch result: {fetched}"
+
+    worker.await_line(f"Task myapp.tasks.send_email[{email_id}] succeeded in 2.")
+    assert "Email sent to [email protected]: Welcome!" in worker.log
+    assert json.loads(project.celeriac("result", email_id, "--json"))["result"]["status"] == "sent"
+    assert worker.stop() == 0
+
+
+def test_a_task_is_pending_until_a_worker_comes(project: Project) -> None:
+    basic(project)
+    sent = project.python(
+        "r = process_data.delay(7); print(json.dumps([r.id, r.state, r.ready()]))",
+    )
+    assert sent[1:] == ["PENDING", False]
+    worker = project.worker("--loglevel=info")
+    result = project.python(f"print(json.dumps(app.AsyncResult({sent[0]!r}).get(timeout=20)))")
+    assert result == {"dataset_id": 7, "rows_processed": 10000}
+    assert "Processing dataset 7..." in worker.log
+
+
+# -- step 5: queues -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queue_from", ["celeriac", "kombu"])
+def test_step_5_gives_each_queue_its_workers(project: Project, queue_from: str) -> None:
+    routed(project, queue_from=queue_from)
+    workers = {
+        "default": project.worker("-Q", "default", "--loglevel=info", "-c", "4"),
+        "email": project.worker("-Q", "email", "--loglevel=info", "-c", "2"),
+        "heavy": project.worker("-Q", "heavy", "--loglevel=info", "-c", "1", "--max-memory-per-child=500000"),
+    }
+    sent = project.python(
+        "r = [add_numbers.delay(1, 2), send_email.delay('a', 'b', 'c'), process_data.delay(1)]\n"
+        f"r += [fetch_url.delay('{project.http_url}/get')]\n"
+        "[x.get(timeout=20) for x in r]\n"
+        "print(json.dumps([x.id for x in r]))"
+    )
+    expected = {
+        "add_numbers": "default",
+        "send_email": "email",
+        "process_data": "heavy",
+        "fetch_url": "default",
+    }
+    for task_id, (task, queue) in zip(sent, expected.items(), strict=True):
+        workers[queue].await_line(f"Task myapp.tasks.{task}[{task_id}] succeeded")
+    for queue, concurrency in (("default", 4), ("email", 2), ("heavy", 1)):
+        assert re.search(rf"concurrency: +{concurrency} \(prefork\)", workers[queue].log)
+        assert re.search(rf"\[queues\]\n +{queue}\b", workers[queue].log)
+
+
+def test_step_5_without_q_a_worker_takes_all_queues(project: Project) -> None:
+    routed(project)
+    worker = project.worker("--loglevel=info")
+    assert [line.split()[0] for line in banner_section(worker, "[queues]")] == ["default", "email", "heavy"]
+    assert project.python(
+        "r = [add_numbers.delay(1, 2), send_email.delay('a', 'b', 'c')]\n"
+        "print(json.dumps([x.get(timeout=20) for x in r]))"
+    ) == [3, {"status": "sent", "to": "a"}]
+
+
+def banner_section(worker: LoggedProcess, title: str) -> list[str]:
+    lines = worker.lines[worker.lines.index(title) + 1 :]
+    return [line.strip() for line in lines[: lines.index("")]]
+
+
+# -- step 8: errors -----------------------------------------------------------------------------------------
+
+STEP_8 = '''
+import os
+
+
+def process_complex_data(data):
+    """What the article leaves to the reader: fails as the data say."""
+    if data == "bad":
+        raise ValueError("cannot be processed")
+    if data == "flaky" and not os.path.exists("was-here"):
+        open("was-here", "w").close()
+        raise ConnectionError("try again")
+    return {"processed": data}
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0.1, on_failure=on_task_failure)
+def alerting(self):
+    raise self.retry(exc=ConnectionError("gone for good"))
+
+
+@app.task
+def alert(task_id):
+    """An error callback."""
+    print(f"alert for {task_id}")
+'''
+
+
+@pytest.fixture
+def errors(project: Project) -> Project:
+    project.write("myapp/celery_app.py", "celery_app.py")
+    project.write("myapp/tasks.py", "tasks.py", "errors.py", extra=STEP_8)
+    return project
+
+
+def test_step_8_an_api_call_is_retried_with_backoff(errors: Project) -> None:
+    worker = errors.worker("--loglevel=info")
+    answer = errors.python(
+        f"r = reliable_api_call.delay('{errors.http_url}/flaky', {{'n': 1}})\n"
+        "value = r.get(timeout=20)\nprint(json.dumps([r.id, r.state, value]))"
+    )
+    assert answer[1:] == ["SUCCESS", {"echo": {"n": 1}}]
+    retries = [line for line in worker.lines if f"[{answer[0]}] retry: Retry in" in line]
+    assert len(retries) == 2
+    assert "500 Server Error" in retries[0]
+    waits = [int(re.search(r"Retry in (\d+)s", line)[1]) for line in retries]  # type: ignore[index]
+    assert waits[0] <= 1
+    assert waits[1] <= 2, "with jitter a wait is at most its backoff"
+
+
+def test_step_8_the_last_retry_is_a_failure_with_the_error(errors: Project) -> None:
+    errors.worker("--loglevel=info")
+    answer = errors.python(
+        f"r = reliable_api_call.apply_async(('{errors.http_url}/broken', {{}}), retries=5)\n"
+        "r.get(timeout=20, propagate=False)\n"
+        "print(json.dumps([r.state, type(r.result).__module__, type(r.result).__name__, str(r.result)]))"
+    )
+    assert answer[:3] == ["FAILURE", "requests.exceptions", "HTTPError"]
+    assert "500 Server Error" in answer[3]
+
+
+def test_step_8_permanent_and_transient_errors_are_told_apart(errors: Project) -> None:
+    worker = errors.worker("--loglevel=info")
+    answer = errors.python(
+        "r = [task_with_callback.delay(x) for x in ('good', 'bad', 'flaky')]\n"
+        "print(json.dumps([x.get(timeout=20) for x in r]))"
+    )
+    assert answer == [
+        {"processed": "good"},
+        {"error": "cannot be processed", "permanent": True},
+        {"processed": "flaky"},
+    ]
+    assert "Permanent failure for data: bad" in worker.log
+    assert len([line for line in worker.lines if "retry: Retry in 1s" in line]) == 1
+
+
+def test_step_8_a_failure_is_told_to_its_handlers(errors: Project) -> None:
+    worker = errors.worker("--loglevel=info")
+    failed = errors.python(
+        "r = alerting.apply_async(link_error=alert.s())\n"
+        "r.get(timeout=20, propagate=False)\n"
+        "print(json.dumps([r.id, r.state]))"
+    )
+    assert failed[1] == "FAILURE"
+    worker.await_line(f"Task {failed[0]} permanently failed: gone for good")
+    worker.await_line(f"alert for {failed[0]}")
+
+
+# -- step 11: pools -----------------------------------------------------------------------------------------
+
+STEP_11 = '''
+import os
+
+
+@app.task
+def process_id(n):
+    return os.getpid()
+
+
+@app.task
+def grow(mib):
+    """Take memory and keep it."""
+    kept.append(b"x" * (mib << 20))
+    return os.getpid()
+
+
+kept = []
+'''
+
+
+def test_step_11_processes_are_replaced_after_1000_tasks_or_200_mb(project: Project) -> None:
+    basic(project, STEP_11)
+    worker = project.worker(
+        "--pool=prefork",
+        "--concurrency=4",
+        "--max-memory-per-child=200000",
+        "--max-tasks-per-child=1000",
+        "--loglevel=info",
+    )
+    pids = project.python(
+        "from collections import Counter\n"
+        "results = process_id.enqueue_many([(n,) for n in range(4100)])\n"
+        "print(json.dumps(Counter(r.get(timeout=60) for r in results)))"
+    )
+    assert sum(pids.values()) == 4100
+    assert len(pids) > 4
+    assert max(pids.values()) <= 1000
+    grown = project.python("print(json.dumps([grow.delay(250).get(timeout=20) for _ in range(3)]))")
+    assert len(set(grown)) == 3, "a process went on with more memory than allowed"
+    assert "ERROR" not in worker.log
+
+
+def test_step_11_a_hundred_greenlets_wait_at_the_same_time(project: Project) -> None:
+    basic(project)
+    project.worker("--pool=gevent", "--concurrency=100", "--loglevel=info")
+    codes = project.python(
+        f"results = [fetch_url.delay('{project.http_url}/together') for _ in range(100)]\n"
+        "print(json.dumps([r.get(timeout=30)['status_code'] for r in results]))"
+    )
+    assert codes == [200] * 100, "the server did not see 100 requests at once"
+
+
+def test_step_11_a_mixed_workload_has_two_workers(project: Project) -> None:
+    routed(project)
+    heavy = project.worker("-Q", "heavy", "--pool=prefork", "--concurrency=2", "--loglevel=info")
+    light = project.worker("-Q", "email,default", "--pool=gevent", "--concurrency=50", "--loglevel=info")
+    started = time.monotonic()
+    project.python(
+        "r = [send_email.delay(str(n), 'b', 'c') for n in range(40)]\n"
+        "r += [process_data.delay(n) for n in (1, 2)]\n"
+        "[x.get(timeout=40) for x in r]\nprint(0)"
+    )
+    assert time.monotonic() - started < 20, "80 seconds of e-mails did not run side by side"
+    assert len({line for line in light.lines if "send_email" in line and "succeeded" in line}) == 40
+    assert len({line for line in heavy.lines if "process_data" in line and "succeeded" in line}) == 2
+
+
+# -- step 12: tests ---------------------------------------------------------------------------------------
+
+
+def test_step_12_the_tests_of_the_article_pass_without_a_server(tmp_path: Path) -> None:
+    nowhere = "redis://127.0.0.1:1"
+    project = Project(tmp_path / "celery-demo", f"{nowhere}/0", f"{nowhere}/1", nowhere)
+    basic(project)
+    project.write("tests/test_tasks.py", "test_tasks.py")
+    output = project.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/", "-v")
+    assert "5 passed" in output
+
+
+# -- the article's cheat sheet ------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_cheat_sheet(project: Project) -> None:
+    basic(project)
+    first = project.celeriac("call", "myapp.tasks.add_numbers", "--args=[2,3]").strip()
+    assert re.fullmatch(r"[0-9a-f-]{36}", first)
+    assert "Purged 1 message" in project.celeriac("purge", "-f")
+    project.worker("--loglevel=info")
+    assert "pong" in project.celeriac("inspect", "ping")
+    assert "1 node online" in project.celeriac("status")
+    second = project.celeriac("call", "myapp.tasks.add_numbers", "--args=[2,3]").strip()
+    assert project.celeriac("result", second, "--timeout=10").strip() == "5"
+    report = project.celeriac("report")
+    assert "result_expires: 86400" in report
+    assert "celeriac:" in report
+    # The file of step 2 is a program as well.
+    assert "1 node online" in project.run(sys.executable, "-m", "myapp.celery_app", "status")

@@ -1,0 +1,65 @@
+"""Celery's public import paths, and what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+PATHS = [
+    "celeriac:Celeriac,Celery,shared_task,current_app,current_task,Task,Signature,signature,subtask,maybe_signature",
+    "celeriac:uuid,bugreport,app_or_default,Queue,Exchange,AsyncResult,__version__",
+    "celeriac.app:Celery,app_or_default,shared_task",
+    "celeriac.app.base:Celery",
+    "celeriac.app.task:Task,Context",
+    "celeriac.app.control:Control",
+    "celeriac.canvas:Signature,signature,subtask,maybe_signature",
+    "celeriac.exceptions:CeleryError,Retry,Ignore,Reject,MaxRetriesExceededError,SoftTimeLimitExceeded,TimeoutError",
+    "celeriac.exceptions:OperationalError,TaskRevokedError,NotRegistered,ImproperlyConfigured,WorkerLostError",
+    "celeriac.local:Proxy",
+    "celeriac.result:AsyncResult,EagerResult,allow_join_result,denied_join_result,result_from_tuple",
+    "celeriac.signals:task_prerun,worker_ready",
+    "celeriac.states:SUCCESS,READY_STATES",
+    "celeriac.task:Task",
+    "celeriac.utils:uuid,get_current_task",
+    "celeriac.utils.log:get_task_logger,get_logger",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_path_is_there(path: str) -> None:
+    module, _, names = path.partition(":")
+    for name in names.split(","):
+        assert hasattr(import_module(module), name), name
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "celeriac.app",
+        "celeriac.task",
+        "celeriac.result",
+        "celeriac.canvas",
+        "celeriac.utils",
+        "celeriac.app.state",
+    ],
+)
+def test_modules_can_be_imported_first(module: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import {module}"], check=True, timeout=30)
+
+
+def test_an_application_loads_no_engine_worker_or_command_line() -> None:
+    code = (
+        "import sys, celeriac; first = len(sys.modules)\n"
+        "app = celeriac.Celeriac('x', broker='redis://localhost/0')\n"
+        "app.task(lambda: 1)\n"
+        "heavy = ('celeriac.worker', 'celeriac.cli', 'celeriac.engines.redis', 'redis', 'click', 'rich',"
+        " 'pydantic', 'asyncio.events.x', 'yaml', 'sqlite3')\n"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,76 @@
+"""Options of a worker: flags over settings, and mistakes named where they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.worker.options import resolve
+from celeriac.worker.plan import interval
+
+
+@pytest.fixture
+def app() -> Celeriac:
+    return Celeriac("options", broker="memory://options", set_as_current=False)
+
+
+def test_defaults_are_the_safe_ones(app: Celeriac) -> None:
+    options = resolve(app, {})
+    assert (options.pool, options.prefetch, options.grace, options.lease) == ("prefork", 0, 25.0, 15.0)
+    assert options.queues == ["celery"]
+    assert options.slots == 1
+
+
+def test_flags_go_before_settings(app: Celeriac) -> None:
+    app.conf.worker_concurrency = 3
+    app.conf.worker_prefetch_multiplier = 4
+    assert resolve(app, {}).concurrency == 3
+    options = resolve(app, {"concurrency": 5, "prefetch_multiplier": 1, "shutdown_grace": None})
+    assert (options.concurrency, options.prefetch, options.grace) == (5, 1, None)
+
+
+def test_disabling_prefetch_holds_nothing_unstarted(app: Celeriac) -> None:
+    assert resolve(app, {"disable_prefetch": True, "prefetch_multiplier": 8}).prefetch == 1
+
+
+def test_a_pool_of_slots_has_one_process(app: Celeriac) -> None:
+    options = resolve(app, {"pool": "threads", "concurrency": 50})
+    assert (options.children, options.slots) == (1, 50)
+
+
+def test_autoscale_counts_processes(app: Celeriac) -> None:
+    options = resolve(app, {"autoscale": "10,3"})
+    assert (options.autoscale, options.concurrency, options.children) == ((10, 3), 3, 10)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"pool": "prefrok"}, "did you mean 'prefork'"),
+        ({"pool": "threads", "autoscale": "10,3"}, "use --pool=prefork"),
+        ({"concurrency": "many"}, "a number of 1 or more"),
+        ({"autoscale": "x"}, "MAX,MIN"),
+        ({"time_limit": 5, "soft_time_limit": 10}, "make it shorter"),
+        ({"prefetch_multiplier": -1}, "'auto' or a number from 0"),
+        ({"exclude_queues": ["celery"]}, "no queue is left"),
+    ],
+)
+def test_mistakes_say_what_to_do(app: Celeriac, flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said):
+        resolve(app, flags)
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"),
+    [(None, 0.0), ("", 0.0), (0, 0.0), ("10/s", 0.1), ("10/m", 6.0), ("2/h", 1800.0), (4, 0.25), ("5", 0.2)],
+)
+def test_rates_become_intervals(rate: Any, seconds: float) -> None:
+    assert interval(rate) == pytest.approx(seconds)
+
+
+def test_a_rate_that_cannot_be_read_is_an_error() -> None:
+    with pytest.raises(ImproperlyConfigured, match="10/m"):
+        interval("ten a minute")
