@@ -34,6 +34,7 @@ from celeriac.exceptions import (
     WorkerLostError,
 )
 from celeriac.message import Message, Notes, decode_body, decode_envelope, notes
+from celeriac.saferepr import shown
 from celeriac.worker.persist import persist
 from celeriac.worker.plan import Plan
 
@@ -314,7 +315,7 @@ class Runner:
         self._quietly(plan.on_retry, reason, context.id, context.args, context.kwargs, info)
         if signals.task_retry.receivers:
             signals.task_retry.send(sender=plan.task, request=context, reason=retry, einfo=info)
-        self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=str(retry))
+        self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=shown(retry, str))
         self._after(job, states.RETRY, reason, info)
         publication: Publication = retry.publication
         token, queue = job.delivery.token, job.delivery.queue
@@ -365,7 +366,7 @@ class Runner:
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
         if reason is not None:
             outcome.verdict = Verdict.DEAD
-            outcome.reason, outcome.detail = reason, f"{type(error).__name__}: {error}"
+            outcome.reason, outcome.detail = reason, f"{type(error).__name__}: {shown(error, str)}"
             outcome.task, outcome.task_id = job.name, context.id or ""
         return outcome
 
@@ -529,9 +530,9 @@ class Runner:
 
     def _log_failure(self, job: Job, error: BaseException, info: ExceptionInfo) -> None:
         if isinstance(error, job.plan.task.throws):
-            self._log(logging.INFO, job, "Task %(name)s[%(id)s] raised expected: %(exc)s", exc=repr(error))
+            self._log(logging.INFO, job, "Task %(name)s[%(id)s] raised expected: %(exc)s", exc=shown(error))
         elif trace_logger.isEnabledFor(logging.ERROR):
-            data = {"name": job.name, "id": job.context.id, "exc": repr(error), "traceback": info.traceback}
+            data = {"name": job.name, "id": job.context.id, "exc": shown(error), "traceback": info.traceback}
             trace_logger.error(
                 "Task %(name)s[%(id)s] raised unexpected: %(exc)s\n%(traceback)s", data, extra={"data": data}
             )
@@ -560,6 +561,6 @@ def _epoch(moment: str | float | int) -> float:
 
 
 def _short(value: Any, size: int | None) -> str:
-    text = repr(value)
+    text = shown(value)
     size = size or 1024
     return text if len(text) <= size else text[: size - 3] + "..."
