@@ -110,7 +110,11 @@ def run_child(
 
     ``alone``: there is no supervisor, the caller has installed the signals (solo).
     """
-    seat = Seat(app, options, record, node, epoch)
+    try:
+        seat = Seat(app, options, record, node, epoch)
+    except Fenced:
+        logger.error("Others hold this node's leases now (it was out of touch): starting anew")
+        return EXIT_FENCED
     if not alone:
         install_signals(seat)
     if signals.worker_process_init.receivers:
