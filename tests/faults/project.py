@@ -13,8 +13,9 @@ from celeriac import Celeriac
 
 app = Celeriac("faults", broker=os.environ.get("FAULTS_BROKER", "memory://"))
 app.conf.update(json.loads(os.environ.get("FAULTS_CONF", "{}")))
-# A line for every task would only load the disk; what ran is in the journal.
-logging.getLogger("celeriac.app.trace").setLevel(logging.WARNING)
+# Lines for every task would only load the disk; what ran is in the journal.
+for name in ("celeriac.app.trace", "celeriac.worker.strategy"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 _journals: dict[int, int] = {}
 

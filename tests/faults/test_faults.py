@@ -33,7 +33,9 @@ def judged(tmp_path: Path, lines: str, faults: list[Fault], results: dict[str, i
 
 
 def test_a_ledger_without_faults_is_fine(tmp_path: Path) -> None:
-    entry = judged(tmp_path, "S a 1 10 1.0\nE a 1 10 1.1\nS b 1 11 1.2\nE b 1 11 1.3\n", [], {"a": 10, "b": 11})
+    entry = judged(
+        tmp_path, "S a 1 10 1.0\nE a 1 10 1.1\nS b 1 11 1.2\nE b 1 11 1.3\n", [], {"a": 10, "b": 11}
+    )
     assert entry.fine
     assert (entry.acknowledged, entry.lost, entry.repeated) == (2, 0, 0)
 

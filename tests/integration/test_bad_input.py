@@ -17,7 +17,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import encode_envelope
-from servers import RedisServer, free_port
+from tests.servers import RedisServer, free_port
 from tests.integration.conftest import Site
 
 pytestmark = pytest.mark.timeout(90)
@@ -74,7 +74,6 @@ def test_what_is_no_message_is_kept_as_a_dead_letter(site: Site) -> None:
         b"null",
         whole[: len(whole) // 2],
         whole[:-1],
-        whole.replace(b'"utf-8"', b'"utf-99"'),
         whole.replace(b"application/json", b"application/x-what"),
         b'{"body": "!!!", "headers": {}, "properties": {}}',
         b'{"body": 7, "headers": [], "properties": "x"}',
@@ -147,10 +146,11 @@ def test_wrong_arguments_fail_where_the_call_is_made(site: Site) -> None:
     def add(x: int, y: int) -> int:
         return x + y
 
-    with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'y'"):
-        add.delay(1)
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'z'"):
-        add.delay(1, 2, z=3)
+    call: Any = add.delay  # mypy would find both mistakes
+    with pytest.raises(TypeError, match=r"add\(x.*missing a required argument: 'y'"):
+        call(1)
+    with pytest.raises(TypeError, match=r"add\(x.*unexpected keyword argument 'z'"):
+        call(1, 2, z=3)
     assert site.app.broker.depth(["celery"])["celery"].ready == 0
 
 
@@ -182,10 +182,15 @@ def test_a_result_too_large_is_a_failure_that_says_so(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error"),
-    [("raise_odd", "OddError"), ("raise_unshowable", "OddError"), ("circular", "."), ("deep", ".")],
+    ("name", "kind", "text"),
+    [
+        ("raise_odd", "OddError", "object object at"),
+        ("raise_unshowable", "OddError", "Unrepresentable"),
+        ("circular", "EncodeError", r"result"),
+        ("deep", "EncodeError", r"result"),
+    ],
 )
-def test_what_cannot_be_stored_ends_in_a_failure(site: Site, name: str, error: str) -> None:
+def test_what_cannot_be_stored_ends_in_a_failure(site: Site, name: str, kind: str, text: str) -> None:
     worker = site.worker("-c", "1", *BAD)
     args = (100_000,) if name == "deep" else ()
     result = site.app.send_task(f"tests.integration.bad_tasks.{name}", args)
@@ -193,9 +198,9 @@ def test_what_cannot_be_stored_ends_in_a_failure(site: Site, name: str, error: s
     assert after.get(timeout=15) == "after"
     site.await_true(lambda: result.ready())
     assert result.state == "FAILURE"
-    with pytest.raises(Exception, match=error) as raised:
+    with pytest.raises(Exception, match=text) as raised:
         result.get(timeout=5)
-    assert error in (".", type(raised.value).__name__)
+    assert type(raised.value).__name__ == kind
     assert "lost its process" not in worker.log
 
 
