@@ -23,8 +23,10 @@ from tests.faults.ledger import Entry
 from tests.faults.scenarios import SCENARIOS
 from tests.servers import server_binary
 
-COLUMNS = ("engine", "scenario", "faults", "acknowledged", "lost", "repeated", "unexplained", "refused",
-           "dead letters", "restart s", "standstill s", "took s")  # fmt: skip
+COLUMNS = (
+    "engine", "scenario", "faults", "acknowledged", "lost", "repeated", "unexplained", "given up", "refused",
+    "dead letters", "restart s", "standstill s", "took s",
+)  # fmt: skip
 MARKERS = re.compile(r"(<!-- faults:begin[^>]*-->\n).*?(<!-- faults:end -->)", re.DOTALL)
 
 
@@ -59,9 +61,9 @@ def main() -> int:
 def cells(engine: str, entry: Entry) -> tuple[str, ...]:
     """An entry as text, in the order of ``COLUMNS``."""
     return (
-        engine, entry.scenario, str(entry.faults), f"{entry.acknowledged:,}", str(entry.lost), str(entry.repeated),
-        str(entry.unexplained), str(entry.refused), str(entry.dead), f"{entry.restart:.2f}",
-        f"{entry.standstill:.2f}", f"{entry.seconds:.0f}",
+        engine, entry.scenario, str(entry.faults), f"{entry.acknowledged:,}", str(entry.lost),
+        str(entry.repeated), str(entry.unexplained), str(entry.given_up), str(entry.refused), str(entry.dead),
+        f"{entry.restart:.2f}", f"{entry.standstill:.2f}", f"{entry.seconds:.0f}",
     )  # fmt: skip
 
 
@@ -87,8 +89,8 @@ def write(ledger: list[tuple[str, Entry]]) -> None:
     """Write the page, and the README's section if its markers are there."""
     table = markdown([COLUMNS, *(cells(engine, entry) for engine, entry in ledger)])
     (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs" / "faults.md").write_text(PAGE.format(table=table, circumstances=circumstances(), lease=LEASE,
-                                                         scenarios=descriptions()))  # fmt: skip
+    page = PAGE.format(table=table, circumstances=circumstances(), lease=LEASE, scenarios=descriptions())
+    (ROOT / "docs" / "faults.md").write_text(page)
     readme = ROOT / "README.md"
     text = readme.read_text()
     if MARKERS.search(text):
@@ -110,8 +112,8 @@ def circumstances() -> str:
     return (
         f"{machine()}; Python {platform.python_version()}, Celeriac {__version__}, redis-py "
         f"{importlib.metadata.version('redis')}, Redis {version[1] if version else '?'} (`appendonly yes`, "
-        f"`appendfsync always`), SQLite {sqlite3.sqlite_version} (publishes at `synchronous=FULL`, the rest at "
-        f"`NORMAL`); {time.strftime('%d %B %Y')}; `make faults`."
+        f"`appendfsync always`), SQLite {sqlite3.sqlite_version} (publishes at `synchronous=FULL`, the rest "
+        f"at `NORMAL`); {time.strftime('%d %B %Y')}; `make faults`."
     )
 
 
@@ -133,17 +135,21 @@ PAGE = """# Faults
 
 ## What is counted
 
-Two nodes with two processes each work on a fresh store, with a lease of {lease:g} s. Producers are processes of
-their own and write down what was acknowledged to them; every task appends a line to a journal when it starts
-and when it ends, and returns the token of its run.
+Two nodes with two processes each work on a fresh store, with a lease of {lease:g} s. Producers are processes
+of their own and write down what was acknowledged to them; every task appends a line to a journal when it
+starts and when it ends, and returns the token of its run.
 
-* **acknowledged**: tasks whose publish returned. **lost**: those of them without a result in the end.
-* **repeated**: runs over the first one of a task. A killed process may leave finished tasks unsettled (at most
-  one batch), and they run again. **unexplained**: repeats of a run that no fault cut off, and results that are
-  not those of the newest lease.
+* **acknowledged**: tasks whose publish returned, and their callbacks. Most are plain; of a hundred, five are
+  delayed, four succeed at their second try, four have a callback and five must run only once
+  (`acks_late=False`). **lost**: those of them without a result in the end.
+* **repeated**: runs over the first one of a task. A killed process may leave finished tasks unsettled (at
+  most one batch), and they run again. **unexplained**: repeats of a run that no fault cut off, any repeat of a
+  task that must run only once, and results that are not those of the newest lease.
+* **given up**: tasks that must run only once and whose process died: they ended as a failure and a dead letter.
 * **refused**: runs that came to their end after others had taken their lease over, so that the store refused
   what they wrote.
-* **dead letters**: poison, garbage and unknown tasks; any other number than was sent counts as a failure.
+* **dead letters**: poison, garbage, unknown and given-up tasks; any other number than was sent counts as a
+  failure.
 * **restart**: the longest time from a fault until a task that it cut off was started again.
   **standstill**: the longest time from a fault until any task was started.
 

@@ -133,11 +133,15 @@ class _Network:
 
     def _drop(self, way: Proxy, kind: str) -> None:
         field, before = self.field, way.dropped
-        if way is self.producers and all(p.poll() is not None for p in field.producers):
+        if self._nobody_asks(way):
             return
         field.note(kind)
         way.drop_replies(1)
-        await_true(lambda: way.dropped > before, "a reply is dropped")
+        await_true(lambda: way.dropped > before or self._nobody_asks(way), "a reply is dropped")
+        way.drop_replies(0)
+
+    def _nobody_asks(self, way: Proxy) -> bool:
+        return way is self.producers and all(p.poll() is not None for p in self.field.producers)
 
     def slow(self) -> None:
         self.field.note("5 ms latency")

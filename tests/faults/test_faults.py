@@ -56,6 +56,16 @@ def test_a_repeat_needs_a_cause(tmp_path: Path) -> None:
     assert entry.restart == pytest.approx(0.3)
 
 
+def test_a_task_that_must_run_once_is_given_up_only_with_its_process(tmp_path: Path) -> None:
+    lines = "S a! 1 10 1.0\nS b 2 11 1.0\nE b 2 11 1.1\nS a 2 12 1.0\nE a 2 12 1.1\n"
+    results = {"a!": 0, "a": 12, "b": 11}
+    assert not judged(tmp_path, lines, [Fault("child killed", 1.1, frozenset({2}))], results).fine
+    entry = judged(tmp_path, lines, [Fault("child killed", 1.1, frozenset({1}))], results)
+    assert (entry.fine, entry.given_up) == (True, 1)
+    again = lines + "S a! 2 13 1.2\nE a! 2 13 1.3\n"
+    assert not judged(tmp_path, again, [Fault("child killed", 1.1, frozenset({1}))], results).fine
+
+
 def test_a_stale_result_is_found(tmp_path: Path) -> None:
     lines = "S b 1 9 0.8\nE b 1 9 0.9\nS a 1 10 1.0\nS a 2 12 1.4\nE a 2 12 1.5\nE a 1 10 1.6\n"
     frozen = [Fault("node frozen", 1.1, frozenset({1}), taken_over=True)]

@@ -17,8 +17,8 @@ import pytest
 from celeriac import Celeriac
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import encode_envelope
-from tests.servers import RedisServer, free_port
 from tests.integration.conftest import Site
+from tests.servers import RedisServer, free_port
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -92,7 +92,8 @@ def test_what_is_no_message_is_kept_as_a_dead_letter(site: Site) -> None:
     assert all(letter.detail for letter in letters)
     assert worker.log.count("Cannot read a message from 'celery', now a dead letter") == len(garbage)
     assert "Traceback" not in worker.log
-    assert worker.children() and site.journal() == ["before", "after"]
+    assert worker.children()
+    assert site.journal() == ["before", "after"]
 
 
 def test_pickle_is_refused_and_named(site: Site) -> None:
@@ -103,7 +104,8 @@ def test_pickle_is_refused_and_named(site: Site) -> None:
         result.get(timeout=10)
     (letter,) = await_letters(site, 1)
     assert (letter.reason, letter.task_id) == ("undecodable", result.id)
-    assert "pickle" in letter.detail and "accept_content" in letter.detail
+    assert "pickle" in letter.detail
+    assert "accept_content" in letter.detail
 
 
 def test_an_oversized_call_fails_where_it_is_made(site: Site) -> None:
@@ -230,7 +232,8 @@ def test_a_broker_that_is_down_at_publish_is_a_clear_error_in_time(tmp_path: Pat
         app.send_task("tests.integration.project.mark", ("x",))
     assert time.monotonic() - began < 2
     text = str(raised.value)
-    assert f"127.0.0.1:{port}" in text and "Check that the broker runs" in text
+    assert f"127.0.0.1:{port}" in text
+    assert "Check that the broker runs" in text
     assert "hush-hush" not in text
     app.close()
 
@@ -319,7 +322,8 @@ def locked(site: Site) -> Iterator[None]:
     process = subprocess.Popen(
         [sys.executable, "-c", LOCKER, str(database(site))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         assert process.stdout.readline() == b"locked\n"
         yield
