@@ -298,8 +298,53 @@ class Field:
         await_true(lambda: len(node.children()) == node.size, "the woken node's new children")
         return True
 
+    def freeze_child(self) -> bool:
+        """SIGSTOP one child in the middle of a task, for longer than the lease, while its node beats.
+
+        Nobody may take over what it runs. Returns as :meth:`freeze_node`.
+        """
+        node = self._busy_node()
+        if node is None:
+            return False
+        self.journal.read()
+        child = self.rng.choice(node.children())
+        _signal(child, signal.SIGSTOP)
+        try:
+            await_true(lambda: _is_stopped(child), "the child is stopped")
+            self.journal.read()
+            if not self.journal.open_runs([child]) or self._holds_a_lock([child]):
+                return False
+            self.note("child frozen")
+            time.sleep(1.5 * LEASE)
+        finally:
+            _signal(child, signal.SIGCONT)
+        return True
+
+    def freeze_agent(self) -> bool:
+        """SIGSTOP an agent until the others have taken its node for dead. Returns as :meth:`freeze_node`."""
+        node = self._busy_node()
+        agent = node.agent() if node is not None else None
+        if node is None or agent is None:
+            return False
+        others = [other for other in self.nodes if other is not node]
+        for each in self.nodes:
+            each.forget_log()
+        children = node.children()
+        _signal(agent, signal.SIGSTOP)
+        try:
+            await_true(lambda: _is_stopped(agent), "the agent is stopped")
+            if self._holds_a_lock([agent]):
+                return False
+            fault = self.note("agent frozen", children, taken_over=True)
+            await_true(lambda: any("Recovered" in other.news() for other in others), "others take over")
+            fault.victims |= frozenset(node.children())
+        finally:
+            _signal(agent, signal.SIGCONT)
+        await_true(lambda: "others took over its tasks: starting anew" in node.news(), "the node starts anew")
+        return True
+
     def _busy_node(self) -> Node | None:
-        """A node that runs a task now, in all likelihood one that sleeps; ``None`` if none does for a while."""
+        """A node that runs a task now, most likely one that sleeps; ``None`` if none does for a while."""
 
         def found() -> list[Node]:
             self.journal.read()
@@ -356,7 +401,7 @@ class Field:
     # -- the end -----------------------------------------------------------------------------------
 
     def close(self, expected_dead: dict[str, int] | None = None) -> Entry:
-        """Stop everything and judge; ``expected_dead`` says how many dead letters of which reason there must be."""
+        """Stop everything and judge; ``expected_dead`` is how many dead letters of a reason there must be."""
         for producer in self.producers:
             if producer.poll() is None:
                 producer.kill()

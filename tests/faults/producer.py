@@ -21,7 +21,7 @@ SLOW = 0.05
 """The share of tasks that sleep, for 50 to 150 ms; the rest take no time at all."""
 KINDS = {"-": 0.82, "!": 0.05, "d": 0.05, "r": 0.04, "c": 0.04}
 """What a key ends in, and the share of it: a plain task, one that must run only once (``acks_late=False``), a
-delayed one, one that succeeds at its second try, one with a callback (whose key is the task's and a ``+``)."""
+delayed one, one that succeeds at its second try, one with a callback (whose key has a ``+`` more)."""
 
 
 def main() -> int:

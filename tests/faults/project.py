@@ -1,4 +1,4 @@
-"""The application of the fault suite: every run of a task is in a journal, whatever becomes of the process."""
+"""The application of the fault suite: a journal has every run, whatever becomes of its process."""
 
 from __future__ import annotations
 

@@ -143,9 +143,10 @@ starts and when it ends, and returns the token of its run.
   delayed, four succeed at their second try, four have a callback and five must run only once
   (`acks_late=False`). **lost**: those of them without a result in the end.
 * **repeated**: runs over the first one of a task. A killed process may leave finished tasks unsettled (at
-  most one batch), and they run again. **unexplained**: repeats of a run that no fault cut off, any repeat of a
-  task that must run only once, and results that are not those of the newest lease.
-* **given up**: tasks that must run only once and whose process died: they ended as a failure and a dead letter.
+  most one batch), and they run again. **unexplained**: repeats of a run that no fault cut off, any repeat of
+  a task that must run only once, and results that are not those of the newest lease.
+* **given up**: tasks that must run only once and whose process died: they ended as a failure and a dead
+  letter.
 * **refused**: runs that came to their end after others had taken their lease over, so that the store refused
   what they wrote.
 * **dead letters**: poison, garbage, unknown and given-up tasks; any other number than was sent counts as a

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +32,25 @@ def processes(engine: str, seed: int, tasks: int) -> Entry:
         for part in (tasks // 2, tasks - tasks // 2):
             field.produce(part)
 
-        def freeze() -> None:
-            for _attempt in range(100):
-                if field.freeze_node():
+        def sure(freeze: Callable[[], bool]) -> None:
+            for _attempt in range(30):
+                if freeze():
                     return
                 if field.is_done():
                     field.produce(500)
-            raise Stuck("no node could be frozen while it ran a task")
+            raise Stuck("nothing could be frozen while it ran a task")
 
         # Every kind is met however few the tasks are; then by chance, a child most often.
-        plan: list[Callable[[], Any]] = [field.kill_child, field.kill_agent, field.kill_node, freeze]
+        kills: list[Callable[[], Any]] = [field.kill_child, field.kill_agent, field.kill_node]
+        freezes = [field.freeze_node, field.freeze_agent, field.freeze_child]
+        plan = [*kills, *(partial(sure, freeze) for freeze in freezes)]
         while field.await_starts(field.rng.randrange(50, 250)) or plan:
-            choice = field.rng.random()
             if plan:
                 plan.pop(0)()
-            elif choice < 0.6:
-                field.kill_child()
-            elif choice < 0.75:
-                field.kill_agent()
-            elif choice < 0.92:
-                field.kill_node()
+            elif field.rng.random() < 0.92:
+                field.rng.choices(kills, (8, 2, 2))[0]()
             else:
-                freeze()
+                sure(field.rng.choice(freezes))
     return field.entry
 
 
@@ -216,6 +214,24 @@ def messages(engine: str, seed: int, tasks: int) -> Entry:
     return field.entry
 
 
+def memory(engine: str, seed: int, tasks: int) -> Entry:
+    """Redis reaches its ``maxmemory`` and has room again later: workers go on, publishes are refused."""
+    with _field(engine, "memory full", seed) as (field, redis):
+        assert redis is not None
+        field.produce(tasks)
+        met = 0
+        while field.await_starts(tasks // 8) or not met:
+            field.note("memory full")
+            redis.command("CONFIG", "SET", "maxmemory", "1000000")
+            await_true(lambda: _publish_fails(field), "a publish at maxmemory fails")
+            met += 1
+            time.sleep(0.3)
+            redis.command("CONFIG", "SET", "maxmemory", "0")
+            await_true(lambda: not _publish_fails(field), "a publish succeeds again")
+            field.app.broker.purge([UNCLAIMED])
+    return field.entry
+
+
 def disk(engine: str, seed: int, tasks: int) -> Entry:
     """The disk fills up under an SQLite file, and has room again later."""
     with tempfile.TemporaryDirectory(prefix="celeriac-disk-") as name:
@@ -299,9 +315,11 @@ def _field(
 ) -> Iterator[tuple[Field, RedisServer | None]]:
     """Two nodes on a fresh store: an SQLite file, or a private Redis that fsyncs every write."""
     if engine == "sqlite":
-        with tempfile.TemporaryDirectory(prefix="celeriac-faults-") as name:
-            with _opened([f"sqlite:///{name}/store.db"], scenario, seed, dead, name) as field:
-                yield field, None
+        with (
+            tempfile.TemporaryDirectory(prefix="celeriac-faults-") as name,
+            _opened([f"sqlite:///{name}/store.db"], scenario, seed, dead, name) as field,
+        ):
+            yield field, None
     else:
         with RedisServer("aof-always") as server, _opened([server.url()], scenario, seed, dead) as field:
             yield field, server
@@ -341,6 +359,7 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (processes, 50_000),
         (server, 10_000),
         (network, 10_000),
+        (memory, 10_000),
         (producers, 5_000),
         (messages, 2_000),
     ],

@@ -9,7 +9,15 @@ import pytest
 from tests.faults import scenarios
 from tests.faults.ledger import Entry, Fault, Journal, judge
 
-SHORT = {"processes": 600, "server": 600, "network": 1000, "producers": 200, "messages": 100, "disk": 600}
+SHORT = {
+    "processes": 600,
+    "server": 600,
+    "network": 1000,
+    "producers": 200,
+    "messages": 100,
+    "disk": 600,
+    "memory": 600,
+}
 
 
 @pytest.mark.timeout(120)
