@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 UNSETTLED = 40
-"""How many of the last tasks that a killed process started may be unsettled: one batch (32) and some."""
+"""How many of the last tasks that a killed process ended may be unsettled: one batch (32) and some."""
 
 
 def runs_once(key: str) -> bool:
@@ -139,17 +139,18 @@ def judge(
 
 def _judge_repeats(entry: Entry, journal: Journal, faults: list[Fault]) -> None:
     cause = _causes(faults)
-    tails: dict[int, list[Run]] = defaultdict(list)
     runs: dict[str, list[Run]] = defaultdict(list)
     for run in journal.starts:
-        tails[run.pid].append(run)
         runs[run.key].append(run)
-    cut = {run for pid in cause for run in tails[pid][-UNSETTLED:] if not runs_once(run.key)}
+    ends: dict[int, list[int]] = defaultdict(list)
+    for run in journal.ends:
+        ends[run.pid].append(run.token)
+    settled = {token for pid in cause for token in ends[pid][:-UNSETTLED]}
     for key, started in runs.items():
         started.sort(key=lambda run: run.token)
         for before, after in pairwise(started):
             entry.repeated += 1
-            if before in cut:
+            if before.pid in cause and before.token not in settled and not runs_once(key):
                 entry.restart = max(entry.restart, after.at - max(cause[before.pid].at, before.at))
             else:
                 entry.unexplained += 1

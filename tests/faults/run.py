@@ -2,7 +2,7 @@
 
 Runs every scenario on every engine that outlives a process, prints the ledger, and writes it to
 ``docs/faults.md`` and between the markers of the README. The exit code is 1 if a task was lost, or repeated
-without a cause.
+without a cause. With ``FAULTS_KEEP`` set to a folder, journals, logs and stores are copied there.
 """
 
 from __future__ import annotations

@@ -54,6 +54,16 @@ def processes(engine: str, seed: int, tasks: int) -> Entry:
     return field.entry
 
 
+def threads(engine: str, seed: int, tasks: int) -> Entry:
+    """Nodes with one process of two threads are killed in whole or in part."""
+    with _field(engine, "threads pool", seed, worker_pool="threads") as (field, _):
+        field.produce(tasks)
+        plan = [field.kill_child, field.kill_agent, field.kill_node]
+        while field.await_starts(field.rng.randrange(50, 250)) or plan:
+            (plan.pop(0) if plan else field.rng.choice((field.kill_child, field.kill_node)))()
+    return field.entry
+
+
 def server(engine: str, seed: int, tasks: int) -> Entry:
     """The server is killed, stopped in order, and away for longer than a lease; no worker is to blame.
 
@@ -311,17 +321,20 @@ def _insert(path: Path, payload: bytes) -> None:
 
 @contextlib.contextmanager
 def _field(
-    engine: str, scenario: str, seed: int, dead: dict[str, int] | None = None
+    engine: str, scenario: str, seed: int, dead: dict[str, int] | None = None, **conf: Any
 ) -> Iterator[tuple[Field, RedisServer | None]]:
     """Two nodes on a fresh store: an SQLite file, or a private Redis that fsyncs every write."""
     if engine == "sqlite":
         with (
             tempfile.TemporaryDirectory(prefix="celeriac-faults-") as name,
-            _opened([f"sqlite:///{name}/store.db"], scenario, seed, dead, name) as field,
+            _opened([f"sqlite:///{name}/store.db"], scenario, seed, dead, name, **conf) as field,
         ):
             yield field, None
     else:
-        with RedisServer("aof-always") as server, _opened([server.url()], scenario, seed, dead) as field:
+        with (
+            RedisServer("aof-always") as server,
+            _opened([server.url()], scenario, seed, dead, **conf) as field,
+        ):
             yield field, server
 
 
@@ -354,9 +367,16 @@ def _opened(
 
 
 SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
-    "sqlite": [(processes, 50_000), (producers, 5_000), (messages, 2_000), (disk, 10_000)],
+    "sqlite": [
+        (processes, 50_000),
+        (threads, 5_000),
+        (producers, 5_000),
+        (messages, 2_000),
+        (disk, 10_000),
+    ],
     "redis": [
         (processes, 50_000),
+        (threads, 5_000),
         (server, 10_000),
         (network, 10_000),
         (memory, 10_000),
