@@ -11,6 +11,7 @@ from tests.faults.ledger import Entry, Fault, Journal, judge
 
 SHORT = {
     "processes": 600,
+    "threads": 400,
     "server": 600,
     "network": 1000,
     "producers": 200,
