@@ -87,7 +87,7 @@ class Serial:
             try:
                 answer = self.seat.line.exchange(outcomes, limit)
             except BaseException:
-                # Interrupted (a soft limit, a bug): what was finished is settled the next time, or refused then.
+                # Interrupted (fenced, a bug): what was finished is settled the next time, or refused then.
                 with self._mutex:
                     self.outcomes[:0] = outcomes
                 raise
