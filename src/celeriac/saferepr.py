@@ -34,6 +34,14 @@ def repr_args(value: Any, limit: int | None = 1024, levels: int = 3) -> str:
     return "".join(writer.parts)
 
 
+def shown(value: Any, show: Callable[[Any], str] = repr) -> str:
+    """Return ``repr(value)``, or ``str`` with ``show=str``; never raises, whatever a user's class does."""
+    try:
+        return show(value)
+    except Exception as error:  # user code may raise anything
+        return f"<Unrepresentable {type(value)!r}: {type(error).__name__}>"
+
+
 def _repr_simple(value: Any) -> str | None:
     """Return ``repr(value)`` where it is sure to be the right text, else ``None``."""
     if not _is_simple(value, 16):

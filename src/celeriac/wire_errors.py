@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from celeriac import exceptions, extended_json
 from celeriac.exceptions import DecodeError, SecurityError
+from celeriac.saferepr import shown
 
 
 def encode_exception(
@@ -58,15 +59,8 @@ def _writable(argument: Any, encode: Callable[[Any], Any]) -> Any:
     try:
         encode(argument)
     except Exception:  # a user's object may raise anything
-        return _safe_repr(argument)
+        return shown(argument)
     return argument
-
-
-def _safe_repr(value: Any) -> str:
-    try:
-        return repr(value)
-    except Exception as error:  # as above
-        return f"<Unrepresentable {type(value)!r}: {type(error).__name__}>"
 
 
 def _find_class(module: Any, name: str) -> type[Exception]:

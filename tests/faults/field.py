@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from celeriac import Celeriac
-from tests.faults.ledger import Entry, Fault, Journal, Run, judge
+from tests.faults.ledger import Entry, Fault, Journal, Run, judge, runs_once
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 60.0
 """Seconds without what is waited for, after which the suite gives up and says so."""
 LEASE = 2.0
+MOST_NOTES = 20
 CONF = {"worker_lease": LEASE, "broker_publish_timeout": 20.0}
 
 
@@ -128,6 +129,7 @@ class Field:
         self.producers: list[subprocess.Popen[bytes]] = []
         self._began = time.monotonic()
         self._lists = 0
+        self._looked = 0.0
         self._producer_url = urls[1] if len(urls) > 1 else urls[0]
         self.nodes = [
             Node(f"node{n}", self._env(url), folder / f"node{n}.log")
@@ -185,15 +187,23 @@ class Field:
 
         def reached() -> bool:
             self.journal.read()
-            return len(self.journal.starts) >= wanted or self._all_done()
+            return len(self.journal.starts) >= wanted or self.is_done()
 
         await_true(reached, f"{more} more tasks start", timeout)
         return len(self.journal.starts) >= wanted
 
-    def _all_done(self) -> bool:
+    def is_done(self) -> bool:
+        """Whether the producers have ended and nothing waits or runs any more."""
         if any(producer.poll() is None for producer in self.producers):
             return False
-        return {run.key for run in self.journal.ends} >= set(self.acknowledged())
+        if time.monotonic() - self._looked < 0.1:
+            return False
+        self._looked = time.monotonic()
+        return self._waiting() == 0
+
+    def _waiting(self) -> int:
+        depth = self.app.broker.depth(["celery"])["celery"]
+        return depth.ready + depth.delayed + depth.leased + depth.parked
 
     def drain(self) -> None:
         """Wait until everything is done: all producers ended, nothing ready, delayed, parked or leased."""
@@ -206,14 +216,14 @@ class Field:
                 self.entry.notes.append(f"a producer ended with code {code}")
         seen, since = -1, time.monotonic()
         while True:
-            depth = self.app.broker.depth(["celery"])["celery"]
-            if depth.ready + depth.delayed + depth.leased + depth.parked == 0:
+            waiting = self._waiting()
+            if not waiting:
                 return
             self.journal.read()
             if len(self.journal.starts) != seen:
                 seen, since = len(self.journal.starts), time.monotonic()
             if time.monotonic() - since > PATIENCE:
-                self.entry.notes.append(f"nothing moves any more: {depth}")
+                self.entry.notes.append(f"nothing moves any more: {waiting} messages")
                 return
             time.sleep(0.02)
 
@@ -261,7 +271,9 @@ class Field:
         Returns whether it came to that: a node caught between two tasks, or at the gate of an SQLite file
         (nobody can write then), is let go at once.
         """
-        node = self.rng.choice(self.nodes)
+        node = self._busy_node()
+        if node is None:
+            return False
         pids = [node.process.pid, *node.members()]
         children = node.children()
         at = time.monotonic()
@@ -271,7 +283,7 @@ class Field:
         try:
             self.journal.read()
             # One that started a moment ago is still at its sleep: it wakes up and ends after the takeover.
-            cut = self.journal.open_runs(children)
+            cut = [run for run in self.journal.open_runs(children) if not runs_once(run.key)]
             if not cut or self._holds_a_lock(pids):
                 return False
             self.note("node frozen", children, at, taken_over=True)
@@ -286,27 +298,84 @@ class Field:
         await_true(lambda: len(node.children()) == node.size, "the woken node's new children")
         return True
 
+    def freeze_child(self) -> bool:
+        """SIGSTOP one child in the middle of a task, for longer than the lease, while its node beats.
+
+        Nobody may take over what it runs. Returns as :meth:`freeze_node`.
+        """
+        node = self._busy_node()
+        if node is None:
+            return False
+        self.journal.read()
+        child = self.rng.choice(node.children())
+        _signal(child, signal.SIGSTOP)
+        try:
+            await_true(lambda: _is_stopped(child), "the child is stopped")
+            self.journal.read()
+            if not self.journal.open_runs([child]) or self._holds_a_lock([child]):
+                return False
+            self.note("child frozen")
+            time.sleep(1.5 * LEASE)
+        finally:
+            _signal(child, signal.SIGCONT)
+        return True
+
+    def freeze_agent(self) -> bool:
+        """SIGSTOP an agent until the others have taken its node for dead. Returns as :meth:`freeze_node`."""
+        node = self._busy_node()
+        agent = node.agent() if node is not None else None
+        if node is None or agent is None:
+            return False
+        others = [other for other in self.nodes if other is not node]
+        for each in self.nodes:
+            each.forget_log()
+        children = node.children()
+        _signal(agent, signal.SIGSTOP)
+        try:
+            await_true(lambda: _is_stopped(agent), "the agent is stopped")
+            if self._holds_a_lock([agent]):
+                return False
+            fault = self.note("agent frozen", children, taken_over=True)
+            await_true(lambda: any("Recovered" in other.news() for other in others), "others take over")
+            fault.victims |= frozenset(node.children())
+        finally:
+            _signal(agent, signal.SIGCONT)
+        await_true(lambda: "others took over its tasks: starting anew" in node.news(), "the node starts anew")
+        return True
+
+    def _busy_node(self) -> Node | None:
+        """A node that runs a task now, most likely one that sleeps; ``None`` if none does for a while."""
+
+        def found() -> list[Node]:
+            self.journal.read()
+            latest = time.monotonic() - 0.005
+            return [
+                node
+                for node in self.nodes
+                if any(run.at < latest for run in self.journal.open_runs(node.children()))
+            ]
+
+        try:
+            return self.rng.choice(await_true(found, "a task runs", 2.0))
+        except Stuck:
+            return None
+
     def _restarted(self, cut: list[Run]) -> bool:
         self.journal.read()
-        again = {
-            run.key
-            for run in self.journal.starts
-            for old in cut
-            if old.key == run.key and run.token > old.token
-        }
-        return len(again) == len(cut)
+        return all(self.journal.newest[run.key] > run.token for run in cut)
 
     def _ended(self, cut: list[Run]) -> bool:
         self.journal.read()
-        ended = {(run.key, run.token) for run in self.journal.ends[-5000:]}
-        return all((run.key, run.token) in ended for run in cut)
+        return not any(self.journal.running.get(run.pid) == run for run in cut)
 
     def _holds_a_lock(self, pids: Sequence[int]) -> bool:
         """Whether a stopped process has the turn to write an SQLite file: nobody else can write then."""
         inodes = {path.stat().st_ino for path in self.folder.rglob("*") if path.is_file()}
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()
-            if words[1] != "->" and int(words[4]) in pids and int(words[5].rpartition(":")[2]) in inodes:
+            if "->" in words or "WRITE" not in words:
+                continue  # waits for it, or only reads
+            if int(words[4]) in pids and int(words[5].rpartition(":")[2]) in inodes:
                 return True
         return False
 
@@ -332,7 +401,7 @@ class Field:
     # -- the end -----------------------------------------------------------------------------------
 
     def close(self, expected_dead: dict[str, int] | None = None) -> Entry:
-        """Stop everything and judge; ``expected_dead``: how many dead letters of which reason there must be."""
+        """Stop everything and judge; ``expected_dead`` is how many dead letters of a reason there must be."""
         for producer in self.producers:
             if producer.poll() is None:
                 producer.kill()
@@ -342,6 +411,8 @@ class Field:
         self._note_deaths()
         self._judge(expected_dead or {})
         self.app.close()
+        if len(self.entry.notes) > MOST_NOTES:
+            self.entry.notes[MOST_NOTES:] = [f"... and {len(self.entry.notes) - MOST_NOTES} more"]
         self.entry.seconds = time.monotonic() - self._began
         return self.entry
 
@@ -351,6 +422,8 @@ class Field:
         ran = {run.key for run in self.journal.starts} | acknowledged
         judge(self.entry, self.journal, self.faults, acknowledged, self._results(sorted(ran)))
         letters = self.app.broker.dead_letters(limit=10_000)
+        if self.entry.given_up:
+            expected_dead = {**expected_dead, "lost": self.entry.given_up}
         self.entry.dead = len(letters)
         for reason in {letter.reason for letter in letters} | expected_dead.keys():
             count = sum(1 for letter in letters if letter.reason == reason)
@@ -374,6 +447,8 @@ class Field:
                 meta = json.loads(payload)
                 if meta["status"] == "SUCCESS" and meta["result"]["key"] == key:
                     tokens[key] = meta["result"]["token"]
+                elif runs_once(key) and meta["result"].get("exc_type") == "WorkerLostError":
+                    tokens[key] = 0
         return tokens
 
 

@@ -6,11 +6,17 @@ import dataclasses
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 UNSETTLED = 40
-"""How many of the last tasks that a killed process started may be unsettled: one batch (32) and some."""
+"""How many of the last tasks that a killed process ended may be unsettled: one batch (32) and some."""
+
+
+def runs_once(key: str) -> bool:
+    """Whether the task of this key must never be run again (see producer.py)."""
+    return key.endswith("!")
 
 
 class Run(NamedTuple):
@@ -42,6 +48,10 @@ class Journal:
         self.path = path
         self.starts: list[Run] = []
         self.ends: list[Run] = []
+        self.running: dict[int, Run] = {}
+        """What each process has started and not ended; also what a killed one left."""
+        self.newest: dict[str, int] = {}
+        """The highest token under which a task was started."""
         self._offset = 0
         self._rest = b""
 
@@ -55,13 +65,17 @@ class Journal:
         for line in lines:
             kind, key, pid, token, at = line.decode().split()
             run = Run(key, int(pid), int(token), float(at))
-            (self.starts if kind == "S" else self.ends).append(run)
+            if kind == "S":
+                self.starts.append(run)
+                self.running[run.pid] = run
+                self.newest[run.key] = max(run.token, self.newest.get(run.key, 0))
+            else:
+                self.ends.append(run)
+                self.running.pop(run.pid, None)
 
     def open_runs(self, pids: Iterable[int]) -> list[Run]:
         """Runs in these processes that have started and not ended."""
-        wanted, ended = set(pids), {(run.key, run.token) for run in self.ends}
-        last = {run.pid: run for run in self.starts if run.pid in wanted}
-        return [run for run in last.values() if (run.key, run.token) not in ended]
+        return [self.running[pid] for pid in pids if pid in self.running]
 
 
 @dataclasses.dataclass
@@ -78,6 +92,8 @@ class Entry:
     """Runs over the first of a task."""
     unexplained: int = 0
     """Of these, runs whose predecessor was in no process that a fault cut off."""
+    given_up: int = 0
+    """Tasks that must run only once and whose process died: ended as a failure and a dead letter."""
     refused: int = 0
     """Runs that came to their end after others had taken their lease over: whose result was not stored."""
     dead: int = 0
@@ -100,7 +116,11 @@ class Entry:
 def judge(
     entry: Entry, journal: Journal, faults: list[Fault], acknowledged: set[str], results: dict[str, int]
 ) -> None:
-    """Fill ``entry``: ``results`` are the tokens of the runs whose results are stored, by key."""
+    """Fill ``entry``.
+
+    ``results`` are the tokens of the runs whose results are stored, by key; 0 if the task was given up
+    because it must run only once and its process died.
+    """
     entry.faults = len(faults)
     entry.acknowledged = len(acknowledged)
     lost = acknowledged - results.keys()
@@ -109,6 +129,7 @@ def judge(
     _judge_repeats(entry, journal, faults)
     entry.unacknowledged = len({run.key for run in journal.starts} - acknowledged)
     _judge_results(entry, journal, faults, results)
+    _judge_given_up(entry, journal, faults, results)
     times = sorted(run.at for run in journal.starts)
     for fault in faults:
         following = bisect_right(times, fault.at)
@@ -117,18 +138,19 @@ def judge(
 
 
 def _judge_repeats(entry: Entry, journal: Journal, faults: list[Fault]) -> None:
-    cause = {pid: fault for fault in faults for pid in fault.victims}
-    tails: dict[int, list[Run]] = defaultdict(list)
+    cause = _causes(faults)
     runs: dict[str, list[Run]] = defaultdict(list)
     for run in journal.starts:
-        tails[run.pid].append(run)
         runs[run.key].append(run)
-    cut = {run for pid in cause for run in tails[pid][-UNSETTLED:]}
+    ends: dict[int, list[int]] = defaultdict(list)
+    for run in journal.ends:
+        ends[run.pid].append(run.token)
+    settled = {token for pid in cause for token in ends[pid][:-UNSETTLED]}
     for key, started in runs.items():
         started.sort(key=lambda run: run.token)
-        for before, after in zip(started, started[1:], strict=False):
+        for before, after in pairwise(started):
             entry.repeated += 1
-            if before in cut:
+            if before.pid in cause and before.token not in settled and not runs_once(key):
                 entry.restart = max(entry.restart, after.at - max(cause[before.pid].at, before.at))
             else:
                 entry.unexplained += 1
@@ -141,13 +163,30 @@ def _judge_repeats(entry: Entry, journal: Journal, faults: list[Fault]) -> None:
 def _judge_results(entry: Entry, journal: Journal, faults: list[Fault], results: dict[str, int]) -> None:
     """The stored result is that of the newest lease, and nothing else was written by those before."""
     taken_over = {pid for fault in faults if fault.taken_over for pid in fault.victims}
-    newest: dict[str, int] = {}
-    for run in journal.starts:
-        newest[run.key] = max(run.token, newest.get(run.key, 0))
     for key, stored in results.items():
-        if stored != newest.get(key):
+        if stored and stored != journal.newest.get(key):
             entry.unexplained += 1
             entry.notes.append(f"the result of {key} is of token {stored}, not of the newest lease")
     entry.refused = sum(
-        1 for run in journal.ends if run.pid in taken_over and results.get(run.key) != run.token
+        1
+        for run in journal.ends
+        if run.pid in taken_over and not run.key.endswith("~") and results.get(run.key) != run.token
     )
+
+
+def _judge_given_up(entry: Entry, journal: Journal, faults: list[Fault], results: dict[str, int]) -> None:
+    """What was given up was in a process that a fault cut off, marked as started or really started."""
+    cause = _causes(faults)
+    given_up = {key for key, token in results.items() if token == 0}
+    entry.given_up = len(given_up)
+    blameless = [run for run in journal.starts if run.key in given_up and run.pid not in cause]
+    if given_up and not cause:
+        entry.notes.append(f"given up without a cause: {sorted(given_up)[:5]}")
+        entry.unexplained += len(given_up)
+    for run in blameless:
+        entry.unexplained += 1
+        entry.notes.append(f"given up without a cause: {run.key}, which ran in {run.pid}")
+
+
+def _causes(faults: list[Fault]) -> dict[int, Fault]:
+    return {pid: fault for fault in faults for pid in fault.victims}

@@ -1,4 +1,4 @@
-"""The application of the fault suite: every run of a task is in a journal, whatever becomes of the process."""
+"""The application of the fault suite: a journal has every run, whatever becomes of its process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from celeriac import Celeriac
 
 app = Celeriac("faults", broker=os.environ.get("FAULTS_BROKER", "memory://"))
 app.conf.update(json.loads(os.environ.get("FAULTS_CONF", "{}")))
-# A line for every task would only load the disk; what ran is in the journal.
-logging.getLogger("celeriac.app.trace").setLevel(logging.WARNING)
+# Lines for every task would only load the disk; what ran is in the journal.
+for name in ("celeriac.app.trace", "celeriac.worker.strategy"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 _journals: dict[int, int] = {}
 
@@ -31,7 +32,26 @@ def note(kind: str, key: str, token: int) -> None:
 @app.task(bind=True)
 def job(self: Any, key: str, seconds: float) -> dict[str, Any]:
     """Take ``seconds`` and return which run this was."""
-    token = self.request.delivery_token
+    return _run(self, key, seconds)
+
+
+@app.task(bind=True, acks_late=False)
+def once(self: Any, key: str, seconds: float) -> dict[str, Any]:
+    """The same, and never a second time: if its process dies, it ends as a failure and a dead letter."""
+    return _run(self, key, seconds)
+
+
+@app.task(bind=True, max_retries=1)
+def again(self: Any, key: str, seconds: float) -> dict[str, Any]:
+    """The same at the second try; the first is in the journal as ``key~``."""
+    if not self.request.retries:
+        _run(self, key + "~", seconds)
+        raise self.retry(countdown=0.05)
+    return _run(self, key, seconds)
+
+
+def _run(task: Any, key: str, seconds: float) -> dict[str, Any]:
+    token = task.request.delivery_token
     note("S", key, token)
     if seconds:
         time.sleep(seconds)

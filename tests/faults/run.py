@@ -2,7 +2,7 @@
 
 Runs every scenario on every engine that outlives a process, prints the ledger, and writes it to
 ``docs/faults.md`` and between the markers of the README. The exit code is 1 if a task was lost, or repeated
-without a cause.
+without a cause. With ``FAULTS_KEEP`` set to a folder, journals, logs and stores are copied there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import platform
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from tests.faults.ledger import Entry
 from tests.faults.scenarios import SCENARIOS
 from tests.servers import server_binary
 
-COLUMNS = ("engine", "scenario", "faults", "acknowledged", "lost", "repeated", "unexplained", "refused",
-           "dead letters", "restart s", "standstill s", "took s")  # fmt: skip
+COLUMNS = (
+    "engine", "scenario", "faults", "acknowledged", "lost", "repeated", "unexplained", "given up", "refused",
+    "dead letters", "restart s", "standstill s", "took s",
+)  # fmt: skip
 MARKERS = re.compile(r"(<!-- faults:begin[^>]*-->\n).*?(<!-- faults:end -->)", re.DOTALL)
 
 
@@ -35,6 +38,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of tasks")
     parser.add_argument("--seed", type=int, default=1, help="chooses victims and moments")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that nothing is left running
     ledger: list[tuple[str, Entry]] = []
     for engine in asked.engine or sorted(SCENARIOS, reverse=True):
         for scenario, tasks in SCENARIOS[engine]:
@@ -57,9 +61,9 @@ def main() -> int:
 def cells(engine: str, entry: Entry) -> tuple[str, ...]:
     """An entry as text, in the order of ``COLUMNS``."""
     return (
-        engine, entry.scenario, str(entry.faults), f"{entry.acknowledged:,}", str(entry.lost), str(entry.repeated),
-        str(entry.unexplained), str(entry.refused), str(entry.dead), f"{entry.restart:.2f}",
-        f"{entry.standstill:.2f}", f"{entry.seconds:.0f}",
+        engine, entry.scenario, str(entry.faults), f"{entry.acknowledged:,}", str(entry.lost),
+        str(entry.repeated), str(entry.unexplained), str(entry.given_up), str(entry.refused), str(entry.dead),
+        f"{entry.restart:.2f}", f"{entry.standstill:.2f}", f"{entry.seconds:.0f}",
     )  # fmt: skip
 
 
@@ -85,8 +89,8 @@ def write(ledger: list[tuple[str, Entry]]) -> None:
     """Write the page, and the README's section if its markers are there."""
     table = markdown([COLUMNS, *(cells(engine, entry) for engine, entry in ledger)])
     (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs" / "faults.md").write_text(PAGE.format(table=table, circumstances=circumstances(), lease=LEASE,
-                                                         scenarios=descriptions()))  # fmt: skip
+    page = PAGE.format(table=table, circumstances=circumstances(), lease=LEASE, scenarios=descriptions())
+    (ROOT / "docs" / "faults.md").write_text(page)
     readme = ROOT / "README.md"
     text = readme.read_text()
     if MARKERS.search(text):
@@ -108,8 +112,8 @@ def circumstances() -> str:
     return (
         f"{machine()}; Python {platform.python_version()}, Celeriac {__version__}, redis-py "
         f"{importlib.metadata.version('redis')}, Redis {version[1] if version else '?'} (`appendonly yes`, "
-        f"`appendfsync always`), SQLite {sqlite3.sqlite_version} (publishes at `synchronous=FULL`, the rest at "
-        f"`NORMAL`); {time.strftime('%d %B %Y')}; `make faults`."
+        f"`appendfsync always`), SQLite {sqlite3.sqlite_version} (publishes at `synchronous=FULL`, the rest "
+        f"at `NORMAL`); {time.strftime('%d %B %Y')}; `make faults`."
     )
 
 
@@ -131,17 +135,22 @@ PAGE = """# Faults
 
 ## What is counted
 
-Two nodes with two processes each work on a fresh store, with a lease of {lease:g} s. Producers are processes of
-their own and write down what was acknowledged to them; every task appends a line to a journal when it starts
-and when it ends, and returns the token of its run.
+Two nodes with two processes each work on a fresh store, with a lease of {lease:g} s. Producers are processes
+of their own and write down what was acknowledged to them; every task appends a line to a journal when it
+starts and when it ends, and returns the token of its run.
 
-* **acknowledged**: tasks whose publish returned. **lost**: those of them without a result in the end.
-* **repeated**: runs over the first one of a task. A killed process may leave finished tasks unsettled (at most
-  one batch), and they run again. **unexplained**: repeats of a run that no fault cut off, and results that are
-  not those of the newest lease.
+* **acknowledged**: tasks whose publish returned, and their callbacks. Most are plain; of a hundred, five are
+  delayed, four succeed at their second try, four have a callback and five must run only once
+  (`acks_late=False`). **lost**: those of them without a result in the end.
+* **repeated**: runs over the first one of a task. A killed process may leave finished tasks unsettled (at
+  most one batch), and they run again. **unexplained**: repeats of a run that no fault cut off, any repeat of
+  a task that must run only once, and results that are not those of the newest lease.
+* **given up**: tasks that must run only once and whose process died: they ended as a failure and a dead
+  letter.
 * **refused**: runs that came to their end after others had taken their lease over, so that the store refused
   what they wrote.
-* **dead letters**: poison, garbage and unknown tasks; any other number than was sent counts as a failure.
+* **dead letters**: poison, garbage, unknown and given-up tasks; any other number than was sent counts as a
+  failure.
 * **restart**: the longest time from a fault until a task that it cut off was started again.
   **standstill**: the longest time from a fault until any task was started.
 

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.proxy import Proxy
 from tests.servers import RedisServer
 
 QUEUE = "celery"
+UNCLAIMED = "unclaimed"
 DISK_MIB = 48
 
 
@@ -29,23 +31,36 @@ def processes(engine: str, seed: int, tasks: int) -> Entry:
     with _field(engine, "processes", seed) as (field, _):
         for part in (tasks // 2, tasks - tasks // 2):
             field.produce(part)
+
+        def sure(freeze: Callable[[], bool]) -> None:
+            for _attempt in range(30):
+                if freeze():
+                    return
+                if field.is_done():
+                    field.produce(500)
+            raise Stuck("nothing could be frozen while it ran a task")
+
         # Every kind is met however few the tasks are; then by chance, a child most often.
-        plan: list[Callable[[], Any]] = [field.kill_child, field.kill_agent, field.kill_node]
-        frozen = False
-        while field.await_starts(field.rng.randrange(50, 250)):
-            choice = field.rng.random()
+        kills: list[Callable[[], Any]] = [field.kill_child, field.kill_agent, field.kill_node]
+        freezes = [field.freeze_node, field.freeze_agent, field.freeze_child]
+        plan = [*kills, *(partial(sure, freeze) for freeze in freezes)]
+        while field.await_starts(field.rng.randrange(50, 250)) or plan:
             if plan:
                 plan.pop(0)()
-            elif not frozen or choice < 0.05:
-                frozen = field.freeze_node() or frozen
-            elif choice < 0.7:
-                field.kill_child()
-            elif choice < 0.85:
-                field.kill_agent()
+            elif field.rng.random() < 0.92:
+                field.rng.choices(kills, (8, 2, 2))[0]()
             else:
-                field.kill_node()
-        if not frozen:
-            raise Stuck("no node was ever frozen while it ran a task")
+                sure(field.rng.choice(freezes))
+    return field.entry
+
+
+def threads(engine: str, seed: int, tasks: int) -> Entry:
+    """Nodes with one process of two threads are killed in whole or in part."""
+    with _field(engine, "threads pool", seed, worker_pool="threads") as (field, _):
+        field.produce(tasks)
+        plan = [field.kill_child, field.kill_agent, field.kill_node]
+        while field.await_starts(field.rng.randrange(50, 250)) or plan:
+            (plan.pop(0) if plan else field.rng.choice((field.kill_child, field.kill_node)))()
     return field.entry
 
 
@@ -126,11 +141,15 @@ class _Network:
 
     def _drop(self, way: Proxy, kind: str) -> None:
         field, before = self.field, way.dropped
-        if way is self.producers and all(p.poll() is not None for p in field.producers):
+        if self._nobody_asks(way):
             return
         field.note(kind)
         way.drop_replies(1)
-        await_true(lambda: way.dropped > before, "a reply is dropped")
+        await_true(lambda: way.dropped > before or self._nobody_asks(way), "a reply is dropped")
+        way.drop_replies(0)
+
+    def _nobody_asks(self, way: Proxy) -> bool:
+        return way is self.producers and all(p.poll() is not None for p in self.field.producers)
 
     def slow(self) -> None:
         self.field.note("5 ms latency")
@@ -205,6 +224,24 @@ def messages(engine: str, seed: int, tasks: int) -> Entry:
     return field.entry
 
 
+def memory(engine: str, seed: int, tasks: int) -> Entry:
+    """Redis reaches its ``maxmemory`` and has room again later: workers go on, publishes are refused."""
+    with _field(engine, "memory full", seed) as (field, redis):
+        assert redis is not None
+        field.produce(tasks)
+        met = 0
+        while field.await_starts(tasks // 8) or not met:
+            field.note("memory full")
+            redis.command("CONFIG", "SET", "maxmemory", "1000000")
+            await_true(lambda: _publish_fails(field), "a publish at maxmemory fails")
+            met += 1
+            time.sleep(0.3)
+            redis.command("CONFIG", "SET", "maxmemory", "0")
+            await_true(lambda: not _publish_fails(field), "a publish succeeds again")
+            field.app.broker.purge([UNCLAIMED])
+    return field.entry
+
+
 def disk(engine: str, seed: int, tasks: int) -> Entry:
     """The disk fills up under an SQLite file, and has room again later."""
     with tempfile.TemporaryDirectory(prefix="celeriac-disk-") as name:
@@ -234,13 +271,15 @@ def _fill_again_and_again(field: Field, place: Path, tasks: int) -> None:
         await_true(lambda: _publish_fails(field), "a publish on a full disk fails")
         met += 1
         filler.unlink()
+        await_true(lambda: field.app.broker.purge([UNCLAIMED]), "what filled the disk is purged")
         await_true(lambda: not _publish_fails(field), "a publish succeeds again")
+        field.app.broker.purge([UNCLAIMED])
 
 
 def _publish_fails(field: Field) -> bool:
-    """Publish a task that does nothing; whether the store said that it is full."""
+    """Publish a large message that nobody claims; whether the store said that it is full."""
     try:
-        field.app.send_task(job.name, (f"probe-{time.monotonic_ns()}", 0.0), retry=False, ignore_result=True)
+        field.app.send_task(job.name, ("x" * 100_000, 0.0), retry=False, queue=UNCLAIMED)
     except StoreFull:
         return True
     except Exception as error:
@@ -282,15 +321,20 @@ def _insert(path: Path, payload: bytes) -> None:
 
 @contextlib.contextmanager
 def _field(
-    engine: str, scenario: str, seed: int, dead: dict[str, int] | None = None
+    engine: str, scenario: str, seed: int, dead: dict[str, int] | None = None, **conf: Any
 ) -> Iterator[tuple[Field, RedisServer | None]]:
     """Two nodes on a fresh store: an SQLite file, or a private Redis that fsyncs every write."""
     if engine == "sqlite":
-        with tempfile.TemporaryDirectory(prefix="celeriac-faults-") as name:
-            with _opened([f"sqlite:///{name}/store.db"], scenario, seed, dead, name) as field:
-                yield field, None
+        with (
+            tempfile.TemporaryDirectory(prefix="celeriac-faults-") as name,
+            _opened([f"sqlite:///{name}/store.db"], scenario, seed, dead, name, **conf) as field,
+        ):
+            yield field, None
     else:
-        with RedisServer("aof-always") as server, _opened([server.url()], scenario, seed, dead) as field:
+        with (
+            RedisServer("aof-always") as server,
+            _opened([server.url()], scenario, seed, dead, **conf) as field,
+        ):
             yield field, server
 
 
@@ -323,11 +367,19 @@ def _opened(
 
 
 SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
-    "sqlite": [(processes, 50_000), (producers, 5_000), (messages, 2_000), (disk, 10_000)],
+    "sqlite": [
+        (processes, 50_000),
+        (threads, 5_000),
+        (producers, 5_000),
+        (messages, 2_000),
+        (disk, 10_000),
+    ],
     "redis": [
         (processes, 50_000),
+        (threads, 5_000),
         (server, 10_000),
         (network, 10_000),
+        (memory, 10_000),
         (producers, 5_000),
         (messages, 2_000),
     ],

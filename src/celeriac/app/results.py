@@ -10,6 +10,7 @@ from celeriac import serialization, states
 from celeriac.engines.base import ResultRecord
 from celeriac.exceptions import DecodeError, EncodeError
 from celeriac.message import notes
+from celeriac.saferepr import shown
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _COMPRESSED = b"\0celery-compressed\0"
 """Stands before a compressed payload, then the method's label and a zero byte."""
+
+_SHORTENED = 500
+"""Characters kept of an exception that is too large to be stored."""
 
 
 class ResultFormat:
@@ -39,9 +43,28 @@ class ResultFormat:
     ) -> ResultRecord:
         """Return a state of the task that ``request`` describes, ready to be stored.
 
-        ``value`` is the result, or the exception in the states that have one. Raises ``EncodeError`` if it
-        cannot be serialised or is larger than ``result_max_size``.
+        ``value`` is the result, or the exception in the states that have one. Raises ``EncodeError`` if a
+        result cannot be serialised or is larger than ``result_max_size``. An exception always ends in a
+        record: one that is too large is replaced by its beginning, without its traceback.
         """
+        if not isinstance(value, BaseException):
+            return self._record(state, value, request, traceback, task_id)
+        try:
+            return self._record(state, value, request, traceback, task_id)
+        except EncodeError as error:
+            text = f"{type(value).__name__}: {shown(value, str)}"
+            short = EncodeError(f"{text[:_SHORTENED]} (not stored in full: {error})")
+            return self._record(state, short, request, None, task_id, limited=False)
+
+    def _record(
+        self,
+        state: str,
+        value: Any,
+        request: Context | None,
+        traceback: str | None,
+        task_id: str | None,
+        limited: bool = True,
+    ) -> ResultRecord:
         conf = self._app.conf
         identifier = task_id or (request.id if request is not None else None)
         if not identifier:
@@ -66,17 +89,20 @@ class ResultFormat:
         ttl = conf.result_expires
         if state == states.FAILURE and conf.result_failure_expires is not None:
             ttl = conf.result_failure_expires
-        payload = self.encode(meta)
+        payload = self.encode(meta, limited)
         reply = notes(request.message).reply if request is not None and request.message is not None else None
         return ResultRecord(identifier, state, payload, float(ttl) if ttl else None, reply)
 
-    def encode(self, meta: dict[str, Any]) -> bytes:
-        """Return a stored result's bytes: serialised by ``result_serializer``, perhaps compressed."""
+    def encode(self, meta: dict[str, Any], limited: bool = True) -> bytes:
+        """Return a stored result's bytes: serialised by ``result_serializer``, perhaps compressed.
+
+        Raises ``EncodeError``, over ``result_max_size`` too if ``limited``.
+        """
         conf = self._app.conf
         _, _, payload = serialization.dumps(
             meta, conf.result_serializer, {"result": meta["result"], "meta": meta}
         )
-        limit = conf.result_max_size
+        limit = conf.result_max_size if limited else None
         if limit is not None and len(payload) > limit:
             raise EncodeError(
                 f"the result takes {len(payload)} bytes, more than result_max_size allows ({limit}): "

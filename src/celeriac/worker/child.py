@@ -113,7 +113,11 @@ def run_child(
     if not alone:
         # Until it is attached, which a broker that is away can delay, it holds nothing and leaves at a word.
         signal.signal(signal.SIGUSR2, lambda *_: os._exit(EXIT_LEFT))
-    seat = Seat(app, options, record, node, epoch)
+    try:
+        seat = Seat(app, options, record, node, epoch)
+    except Fenced:
+        logger.error("Others hold this node's leases now (it was out of touch): starting anew")
+        return EXIT_FENCED
     if not alone:
         install_signals(seat)
     if signals.worker_process_init.receivers:

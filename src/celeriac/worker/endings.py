@@ -27,6 +27,7 @@ from celeriac.exceptions import (
     Terminated,
     TimeLimitExceeded,
 )
+from celeriac.saferepr import shown
 from celeriac.worker.job import Job
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Endings:
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
         if reason is not None:
             outcome.verdict = Verdict.DEAD
-            outcome.reason, outcome.detail = reason, f"{type(error).__name__}: {error}"
+            outcome.reason, outcome.detail = reason, f"{type(error).__name__}: {shown(error, str)}"
             outcome.task, outcome.task_id = job.name, context.id or ""
         return outcome
 
@@ -175,7 +176,7 @@ class Endings:
         self._quietly(plan.on_retry, reason, context.id, context.args, context.kwargs, info)
         if signals.task_retry.receivers:
             signals.task_retry.send(sender=plan.task, request=context, reason=retry, einfo=info)
-        self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=str(retry))
+        self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=shown(retry, str))
         self._after(job, states.RETRY, reason, info)
         publication: Publication = retry.publication
         token, queue = job.delivery.token, job.delivery.queue
@@ -260,9 +261,9 @@ class Endings:
 
     def _log_failure(self, job: Job, error: BaseException, info: ExceptionInfo) -> None:
         if isinstance(error, job.plan.task.throws):
-            self._log(logging.INFO, job, "Task %(name)s[%(id)s] raised expected: %(exc)s", exc=repr(error))
+            self._log(logging.INFO, job, "Task %(name)s[%(id)s] raised expected: %(exc)s", exc=shown(error))
         elif trace_logger.isEnabledFor(logging.ERROR):
-            data = {"name": job.name, "id": job.context.id, "exc": repr(error), "traceback": info.traceback}
+            data = {"name": job.name, "id": job.context.id, "exc": shown(error), "traceback": info.traceback}
             trace_logger.error(
                 "Task %(name)s[%(id)s] raised unexpected: %(exc)s\n%(traceback)s", data, extra={"data": data}
             )
@@ -280,6 +281,6 @@ def _takes_three(task: Any) -> bool:
 
 
 def _short(value: Any, size: int | None) -> str:
-    text = repr(value)
+    text = shown(value)
     size = size or 1024
     return text if len(text) <= size else text[: size - 3] + "..."

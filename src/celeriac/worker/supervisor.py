@@ -191,6 +191,9 @@ class Supervisor:
             self.unreleased[owner] = Death(owner, started)
             if self.channel:
                 self.channel.send(self.unreleased[owner])
+        if code == EXIT_FENCED:
+            # The agent learns of it with its next beat, and the node begins a new life: no use in hurrying.
+            child.not_before = time.monotonic() + TICK
         if left_in_order or child.ours or code == EXIT_FENCED:
             return
         for run in running:

@@ -29,8 +29,10 @@ Word = str | bytes | int | float
 
 pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
 """Pack one command (its stub knows tuples of one word only)."""
-_STALE_AFTER: Final = 1.0
-"""Seconds after which an idle connection is looked at before it is used: the server may have closed it."""
+_STALE_AFTER: Final = 0.001
+"""Seconds after which an idle connection is looked at before it is used. The server may have closed it: what
+is sent then has an unknown fate and is not sent again, where a new connection would have done. A look costs
+some microseconds, which only a loop without a pause would feel."""
 _MAX_IDLE: Final = 32
 """Connections kept for reuse."""
 _HINTS: Final = {

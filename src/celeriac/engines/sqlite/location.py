@@ -43,7 +43,8 @@ class Options:
     synchronous: str = ""
     """``FULL``, ``NORMAL``, ... for every commit; empty: publishers FULL, workers NORMAL."""
     lock_timeout: float = 10.0
-    """How long to wait for another writer before ``OperationalError``."""
+    """How long to wait for another writer before ``OperationalError``. Unless it is set, not longer than a
+    publish may take (``publish_timeout``): a worker asks again anyway, a client wants to know."""
     priority_order: str = "higher"
     """Which priority numbers are more urgent, ``higher`` or ``lower`` (``task_priority_order``)."""
     result_tombstone_expires: float = 7 * 86400.0
@@ -66,6 +67,9 @@ class Options:
                 f"the SQLite URL has no option {unknown[0]!r}; there are: {', '.join(known)}"
             )
         merged = {name: value for name, value in options.items() if name in known} | asked
+        patience = options.get("publish_timeout")
+        if patience is not None:
+            merged.setdefault("lock_timeout", min(cls.lock_timeout, patience))
         values = {name: _convert(name, value, getattr(cls, name)) for name, value in merged.items()}
         made = cls(**values)
         if made.synchronous and made.synchronous.upper() not in _SYNCHRONOUS:

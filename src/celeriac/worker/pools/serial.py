@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from celeriac.engines.base import Answer, Delivery, Outcome, Verdict
-from celeriac.exceptions import SoftTimeLimitExceeded
+from celeriac.exceptions import Fenced, SoftTimeLimitExceeded
 from celeriac.worker.job import Job
 
 if TYPE_CHECKING:
@@ -86,7 +86,13 @@ class Serial:
                 outcomes, self.outcomes = self.outcomes, []
             if extra:
                 outcomes.extend(extra)
-            answer = self.seat.line.exchange(outcomes, limit)
+            try:
+                answer = self.seat.line.exchange(outcomes, limit)
+            except BaseException:
+                # Interrupted (fenced, a bug): what was finished is settled the next time, or refused then.
+                with self._mutex:
+                    self.outcomes[:0] = outcomes
+                raise
         if answer.refused:
             self.seat.report_refused(answer.refused)
         if answer.version != self.runner.version:
@@ -262,6 +268,8 @@ class Helper(threading.Thread):
                 serial.give_back()
             elif overrun >= FLUSH_AFTER:
                 serial.settle()
+        except Fenced:
+            return  # the main thread will be told the same, and ends the process
         except Exception:
             logger.exception("Settling behind a running task failed; the child does it when the task ends")
             time.sleep(1.0)
