@@ -69,6 +69,7 @@ def test_start_and_withdraw_never_both_get_a_message(
         record = board.child(0)
         for _ in range(rounds):
             os.read(go_read, 1)
+            time.sleep(0 if with_barrier else random.uniform(0, 0.0005))
             taken = b"".join(token.to_bytes(4, "little") for token, _ in record.withdraw())
             os.write(write, len(taken).to_bytes(4, "little") + taken)
         os._exit(0)
