@@ -175,6 +175,15 @@ def site(shared: InteropSite) -> Iterator[InteropSite]:
     del shared.workers[before:]
 
 
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[InteropSite]:
+    """A Redis for one test: other tests' Celery workers leave unacknowledged messages behind."""
+    with RedisServer() as server:
+        site = InteropSite(server, tmp_path)
+        yield site
+        site.close()
+
+
 class Pair:
     """A client of one library and the queue of the other's worker."""
 
@@ -548,9 +557,9 @@ def test_a_delay_held_in_the_store_may_end_at_either_worker(site: InteropSite) -
     assert max(waits) < 6
 
 
-def test_what_celerys_workers_hold_is_left_alone(site: InteropSite) -> None:
+def test_what_celerys_workers_hold_is_left_alone(alone: InteropSite) -> None:
     """Celery's unacknowledged messages are its own affair, also those of a worker that died."""
-    site.journal_path.write_text("")
+    site = alone
     theirs = site.worker("celery", "held-by-celery", "-c", "1", "-P", "threads", task_acks_late=True)
     site.client("celery").run("for n in range(3): call(nap, 60, f'nap{n}')", "held-by-celery")
     site.await_true(lambda: site.journal() == ["celery start nap0"])
@@ -560,4 +569,3 @@ def test_what_celerys_workers_hold_is_left_alone(site: InteropSite) -> None:
     assert site.client("celeriac").run("answer = call(add, 1, 1).get(timeout=10)", "held-by-celery") == 2
     assert site.server.command("HLEN", "unacked") == b":3\r\n"
     assert site.journal() == ["celery start nap0"]
-    site.server.command("DEL", "unacked", "unacked_index", "held-by-celery")

@@ -111,7 +111,8 @@ class Serial:
             record.note_claims([(d.token, index[d.queue]) for d in deliveries])
         began, done = time.perf_counter(), 0
         for delivery in deliveries:
-            if batched and seat.leaving:
+            if batched and (seat.leaving or not seat.trusted):
+                # Told to leave; or frozen for so long that others may run these by now.
                 self.give_back()
                 break
             job = self.runner.prepare(delivery)
