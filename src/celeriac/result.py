@@ -221,11 +221,7 @@ class AsyncResult(ResultBase, Generic[R]):
     def _too_late(self, timeout: float | None) -> exceptions.TimeoutError:
         return exceptions.TimeoutError(
             f"task {self.id} did not end within {timeout} seconds. It may still do so, and a later get() "
-<<<<<<< HEAD
             "returns its result; if it does not even start, look with 'celeriac queues' whether a worker "
-=======
-            "returns its result; if it does not even start, see with 'celeriac queues' whether a worker "
->>>>>>> tutorial
             "serves its queue"
         )
 
