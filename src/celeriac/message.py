@@ -129,6 +129,7 @@ class _Envelope(msgspec.Struct):
 
 _HEADERS: Final = frozenset(
     (
+        OWN_HEADER,
         "lang",
         "task",
         "id",
@@ -246,7 +247,7 @@ def encode_body(
     chosen = serialization.serializer(serializer)
     content_type, content_encoding = chosen.content_type, chosen.content_encoding
     body = None
-    if not embed and chosen.encode is extended_json.dumps:
+    if (not embed or not any(embed.values())) and chosen.encode is extended_json.dumps:
         body = _encode_plain_body(args, kwargs)
     if body is None:
         following = embed or _NOTHING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -34,7 +35,9 @@ def shell(session: Session, /, kind: str | None, without_tasks: bool, patch: str
     if patch:
         _patch(patch)
     start = _shell(kind)
-    start(namespace(session, without_tasks))
+    names = namespace(session, without_tasks)
+    gc.enable()
+    start(names)
 
 
 def namespace(session: Session, without_tasks: bool = False) -> dict[str, Any]:

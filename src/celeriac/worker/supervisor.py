@@ -97,9 +97,11 @@ class Supervisor:
 
     def run(self) -> int:
         wake = self.shutdown.install()
+        gc.disable()
         if not self.launcher.by_exec:
             preload(self.app)
         gc.freeze()
+        gc.enable()
         self._start_agent()
         while True:
             self._fill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ class Worker:
 
     def start(self) -> int:
         """Work until told to stop; return the exit code."""
+        gc.disable()  # as in celeriac.__main__
         app, flags = self.app, self.flags
         for module in _listed(flags.get("include")):
             app.conf.include = (*app.conf.include, module)
@@ -63,6 +65,7 @@ class Worker:
         return self._run(options, opened_early)
 
     def _run(self, options: Options, opened_early: bool) -> int:
+        gc.enable()
         if options.pool == "solo":
             from celeriac.worker.solo import Solo
 

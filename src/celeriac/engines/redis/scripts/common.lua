@@ -89,11 +89,13 @@ end
 local function store(id, payload, ttl, reply, mark)
   if tracked then call('DEL', RESULT_PREFIX .. 'celeriac:queued:' .. id) end
   local key = RESULT_PREFIX .. 'celery-task-meta-' .. id
-  if succeeded(key, id) then return false end
-  if ttl == '' then
-    call('SET', key, payload)
-  else
-    call('SET', key, payload, 'PX', ttl)
+  local words = { 'SET', key, payload }
+  if ttl ~= '' then words[4], words[5] = 'PX', ttl end
+  words[#words + 1] = 'NX' -- most results are a task's first: then there is nothing to look at
+  if not call(unpack(words)) then
+    if succeeded(key, id) then return false end
+    words[#words] = nil
+    call(unpack(words))
   end
   if mark == '1' then
     local name = RESULT_PREFIX .. 'celeriac:success:' .. id

@@ -260,16 +260,20 @@ local function claim_all()
   local first_token = math.max(tonumber(state[2] or 0), now_us)
   token = first_token
   local next_due = nil
-  local open = {}
+  local open, special = {}, {}
   for i = 1, claims do
     if not state[i + 3] then -- else it is paused
       open[#open + 1] = i
-      local due = guarded(i, promote)
-      if due and (not next_due or due < next_due) then next_due = due end
+      -- One look where mostly neither is there.
+      if call('EXISTS', own(queues[i], 'delayed'), own(queues[i], 'returned')) > 0 then
+        special[#special + 1] = i
+        local due = guarded(i, promote)
+        if due and (not next_due or due < next_due) then next_due = due end
+      end
     end
   end
-  for i = 1, #open do
-    if count < limit then guarded(open[i], claim_returned) end
+  for i = 1, #special do
+    if count < limit then guarded(special[i], claim_returned) end
   end
   for lane = 0, #LANES - 1 do
     for i = 1, #open do
