@@ -176,3 +176,19 @@ def test_an_error_does_not_show_a_secret() -> None:
     with pytest.raises(ImproperlyConfigured) as error:
         SETTINGS["security_key_password"].convert(["hunter2"])
     assert "hunter2" not in str(error.value)
+
+
+def test_every_setting_that_works_is_read_somewhere() -> None:
+    """A setting that is parsed and ignored would be worse than an error."""
+    package = HERE.parent.parent / "src" / "celeriac"
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in package.rglob("*.py")
+        if "settings" not in path.relative_to(package).parts
+    )
+    unread = [
+        name
+        for name, setting in SETTINGS.items()
+        if setting.support is Support.WORKS and not setting.pending and not re.search(rf"\b{name}\b", code)
+    ]
+    assert unread == []
