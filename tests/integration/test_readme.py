@@ -49,13 +49,18 @@ def test_quick_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["from celery import Celery", "import celery", "from celery.utils.log import x"]
+    ("line", "changed"),
+    [
+        ("from celery import Celery", "from celeriac import Celery"),
+        ("import celery", "import celeriac as celery"),
+        ("from celery.utils.log import x", "from celeriac.utils.log import x"),
+    ],
 )
-def test_sed_changes_imports(line: str, tmp_path: Path) -> None:
+def test_sed_changes_imports(line: str, changed: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(f"{line}\nx = 'celery'  # celery, imported\n")
     subprocess.run(["bash", "-c", _section("From Celery")[0]], cwd=tmp_path, check=True)
     first, second = (tmp_path / "app.py").read_text().splitlines()
-    assert first == line.replace("celery", "celeriac", 1)
+    assert first == changed
     assert second == "x = 'celery'  # celery, imported"
 
 

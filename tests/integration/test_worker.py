@@ -201,6 +201,12 @@ def test_children_are_replaced_after_their_tasks(site: Any) -> None:
     assert len(set(pids)) == 3
 
 
+def test_the_solo_pool_says_that_it_cannot_be_replaced(site: Any) -> None:
+    worker = site.worker("-P", "solo", "--max-tasks-per-child", "2")
+    assert [site.send("add", n, 0).get(timeout=10) for n in range(5)] == list(range(5))
+    assert "cannot replace its process" in worker.log
+
+
 def test_a_child_over_its_memory_is_replaced_after_its_task(site: Any) -> None:
     site.worker("-c", "1", "--max-memory-per-child", "150000")
     fat = site.send("greedy", 160_000).get(timeout=10)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -50,14 +52,38 @@ class Seat:
         self.line = Line(app, self.owner, options.queues, self.wake_read)
         self.queue_index = {name: index for index, name in enumerate(options.queues)}
         self.margin = options.lease / 5
+        self._told = False
         self.on_terminate: Callable[[str], None] | None = None
         """How the pool ends one running task without its process, if it can."""
 
     @property
     def leaving(self) -> bool:
-        """Whether the child is to stop: ordered to, or its tasks are used up."""
-        limit = self.options.max_tasks_per_child
-        return self.record.quitting or bool(limit and self.record.processed >= limit)
+        """Whether the child is to stop: ordered to, its tasks are used up, or its memory is."""
+        if self.record.quitting:
+            return True
+        options = self.options
+        if options.pool == "solo":
+            return False  # there is nobody to replace it
+        limit = options.max_tasks_per_child
+        if limit and self.record.processed >= limit:
+            return True
+        return bool(options.max_memory_per_child) and self._too_large()
+
+    def _too_large(self) -> bool:
+        """Whether the process has ever used more memory than it may (its peak, as Celery counts)."""
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if sys.platform == "darwin":
+            used //= 1024  # bytes there, KiB elsewhere
+        if used <= self.options.max_memory_per_child:
+            return False
+        if not self._told:
+            self._told = True
+            logger.info(
+                "This process has used %d KiB, more than --max-memory-per-child (%d KiB): it is replaced",
+                used,
+                self.options.max_memory_per_child,
+            )
+        return True
 
     @property
     def trusted(self) -> bool:

@@ -4,7 +4,7 @@ Responsibilities:
 
 1. Start the agent and the children, and replace those that end.
 2. Tell the agent whose leases a dead child held and how its task ended, so that they are settled at once.
-3. Keep time limits, memory limits and the number of processes, through the board and signals.
+3. Keep time limits and the number of processes, through the board and signals.
 4. Shut down: warm, soft or cold.
 
 It has no thread, no connection and runs no task, so it is always there to do these, and fork is safe. The
@@ -47,7 +47,6 @@ logger = logging.getLogger("celeriac.worker")
 
 TICK = 0.1
 """Seconds between looks at the limits: how exact they are kept."""
-MEMORY_INTERVAL = 1.0
 TERM_PATIENCE = 1.0
 """Seconds a terminated task has to follow its signal before it is killed."""
 AUTOSCALE_KEEPALIVE = float(os.environ.get("AUTOSCALE_KEEPALIVE", 30))
@@ -92,7 +91,6 @@ class Supervisor:
         self.channel: Channel | None = None
         self.unreleased: dict[str, Death] = {}
         self._ready = False
-        self._memory_due = 0.0
         self._rested: dict[int, float] = {}
 
     def run(self) -> int:
@@ -281,9 +279,6 @@ class Supervisor:
             for child in self.children:
                 if child.alive:
                     self._keep_time(child, now)
-        if self.options.max_memory_per_child and now >= self._memory_due:
-            self._memory_due = now + MEMORY_INTERVAL
-            self._keep_memory()
         if self.options.autoscale and not self.shutdown.stopping:
             self._autoscale(now)
 
@@ -303,18 +298,6 @@ class Supervisor:
                 logger.warning("Soft time limit (%gs) exceeded for %s[%s]", limit, run.task, run.task_id)
                 child.record.clear_soft(run.slot, run.token)
                 os.kill(child.pid, signal.SIGUSR1)
-
-    def _keep_memory(self) -> None:
-        """Children above the limit finish what they run and are replaced."""
-        for child in self.children:
-            if child.alive and child.record.order == Order.WORK:
-                used = _resident_kib(child.pid)
-                if used > self.options.max_memory_per_child:
-                    logger.info(
-                        "Child %d uses %d KiB, over the limit of %d KiB: replacing it after its task",
-                        child.record.number, used, self.options.max_memory_per_child,
-                    )  # fmt: skip
-                    self._order(child, Order.QUIT)
 
     def _autoscale(self, now: float) -> None:
         assert self.options.autoscale is not None
@@ -385,14 +368,6 @@ class Supervisor:
         logger.warning("The broker cannot be reached to sign off: others will take over after the lease")
         os.kill(self.agent_pid, signal.SIGKILL)
         os.waitpid(self.agent_pid, 0)
-
-
-def _resident_kib(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
-    except (OSError, IndexError):
-        return 0
 
 
 def _how(code: int) -> str:

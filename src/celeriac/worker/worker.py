@@ -98,8 +98,8 @@ def _pool_notes(app: Celeriac, options: Options) -> list[str]:
     hard = options.time_limit or any(app.tasks[name].time_limit for name in limited)
     if options.pool == "threads" and hard:
         notes.append(f"The threads pool cannot keep hard time limits{named}: only soft ones are raised")
-    if options.pool != "prefork" and options.max_memory_per_child and options.pool == "solo":
-        notes.append("The solo pool cannot replace itself: --max-memory-per-child has no effect")
+    if options.pool == "solo" and (options.max_memory_per_child or options.max_tasks_per_child):
+        notes.append("The solo pool cannot replace its process: limits of tasks and memory have no effect")
     return notes
 
 

@@ -195,7 +195,7 @@ class Serial:
         options = self.seat.options
         paced = max(1, min(options.prefetch_max, int(BATCH_SECONDS / self._pace)))
         size = options.prefetch or paced
-        limit = options.max_tasks_per_child
+        limit = options.max_tasks_per_child if options.pool != "solo" else 0
         return min(size, limit - self.record.processed) if limit else size
 
     def _idle(self, answer: Answer) -> None:
