@@ -33,7 +33,7 @@ class Options(msgspec.Struct, kw_only=True):
     """``(max, min)`` processes."""
     prefetch: int = 0
     """Messages a child may hold unstarted; 0 is "auto": as many as a few milliseconds of work."""
-    prefetch_max: int = 32
+    prefetch_max: int = 64
     time_limit: float | None = None
     soft_time_limit: float | None = None
     max_tasks_per_child: int = 0

@@ -150,8 +150,9 @@ class Links:
         ``timeout``, if it is shorter, replaces the address' seconds for an answer.
         """
         link = self.take()
-        if timeout is not None and timeout < self.address.timeout:
-            link.patience(timeout)
+        # Not put back to the address's time afterwards: most lenders want what the last one wanted, and
+        # each change is a system call.
+        link.patience(min(timeout or self.address.timeout, self.address.timeout))
         try:
             yield link
         except CeleriacError:
@@ -177,7 +178,6 @@ class Links:
         link.used = time.monotonic()
         if link.connection._sock is None:
             return
-        link.patience(self.address.timeout)
         if len(self._idle) < _MAX_IDLE:
             self._idle.append(link)
         else:

@@ -64,7 +64,7 @@ ROWS = (
         celery=4,
         why="Long tasks need no tuning to be shared fairly, and short ones travel in batches.",
     ),
-    own("worker_prefetch_max", POSITIVE, 32, "Messages that a slot holds at most."),
+    own("worker_prefetch_max", POSITIVE, 64, "Messages that a slot holds at most."),
     works(
         "worker_disable_prefetch",
         BOOLEAN,
