@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -391,11 +392,28 @@ def test_a_damaged_file_is_named(engine: SQLiteEngine) -> None:
         engine.attach(Incarnation("n", 1, 1)).exchange([], ["q"], 100)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_directory_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(OperationalError, match="check the directory's permissions"):
-        open_at(tmp_path / "store.db")
+def test_a_read_only_directory_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        with (
+            as_ordinary_user(),
+            pytest.raises(OperationalError, match="check the directory's permissions"),
+        ):
+            open_at(Path(folder) / "store.db")
+        os.chmod(folder, 0o700)
+
+
+@contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Be nobody for a moment if we are root, for whom nothing is read-only."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_a_read_only_file_is_named(engine: SQLiteEngine, monkeypatch: pytest.MonkeyPatch) -> None:
