@@ -18,11 +18,13 @@ from bench.measures import Figures
 from bench.server import PERSISTENCE, Server
 from bench.systems import PEERS, SYSTEMS, System, check_environments
 
-ALL = ["celeriac", "celeriac-prefetch-1", "celeriac-sqlite", "celeriac-sqlite-full", *PEERS]
+ALL = [
+    "celeriac", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite", "celeriac-sqlite-full", *PEERS,
+]  # fmt: skip
 PLAIN = ["celeriac", "celeriac-sqlite", *PEERS]
 DEFAULT_SYSTEMS = {
     "throughput": ALL,
-    "enqueue": PLAIN,
+    "enqueue": ["celeriac", "celeriac-tracked", *PLAIN[1:]],
     "roundtrip": PLAIN,
     "first": PLAIN,
     "latency": ["celeriac", "celeriac-prefetch-1", "celery", "huey"],

@@ -191,13 +191,22 @@ _CELERY = ("-m", "celery", "-A", "bench.peers.celery_app", "worker", "-c", "2", 
 _CELERY_QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
-def _ours(name: str, guess: int, *options: str, sqlite: str | None = None, note: str = "") -> System:
-    done = _no_longer_waiting if sqlite is not None else _result_keys
+def _ours(
+    name: str,
+    guess: int,
+    *options: str,
+    module: str = "celeriac_app",
+    sqlite: str | None = None,
+    note: str = "",
+) -> System:
+    counts_keys = sqlite is None and module == "celeriac_app"
+    done = _result_keys if counts_keys else _no_longer_waiting
+    command = tuple(word.replace("celeriac_app", module) for word in _CELERIAC)
     return System(
         name,
-        "celeriac_app",
+        module,
         OURS,
-        _CELERIAC + options,
+        command + options,
         done,
         guess,
         note=note,
@@ -211,6 +220,7 @@ SYSTEMS = {
     for system in (
         _ours("celeriac", 20_000, note='prefetch "auto"'),
         _ours("celeriac-prefetch-1", 10_000, "--prefetch-multiplier", "1", note="prefetch 1"),
+        _ours("celeriac-tracked", 15_000, module="celeriac_tracked_app", note="task_track_queued on"),
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"
         ),
