@@ -116,7 +116,6 @@ class Launcher:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         gc.enable()
-        threading.current_thread().name = "MainThread"
         name_process(role)
 
     def _exec_child(self, record: ChildRecord, node: str) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -60,7 +59,7 @@ class Claimer:
         self.free = list(range(seat.options.slots - 1, -1, -1))
         self.jobs: dict[int, Job] = {}
         self.finished: deque[tuple[int | None, Outcome]] = deque()
-        self._lock = threading.Lock()
+        self._looked = 0.0
         seat.on_terminate = self._cancel
 
     def work(self) -> None:
@@ -139,7 +138,7 @@ class Claimer:
 
     def _look(self, now: float) -> None:
         """While busy no answers come: ask for orders now and then."""
-        if now - getattr(self, "_looked", 0.0) >= PATIENCE:
+        if now - self._looked >= PATIENCE:
             self._looked = now
             self.seat.follow(-1)
 
