@@ -43,9 +43,33 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from celeriac.engines.groups import ChordPart, GroupStore
 from celeriac.message import Message
 
 # -- publishing --------------------------------------------------------------------------------------
+
+
+class Hold(enum.StrEnum):
+    """Until when a task holds its unique key; at most for its ``ttl``."""
+
+    ENDED = "ended"
+    """Until it has ended: acked, dead, purged or cancelled. A retry holds on."""
+    DELAYED = "delayed"
+    """While its message is delayed; then the key is free (debouncing)."""
+    EXPIRY = "expiry"
+    """For the whole ``ttl``, whatever becomes of the task."""
+
+
+class Unique(msgspec.Struct):
+    """A condition on a publication: nobody else holds ``key``. Published, its task id holds it."""
+
+    key: str
+    ttl: float
+    """Seconds after which the key is free in any case."""
+    until: Hold = Hold.ENDED
+    instead_of: str = ""
+    """Or: this task id holds the key and its message is still delayed. The publication (of the same id, with
+    new arguments and a new delay) takes that message's place."""
 
 
 class Publication(msgspec.Struct):
@@ -63,6 +87,8 @@ class Publication(msgspec.Struct):
     routing_key: str = ""
     track: float | None = None
     """If set, record in the same step that the task is queued, for so many seconds (``Presence.QUEUED``)."""
+    unique: Unique | None = None
+    """If set, leave the message out unless its key is free."""
 
 
 # -- claiming and settling -----------------------------------------------------------------------------
@@ -96,7 +122,9 @@ class Delivery(msgspec.Struct):
     lane: int = 0
     """Which of the queue's priority lines it came from; given back, it returns there."""
     admitted: bool = False
-    """It was parked over a rate limit and has just been granted its token: do not ask again."""
+    """It was parked over a rate limit and has been granted its token: do not ask again."""
+    placed: bool = False
+    """It was parked for a place under a concurrency limit and holds one now: do not ask again."""
 
 
 class Verdict(enum.IntEnum):
@@ -109,7 +137,7 @@ class Verdict(enum.IntEnum):
     DELAY = 2
     """Deliver again later; with ``message`` in a new envelope (a retry), else in the old one."""
     PARK = 3
-    """Over the rate limit ``bucket``: wait in order for a token of it."""
+    """Over the rate limit ``bucket``: wait in order for a token; or, without a bucket, for ``place``."""
     DEAD = 4
     """Keep it as a dead letter, with ``reason``."""
     REQUEUE = 5
@@ -158,7 +186,15 @@ class Outcome(msgspec.Struct):
     task: str = ""
     """For the dead letter's entry (DEAD)."""
     task_id: str = ""
-    """The same (DEAD), and what :meth:`Broker.cancel` finds the message by (DELAY, PARK)."""
+    """The same (DEAD); what :meth:`Broker.cancel` finds it by (DELAY, PARK); who holds ``unique``."""
+    parts: Sequence[ChordPart] = ()
+    """Parts of chords to be recorded in the same step."""
+    unique: str = ""
+    """The unique key to be freed, if ``task_id`` holds it."""
+    place: str = ""
+    """The concurrency limit under which the lease holds a place, to be freed; with PARK: to wait for."""
+    forget_checkpoint: bool = False
+    """Delete what :meth:`Coordinator.keep_checkpoint` kept for ``task_id``."""
 
 
 DEAD_REASONS = ("deliveries", "undecodable", "unknown", "rejected", "expired", "revoked", "failed", "lost")
@@ -180,6 +216,8 @@ class Answer(msgspec.Struct):
     """When the next delayed or parked message of these queues falls due, if one waits."""
     version: int = 0
     """The control version: it grows with every revoke, pause and changed limit (``Coordinator.control``)."""
+    owed: list[str] = msgspec.field(default_factory=list)
+    """Chords whose last part was among the outcomes; this owner has taken them (``GroupStore.take_owed``)."""
 
 
 class Consumer(Protocol):
@@ -305,8 +343,13 @@ class Broker(Protocol):
     url: str
     """Where it connects, with the password masked: fit to be shown."""
 
-    def publish(self, batch: Sequence[Publication]) -> None:
-        """Store messages durably, all or none, in one round trip; never repeated on a lost answer."""
+    def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
+        """Store messages durably, all or none, in one round trip; never repeated on a lost answer.
+
+        Left out are only those whose unique key is held. They are returned: index in the batch -> task id
+        that holds the key, "" if ``Unique.instead_of`` holds it no longer and nobody else does. In outcomes
+        such messages are left out silently.
+        """
         ...
 
     def attach(self, owner: Incarnation) -> Consumer:
@@ -354,6 +397,10 @@ class Broker(Protocol):
         needs :meth:`Coordinator.revoke`, for those that are ready or leased."""
         ...
 
+    def find(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The envelopes of what :meth:`cancel` would remove: delayed and parked messages of these tasks."""
+        ...
+
     def queues(self) -> list[str]:
         """The queues the store knows of, sorted."""
         ...
@@ -365,7 +412,7 @@ class Broker(Protocol):
         ...
 
     def purge(self, queues: Sequence[str]) -> int:
-        """Delete ready, delayed and parked messages; return how many."""
+        """Delete ready, delayed and parked messages, and free their unique keys; return how many."""
         ...
 
     def pause(self, queue: str) -> None:
@@ -408,8 +455,8 @@ class Subscription(Protocol):
     def close(self) -> None: ...
 
 
-class ResultBackend(Protocol):
-    """Task states and results."""
+class ResultBackend(GroupStore, Protocol):
+    """Task states and results, groups and chords."""
 
     url: str
 
@@ -473,6 +520,30 @@ class Coordinator(Protocol):
         ``False`` if none is there or messages of the bucket are parked already: settle with PARK. Parked
         messages are handed out in order, one a token, by later exchanges (``Delivery.admitted``).
         """
+        ...
+
+    def enter(self, place: str, limit: int, lease: tuple[str, str, int]) -> bool:
+        """Take one of ``limit`` places under the name ``place``, globally, for ``(owner, queue, token)``.
+
+        ``False`` if none is free or messages are parked for one already: settle with PARK. Parked messages
+        are handed out in order as places get free (``Delivery.placed``), which idle consumers are woken
+        for. A place is free again when its lease ends, in whichever way; the limit is the one last given.
+        """
+        ...
+
+    def holder(self, key: str) -> str | None:
+        """The task id that holds a unique key now."""
+        ...
+
+    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+        """Keep a running task's checkpoint for its next delivery, in place of an earlier one.
+
+        Returns whether the lease is still held; otherwise nothing is stored.
+        """
+        ...
+
+    def checkpoint(self, task_id: str) -> bytes | None:
+        """What was kept last for this task."""
         ...
 
     def revoke(self, ids: Sequence[str], expires: float, signal: str = "") -> int:
