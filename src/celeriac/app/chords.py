@@ -121,13 +121,13 @@ class Chords:
                     self.part(
                         task.task_id,
                         task.group,
-                        task.index,
+                        task.group_index,
                         state,
                         error,
                         chord=task.chord,
                         ours=ours,
                         root_id=task.root_id,
-                    )  # fmt: skip
+                    )
                 )
         return records, parts
 
@@ -193,7 +193,7 @@ class Chords:
     def _sent(self, plan: _Plan, body: Signature, results: list[Any]) -> list[Publication]:
         family = {"root_id": plan.root_id, "parent_id": plan.parent_id}
         own = body["options"]
-        options = {key: value for key, value in family.items() if value and not own.get(key)}
+        options: dict[str, Any] = {k: v for k, v in family.items() if v and not own.get(k)}
         with self._app.publisher.collecting() as batch:
             body.apply_async((results,), **options)
         return batch

@@ -58,7 +58,8 @@ class _Behalf(NamedTuple):
     foreign: bool = False
 
 
-_behalf: ContextVar[_Behalf] = ContextVar("celeriac_behalf", default=_Behalf())
+_NOBODY = _Behalf()
+_behalf: ContextVar[_Behalf] = ContextVar("celeriac_behalf", default=_NOBODY)
 
 
 class Publisher:
@@ -390,7 +391,7 @@ def _behalf_of(frame: Frame | None) -> _Behalf:
         return _behalf.get()
     message = frame.request.message
     if message is None:
-        return _Behalf()
+        return _NOBODY
     noted = notes(message)
     return _Behalf(noted.reply, noted.foreign or OWN_HEADER not in message.headers)
 

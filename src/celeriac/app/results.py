@@ -127,7 +127,7 @@ class ResultFormat:
         return meta
 
     def reader(self) -> Callable[[bytes], Any]:
-        """A function that reads what ``result_serializer`` has written, as ``result_accept_content`` allows."""
+        """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it."""
         conf = self._app.conf
         form = serialization.serializer(conf.result_serializer)
         accept = conf.result_accept_content

@@ -12,7 +12,7 @@ class Unreached(NamedTuple):
     task_id: str
     name: str
     group: str | None
-    index: int | None
+    group_index: int | None
     chord: Mapping[str, Any] | None
     """The body of the chord to whose header the task belongs, if others of that header may run."""
     args: Any

@@ -5,8 +5,8 @@ asks again, with jittered backoff, and never forgets an outcome: an unanswered e
 its own number, so it takes effect once.
 
 Where results are kept in another store than messages, nothing can make both steps one. The order is then:
-follow-ups out, results stored, parts of chords recorded, messages acked; and a message that comes back redelivered is looked up
-before it runs (``Runner``), so only what is missing is done again.
+follow-ups out, results stored, parts of chords recorded, messages acked; and a message that comes back
+redelivered is looked up before it runs (``Runner``), so only what is missing is done again.
 """
 
 from __future__ import annotations

@@ -263,8 +263,11 @@ class Runner:
         return outcome
 
     def _unread_part(self, headers: dict[str, Any], error: Exception) -> list[ChordPart]:
-        """The part of a chord of a task whose body cannot be read. Whether there is a chord stands in the body:
-        the group alone has to do, and where it has no chord the part is never counted."""
+        """The part of a chord of a task whose body cannot be read.
+
+        Whether there is a chord stands in the body. The group has to do: if it has none, nobody ever asks
+        for the part.
+        """
         group, index = headers.get("group"), headers.get("group_index")
         if not (isinstance(group, str) and group):
             return []
