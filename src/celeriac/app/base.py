@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
+from celeriac import clock
 from celeriac.app import ids, imports, maker, names, state, stores
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
@@ -171,7 +172,7 @@ class Celeriac:
 
     def now(self) -> datetime:
         """The current time in the application's zone."""
-        return datetime.now(UTC).astimezone(self.timezone)
+        return clock.utcnow().astimezone(self.timezone)
 
     # -- tasks -----------------------------------------------------------------------------------------
 
