@@ -31,8 +31,8 @@ _FIRST = """SELECT turn, bucket, queue, rank, seq, id, since, admitted FROM park
 WHERE queue = ? AND room = 1 AND bucket = ? ORDER BY turn LIMIT ?"""
 _STOP_WAITING = "DELETE FROM parked WHERE queue = ? AND room = 1 AND bucket = ? AND turn = ?"
 _BODY = "SELECT body FROM payload WHERE id = ?"
-_NEXT_QUEUE = f"""SELECT min(queue) FROM parked WHERE room = 1 AND bucket = ?1 AND queue > ?2
-AND EXISTS ({_OPEN} AND name = ?1)"""
+_IS_OPEN = f"SELECT EXISTS ({_OPEN} AND name = ?)"
+_NEXT_QUEUE = "SELECT min(queue) FROM parked WHERE room = 1 AND bucket = ? AND queue > ?"
 # Of a message that has gone: a worker of version 1, which knows no seats, has settled it.
 _SWEEP_SEATS = "DELETE FROM seat WHERE NOT EXISTS (SELECT 1 FROM payload p WHERE p.id = message)"
 _SWEEP = "DELETE FROM room WHERE taken = 0 AND waiting = 0"
@@ -91,6 +91,8 @@ def hand_out(handle: sqlite3.Connection, queues: Sequence[str], limit: int) -> l
 def queues_waiting(handle: sqlite3.Connection, rooms: Iterable[str]) -> Iterator[str]:
     """The queues with messages parked for one of ``rooms`` in which a seat is free."""
     for room in rooms:
+        if not handle.execute(_IS_OPEN, (room,)).fetchone()[0]:
+            continue
         # From queue to queue by the index, not along all that is parked.
         queue = ""
         while (queue := handle.execute(_NEXT_QUEUE, (room, queue)).fetchone()[0]) is not None:
