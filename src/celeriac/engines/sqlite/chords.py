@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import itemgetter
 from typing import NamedTuple
 
 from celeriac.engines.base import Publication, ResultRecord
@@ -38,7 +39,7 @@ _TAKE = f"""UPDATE chord SET taken = ?2, taken_by = ?3
 WHERE name = ?4 AND state = {OWED} AND (taken_by = ?3 OR {_FREE})"""
 _TAKEN = f"SELECT id FROM chord WHERE name = ? AND state = {OWED} AND taken_by = ?"
 _BODY = "SELECT body FROM chord_body WHERE chord = ?"
-_PARTS = "SELECT payload FROM part WHERE chord = ? ORDER BY place IS NULL, place, id"
+_PARTS = "SELECT place IS NULL, place, id, payload FROM part WHERE chord = ?"
 _END = f"UPDATE chord SET state = {DONE}, expires = ?, taken = NULL, taken_by = NULL WHERE id = ?"
 _DROP_BODY = "DELETE FROM chord_body WHERE chord = ?"
 _DROP_PARTS = "DELETE FROM part WHERE id IN (SELECT id FROM part WHERE chord = ? LIMIT ?)"
@@ -110,7 +111,8 @@ class SQLiteGroups:
                 if chord is None:
                     return None
                 body = handle.execute(_BODY, chord).fetchone()
-                parts = [payload for (payload,) in handle.execute(_PARTS, chord)]
+                # Sorted here: SQLite would move all the payloads to and fro, and need disk space for it.
+                parts = [row[3] for row in sorted(handle.execute(_PARTS, chord), key=itemgetter(0, 1, 2))]
             finally:
                 handle.execute("COMMIT")
         return Owed(group, None if body is None else body[0], parts)

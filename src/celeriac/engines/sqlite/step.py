@@ -37,8 +37,8 @@ _PARKED_BUCKETS = (
 WHERE p.queue = ? AND p.room = 0"
 )
 _FIRST_PARKED = """SELECT seq, id, rank, since FROM parked
-WHERE queue = ? AND room = 0 AND bucket = ? ORDER BY seq LIMIT 1"""
-_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND room = 0 AND bucket = ? AND seq = ?"
+WHERE queue = ? AND room = 0 AND bucket = ? AND turn = 0 ORDER BY seq LIMIT 1"""
+_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND room = 0 AND bucket = ? AND turn = 0 AND seq = ?"
 _TAKE_TOKEN = "UPDATE bucket SET free = ? WHERE name = ?"
 _HOLDS = """SELECT EXISTS (SELECT 1 FROM leased l JOIN owner o ON o.id = l.owner
 WHERE o.name = ? AND l.queue = ? AND l.token = ?)"""
@@ -185,13 +185,10 @@ class Step:
         rooms.wait(
             self.handle,
             room,
+            self.number(),
             (place.queue, place.seq, place.id, place.rank, place.since, place.admitted, task_id),
         )
         self._left.add(room)  # one may have become free meanwhile
-
-    def vacate_line(self, queue: str) -> None:
-        """Free the seats of what is ready in a queue that is to be purged."""
-        self._left.update(rooms.leave_line(self.handle, queue))
 
     def restore(self, places: Sequence[Place]) -> None:
         """Put messages back to just where they came from."""
@@ -237,9 +234,8 @@ class Step:
 
     # -- falling due -----------------------------------------------------------------------------------
 
-    def promote(self, queues: Sequence[str]) -> None:
-        """Move due messages into line: delayed ones to the back; to their old places one parked one a token,
-        and as many as there are seats."""
+    def promote(self, queues: Iterable[str]) -> None:
+        """Move due messages into line: delayed ones to the back, one parked one a token to its old place."""
         for queue in queues:
             due = self.handle.execute(_DUE, (queue, self.now, PROMOTED_AT_ONCE)).fetchall()
             if due:
@@ -250,7 +246,6 @@ class Step:
                 # A free time further off than one interval is a clock that was set back.
                 if free <= self.now or free > self.now + interval:
                     self._admit_parked(queue, bucket, interval)
-        self.handle.executemany(_ADD_READY, rooms.hand_out(self.handle, queues))
 
     def _admit_parked(self, queue: str, bucket: str, interval: float) -> None:
         seq, id, rank, since = self.handle.execute(_FIRST_PARKED, (queue, bucket)).fetchone()

@@ -16,6 +16,7 @@ _FREE = f"DELETE FROM held WHERE key = ? AND task_id = ? AND until <> '{Hold.EXP
 _FREE_MESSAGE = f"DELETE FROM held WHERE message = ? AND until <> '{Hold.EXPIRY}'"
 _FREE_QUEUE = f"""DELETE FROM held WHERE until <> '{Hold.EXPIRY}'
 AND message IN (SELECT id FROM {{table}} WHERE queue = ?)"""
+_ANY = "SELECT EXISTS (SELECT 1 FROM held)"
 _DROP_DELAYED = "DELETE FROM delayed WHERE task_id = ? AND id = ?"
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
 
@@ -64,4 +65,5 @@ def free_messages(handle: sqlite3.Connection, messages: Sequence[tuple[int]]) ->
 
 def free_queue(handle: sqlite3.Connection, table: str, queue: str) -> None:
     """Free what a queue's messages in ``table`` hold, before they are purged."""
-    handle.execute(_FREE_QUEUE.format(table=table), (queue,))
+    if handle.execute(_ANY).fetchone()[0]:  # else a million messages would be listed for nothing
+        handle.execute(_FREE_QUEUE.format(table=table), (queue,))
