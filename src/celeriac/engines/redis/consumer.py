@@ -166,7 +166,7 @@ class RedisConsumer:
         if item.parts or item.unique or item.forget_checkpoint or any(map(needs_all_words, publications)):
             words[head - 4] = f"{int(item.verdict)}+"
             self._add_more(words, item)
-            publications = [each for each in publications if not needs_all_words(each)]
+            publications = ()
         words += result_words(item.result)
         words.append(len(publications))
         for publication in publications:
@@ -177,13 +177,12 @@ class RedisConsumer:
         words[head - 1] = len(words) - head
 
     def _add_more(self, words: list[Word], item: Outcome) -> None:
-        """Append what few outcomes have."""
+        """Append what few outcomes have, and all publications: their order counts."""
         words.append(len(item.parts))
         for part in item.parts:
             words += part_words(part)
-        publications = [each for each in item.publications if needs_all_words(each)]
-        words.append(len(publications))
-        for publication in publications:
+        words.append(len(item.publications))
+        for publication in item.publications:
             words += all_words_of(publication, self._keys, self._broker.hold_delays)
         ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
         forget = item.forget_checkpoint and item.task_id
