@@ -4,6 +4,8 @@
 -- ARGV  1 place, 2 limit, 3 token
 -- Returns 1 if the lease has a place, else 0.
 
+-- include: places
+
 local record, now = call('HMGET', KEYS[1], 'seq', 'fenced'), clock()
 if not record[1] or record[2] or call('HEXISTS', KEYS[2], ARGV[3]) == 0 then return 0 end
 local held_places = places()
