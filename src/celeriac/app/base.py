@@ -27,6 +27,7 @@ from celeriac.task import Task as _Task
 
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
+    from celeriac.app.chords import Chords
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
@@ -364,6 +365,13 @@ class Celeriac:
     def results(self) -> ResultFormat:
         """Writes and reads stored results."""
         return ResultFormat(self)
+
+    @cached_property
+    def chords(self) -> Chords:
+        """Keeps account of chords."""
+        from celeriac.app.chords import Chords
+
+        return Chords(self)
 
     @cached_property
     def eager(self) -> Eager:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,7 @@ class ResultFormat:
         try:
             return self._record(state, value, request, traceback, task_id)
         except EncodeError as error:
-            text = f"{type(value).__name__}: {shown(value, str)}"
-            short = EncodeError(f"{text[:_SHORTENED]} (not stored in full: {error})")
+            short = shortened(value, error)
             return self._record(state, short, request, None, task_id, limited=False)
 
     def _record(
@@ -119,19 +119,27 @@ class ResultFormat:
         Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
         ``result_accept_content`` does not allow.
         """
-        if payload.startswith(_COMPRESSED):
-            label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
-            payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
-        conf = self._app.conf
-        form = serialization.serializer(conf.result_serializer)
-        accept = conf.result_accept_content
-        accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
-        meta = serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+        meta = self.reader()(payload)
         if not isinstance(meta, dict) or "status" not in meta:
             raise DecodeError("the stored result is not an object with a status")
         if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta
+
+    def reader(self) -> Callable[[bytes], Any]:
+        """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it."""
+        conf = self._app.conf
+        form = serialization.serializer(conf.result_serializer)
+        accept = conf.result_accept_content
+        accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
+
+        def read(payload: bytes) -> Any:
+            if payload.startswith(_COMPRESSED):
+                label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
+                payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
+            return serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+
+        return read
 
     def update(self, task: Task[..., Any], task_id: str | None, state: str | None, meta: Any) -> None:
         """Store a state of the user's own (``Task.update_state``).
@@ -157,6 +165,12 @@ class ResultFormat:
                 "Task %s[%s]: the state %s was not stored: the task has ended, or its lease is lost",
                 task.name, identifier, state,
             )  # fmt: skip
+
+
+def shortened(error: BaseException, refusal: EncodeError) -> EncodeError:
+    """What is stored for an error that cannot be stored in full because of ``refusal``."""
+    text = f"{type(error).__name__}: {shown(error, str)}"
+    return EncodeError(f"{text[:_SHORTENED]} (not stored in full: {refusal})")
 
 
 def _children(request: Context | None) -> list[Any]:
