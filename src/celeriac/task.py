@@ -312,6 +312,15 @@ class Task(Generic[P, R]):
         """
         self.app.results.update(self, task_id, state, meta, **kwargs)
 
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell how far the running call has come, for ``AsyncResult.progress`` and ``updates``.
+
+        ``done`` of ``total`` (``None``: not known), in any unit, and a ``note`` for people. It is stored as
+        the state ``PROGRESS``, at most ten times a second, so it may be called in every round of a loop; the
+        last one (``done`` has reached ``total``) is always stored. A task called directly stores nothing.
+        """
+        self.app.results.progress(self, done, total, note)
+
     @property
     def request(self) -> Context:
         """The call that is running here; outside of one, a context with the defaults."""

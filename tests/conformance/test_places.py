@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -23,6 +22,7 @@ from tests.conformance.helpers import (
     settle,
 )
 from tests.conformance.rigs import Rig
+from tests.conformance.test_wait import SOON, Sleeper
 
 Lease = tuple[str, str, int]
 
@@ -280,25 +280,34 @@ def test_a_placed_message_is_lost_and_comes_back_without_a_place(engine: Engine,
 # -- waking ----------------------------------------------------------------------------------------------
 
 
+def asleep(rig: Rig) -> tuple[Consumer, Sleeper]:
+    """An idle consumer, asleep."""
+    idle = rig.open().attach(incarnation(child=2))
+    assert claim(idle) == []
+    return idle, Sleeper(idle, ["q"])
+
+
 def test_an_idle_consumer_is_woken_by_a_free_place(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     (inside,) = occupy(engine, consumer, "ab")
-    got: list[Delivery] = []
-    asleep = threading.Event()
-    idle = rig.open().attach(incarnation(child=2))
+    idle, sleeper = asleep(rig)
+    assert sleeper.woken_by(lambda: settle(consumer, outcome(inside, place="p"))) < SOON
+    assert ids_of(claim(idle)) == ["b"]
+    idle.close()
 
-    def sleep() -> None:
-        while not got:
-            got.extend(idle.exchange([], ["q"], 1).deliveries)
-            asleep.set()
-            if not got:
-                idle.wait(["q"], 30.0)
 
-    thread = threading.Thread(target=sleep, daemon=True)
-    thread.start()
-    assert asleep.wait(10.0)
-    settle(consumer, outcome(inside, place="p"))
-    thread.join(10.0)
-    assert ids_of(got) == ["b"]
+def test_an_idle_consumer_is_woken_by_a_death_inside(engine: Engine, consumer: Consumer, rig: Rig) -> None:
+    (inside,) = occupy(engine, consumer, "ab")
+    idle, sleeper = asleep(rig)
+    assert sleeper.woken_by(lambda: by_release(engine, consumer, inside)) < SOON
+    assert "b" in ids_of(claim(idle))
+    idle.close()
+
+
+def test_an_idle_consumer_is_woken_by_a_raised_limit(engine: Engine, consumer: Consumer, rig: Rig) -> None:
+    (inside,) = occupy(engine, consumer, "ab")
+    idle, sleeper = asleep(rig)
+    assert sleeper.woken_by(lambda: enter(engine, consumer, inside, 2)) < SOON
+    assert ids_of(claim(idle)) == ["b"]
     idle.close()
 
 
