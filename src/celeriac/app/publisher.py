@@ -110,7 +110,8 @@ class Publisher:
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
         that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
-        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``,
+        ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}

@@ -402,6 +402,8 @@ maybe_subtask = maybe_signature
 
 def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
     """The six keys, from a dictionary that may lack some (other programs' signatures do)."""
+    if "task" not in d:
+        raise TypeError(f"a signature's dictionary names its task; {dict(d)!r} has no key 'task'")
     return {
         "task": d["task"],
         "args": tuple(d.get("args") or ()),
