@@ -59,14 +59,14 @@ if TYPE_CHECKING:
     from celeriac.app.state import app_or_default as app_or_default
     from celeriac.canvas import Signature as Signature
     from celeriac.canvas import StampingVisitor as StampingVisitor
-    from celeriac.canvas import chain as chain
-    from celeriac.canvas import chord as chord
     from celeriac.canvas import chunks as chunks
-    from celeriac.canvas import group as group
     from celeriac.canvas import maybe_signature as maybe_signature
     from celeriac.canvas import subtask as subtask
     from celeriac.canvas import xmap as xmap
     from celeriac.canvas import xstarmap as xstarmap
+    from celeriac.canvas.chain import chain as chain
+    from celeriac.canvas.chord import chord as chord
+    from celeriac.canvas.group import group as group
     from celeriac.canvas.signature import signature as signature
     from celeriac.result import AsyncResult as AsyncResult
     from celeriac.routing import Exchange as Exchange

@@ -109,8 +109,9 @@ class Publisher:
         """Return the message of a call, addressed; nothing is sent.
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
-        that are not set; ``route_name`` is the task's name for routing. ``retries`` and ``reply`` (the client's address for the result, if it is not this
-        process) serve the worker. Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
+        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``,
+        ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}

@@ -96,9 +96,7 @@ class chain(Signature):
         applied = first.apply_async(args, kwargs, chain=[*chained, *reversed(rest)], **options)
         return result if rest else applied
 
-    def apply(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run all steps here, one after another, and return the last one's outcome."""
         from celeriac.canvas.eager import apply_chain
 

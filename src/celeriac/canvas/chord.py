@@ -43,7 +43,11 @@ class chord(Signature):
     ) -> None:
         """``header`` is a group or an iterable of signatures, ``body`` a signature."""
         options.pop("subtask_type", None)
-        parts = {**(kwargs or {"kwargs": {}}), "header": _members(header, app), "body": maybe_signature(body, app)}
+        parts = {
+            **(kwargs or {"kwargs": {}}),
+            "header": _members(header, app),
+            "body": maybe_signature(body, app),
+        }
         super().__init__(task, args, parts, subtask_type="chord", app=app, **options)
 
     tasks = property(
@@ -102,7 +106,7 @@ class chord(Signature):
     ) -> Any:
         for key in _POLLING:  # how often Celery's stores without chords are asked; here nothing is polled
             options.pop(key, None)
-        delay = {key: options.pop(key) for key in ("countdown", "eta") if key in options}
+        delay: dict[str, Any] = {key: options.pop(key) for key in ("countdown", "eta") if key in options}
         own = options.pop("task_id", None)
         self["options"] = {} if own is None else {"task_id": own}
         place = {key: options.pop(key, None) for key in ("chord", "group_id", "group_index")}
@@ -112,7 +116,9 @@ class chord(Signature):
         for_body = {k: v for k, v in options.items() if k != "parent_id"}
         self.body["options"].update(for_body)
         options.pop("chain", None)
-        result = self.freeze(task_id, root_id=options.get("root_id"), parent_id=options.get("parent_id"), **place)
+        result = self.freeze(
+            task_id, root_id=options.get("root_id"), parent_id=options.get("parent_id"), **place
+        )
         header: Any = group(self.tasks, app=app, task_id=self["options"]["task_id"])
         body: Any = self.body
         if not header.tasks:

@@ -16,9 +16,7 @@ from celeriac.message import new_id
 from celeriac.result import EagerResult
 
 
-def apply_chain(
-    sig: chain, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: dict[str, Any]
-) -> Any:
+def apply_chain(sig: chain, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: dict[str, Any]) -> Any:
     """Run the steps one after another; a step that is ignored or rejected ends the chain."""
     whole = sig.clone()
     link = listed(options.pop("link", None))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
-from celeriac.canvas.signature import Signature, listed, maybe_signature
+from celeriac.canvas.signature import Signature, maybe_signature
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
@@ -101,9 +101,7 @@ class group(Signature):
             for member in self.tasks:
                 member.apply_async(args, kwargs, add_to_parent=False, **given)
 
-    def apply(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run all members here, and return their outcomes as a ``GroupResult``."""
         from celeriac.canvas.eager import apply_group
 
@@ -135,9 +133,7 @@ class group(Signature):
             members = [synchronised(member, app) for member in members]
         self["kwargs"]["tasks"] = members
         results = [
-            member.freeze(
-                group_id=gid, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index
-            )
+            member.freeze(group_id=gid, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index)
             for index, member in enumerate(members)
         ]
         return app.GroupResult(gid, results, app=app)
@@ -166,7 +162,7 @@ class group(Signature):
     # -- the rest --------------------------------------------------------------------------------------
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
-        """Delay the members by ``start``, ``start + step``, ... seconds, at most ``stop``; return the group."""
+        """Delay the members by ``start``, ``start + step``, ... seconds, ``stop`` at most; return it."""
         seconds = float(start)
         for task in self.tasks:
             task.set(countdown=seconds)
@@ -177,7 +173,9 @@ class group(Signature):
     def link(self, sig: Any) -> Any:
         """Send ``sig``, without a result, when the first member succeeds (Celery's meaning; use a chord to
         wait for all)."""
-        return maybe_signature(self.tasks[0], self._app).link(maybe_signature(sig).clone().set(immutable=True))
+        return maybe_signature(self.tasks[0], self._app).link(
+            maybe_signature(sig, clone=True).set(immutable=True)
+        )
 
     def link_error(self, sig: Any) -> Any:
         """Call ``sig`` for every member that fails."""

@@ -6,17 +6,19 @@ that a chain holds no chains; empty groups are left out, and a group of one is i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
 from celeriac.canvas.group import group
-from celeriac.canvas.signature import Signature
+from celeriac.canvas.signature import Signature, maybe_signature
 
 
 def join(left: Signature, right: Any) -> Any:
     """The canvas in which ``right`` follows ``left``; ``NotImplemented`` if it is no signature."""
+    if isinstance(right, Mapping):
+        right = maybe_signature(right)  # or dict's own operator would merge them into nonsense
     if not isinstance(right, Signature):
         return NotImplemented
     if isinstance(left, group):
@@ -79,8 +81,6 @@ def _joined(steps: list[Any], following: list[Any], like: Signature | None) -> A
 
 
 def _checked(task: Any) -> Any:
-    from celeriac.canvas.signature import maybe_signature
-
     sig = maybe_signature(task)
     if not isinstance(sig, Signature):
         raise TypeError(f"a chain is made of signatures, such as add.s(2, 2), not of {task!r}")

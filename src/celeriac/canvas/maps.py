@@ -82,9 +82,7 @@ class chunks(Signature):
         """Send the group, and return its ``GroupResult``."""
         return self.group().apply_async(args, kwargs, **options)
 
-    def apply(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the group here."""
         return self.group().apply(args, kwargs, **options)
 

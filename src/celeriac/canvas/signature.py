@@ -133,10 +133,8 @@ class Signature(dict[str, Any]):
 
     # -- changing --------------------------------------------------------------------------------------
 
-    def clone(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **opts: Any
-    ) -> Self:
-        """A copy with more arguments and options merged in. Values of arguments are shared, all else is not."""
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **opts: Any) -> Self:
+        """A copy with more arguments and options merged in; only the values of arguments are shared."""
         merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, opts)
         made = self.__class__.__new__(self.__class__)
         dict.__init__(
@@ -330,10 +328,10 @@ class Signature(dict[str, Any]):
         # dict's own "|" would merge two signatures into nonsense.
         return NotImplemented
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[override]
+    def __ior__(self, other: Any) -> Any:
         return self.__or__(other)
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def _known(self) -> bool:
         return self._type is not None or self["task"] in self.app.tasks
@@ -404,6 +402,8 @@ maybe_subtask = maybe_signature
 
 def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
     """The six keys, from a dictionary that may lack some (other programs' signatures do)."""
+    if "task" not in d:
+        raise TypeError(f"a signature's dictionary names its task; {dict(d)!r} has no key 'task'")
     return {
         "task": d["task"],
         "args": tuple(d.get("args") or ()),

@@ -37,14 +37,14 @@ class StampingVisitor(ABC):
         """The stamps of a group, before its members get theirs."""
         return {}
 
-    def on_group_end(self, group: group, **headers: Any) -> None:
+    def on_group_end(self, group: group, **headers: Any) -> None:  # noqa: B027  # a hook
         """Called when the members of a group have been stamped."""
 
     def on_chain_start(self, chain: chain, **headers: Any) -> dict[str, Any]:
         """The stamps of a chain, before its steps get theirs."""
         return {}
 
-    def on_chain_end(self, chain: chain, **headers: Any) -> None:
+    def on_chain_end(self, chain: chain, **headers: Any) -> None:  # noqa: B027  # a hook
         """Called when the steps of a chain have been stamped."""
 
     def on_chord_header_start(self, sig: chord, **header: Any) -> dict[str, Any]:
@@ -87,12 +87,15 @@ def add_stamps(
         listed = more.get(NAMES)
         names += [*more] if listed is None and more is found else listed or []
         # A signature's options are not all stamps; what a visitor returns beside them is set as an option.
-        _merge(stamps, {k: v for k, v in more.items() if k != NAMES and (more is found or k in names)}, append)
+        values = {k: v for k, v in more.items() if k != NAMES and (more is found or k in names)}
+        _merge(stamps, values, append)
     stamps[NAMES] = list(dict.fromkeys(names))
     return stamps
 
 
-def stamp_task(sig: Signature, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]) -> None:
+def stamp_task(
+    sig: Signature, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
+) -> None:
     """Stamp a signature, its callbacks and error callbacks."""
     stamp_links(sig, visitor, append, headers)
     found = None if visitor is None else visitor.on_signature(sig, **headers) or {}

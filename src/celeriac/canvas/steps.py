@@ -51,7 +51,7 @@ def prepared(steps: list[Any], app: Celeriac) -> list[Any]:
 def freeze_steps(
     steps: list[Any], last: Mapping[str, Any], root_id: str | None, parent_id: str | None
 ) -> Any:
-    """Freeze all steps, the last one with the arguments ``last``; return its result, linked to its parents."""
+    """Freeze all steps, the last one as ``last`` says; return its result, linked to its parents."""
     final: Any = None
     first: Any = None
     for number in range(len(steps) - 1, -1, -1):

@@ -203,6 +203,9 @@ class Endings:
     def _ignored(self, job: Job, error: Ignore) -> Outcome:
         self._after(job, states.IGNORED, None, None)
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+        if error.publications:  # what takes its place goes on with its chain, and is a member of its chord
+            outcome.publications = error.publications
+            return outcome
         self.lost(outcome, job.context, states.FAILURE, error)
         # Whoever ignores a task stops its chain without a word; only a chord must not wait for it.
         outcome.records = ()
