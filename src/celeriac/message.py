@@ -40,6 +40,8 @@ class Notes(msgspec.Struct, omit_defaults=True):
     lost: str | None = None
     """Set when the last run was ended from outside and must not be repeated (see ``engines.base.Loss``):
     whoever claims the message records the end instead of running it."""
+    unique: str | None = None
+    """The unique key that the task holds until it has ended (``engines.base.Unique``)."""
 
 
 class Message(msgspec.Struct):

@@ -58,6 +58,8 @@ class AsyncResult(ResultBase, Generic[R]):
     app: Any = None
     ignored: bool = False
     """The task was sent with ``ignore_result``: nothing will come."""
+    duplicate: bool = False
+    """The call was not sent, because another one held its unique key: this is that one's handle."""
 
     def __init__(
         self,
