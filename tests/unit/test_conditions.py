@@ -62,7 +62,9 @@ def test_a_second_copy_is_not_sent_while_the_first_waits_or_runs(app: Celeriac) 
         return x
 
     first, second, other = once.delay(1), once.delay(1), once.delay(2)
-    assert second.id == first.id and second.duplicate and not first.duplicate
+    assert second.id == first.id
+    assert second.duplicate
+    assert not first.duplicate
     assert other.id != first.id
     assert len(messages(app)) == 2
     bench = Bench(app)
@@ -72,7 +74,8 @@ def test_a_second_copy_is_not_sent_while_the_first_waits_or_runs(app: Celeriac) 
     assert isinstance(job, Job)
     bench.settle(bench.runner.run(job))
     third = once.delay(1)
-    assert third.id != first.id and not third.duplicate
+    assert third.id != first.id
+    assert not third.duplicate
 
 
 def test_a_failed_task_frees_its_key_and_a_retried_one_holds_it(app: Celeriac) -> None:
@@ -83,7 +86,8 @@ def test_a_failed_task_frees_its_key_and_a_retried_one_holds_it(app: Celeriac) -
     first = fails.delay()
     bench = Bench(app)
     outcome = bench.step()
-    assert outcome is not None and outcome.verdict is Verdict.DELAY
+    assert outcome is not None
+    assert outcome.verdict is Verdict.DELAY
     assert fails.delay().id == first.id
     bench.step()
     assert fails.delay().id != first.id
@@ -118,8 +122,10 @@ def test_enqueue_many_leaves_out_what_is_there(app: Celeriac) -> None:
 
     first = many.delay(1)
     results = many.enqueue_many([1, 2, 2])
-    assert results[0].id == first.id and results[0].duplicate
-    assert results[1].id == results[2].id and results[2].duplicate
+    assert results[0].id == first.id
+    assert results[0].duplicate
+    assert results[1].id == results[2].id
+    assert results[2].duplicate
     assert len(messages(app)) == 2
 
 
@@ -132,7 +138,8 @@ def test_a_newer_call_takes_the_place_of_the_one_that_waits(app: Celeriac) -> No
         return text
 
     first, second, other = index.delay(1, "old"), index.delay(1, "new"), index.delay(2, "x")
-    assert second.id == first.id and not second.duplicate
+    assert second.id == first.id
+    assert not second.duplicate
     assert other.id != first.id
     waiting = messages(app, state="delayed")
     assert [body(found)[0] for found in waiting] == [[1, "new"], [2, "x"]]
@@ -209,7 +216,8 @@ def test_a_retry_gives_its_place_back(app: Celeriac) -> None:
     bench = Bench(app)
     assert bench.step() is not None
     second = bench.step()
-    assert second is not None and second.verdict is Verdict.DELAY
+    assert second is not None
+    assert second.verdict is Verdict.DELAY
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------
@@ -230,7 +238,8 @@ def test_a_checkpoint_is_there_for_the_next_run_and_gone_with_the_end(app: Celer
     bench.step()
     bench.step()
     assert seen == [None, {"page": 7}]
-    assert app.coordinator is not None and app.coordinator.checkpoint(result.id) is None
+    assert app.coordinator is not None
+    assert app.coordinator.checkpoint(result.id) is None
 
 
 def test_a_run_that_lost_its_lease_keeps_no_checkpoint(
@@ -247,7 +256,8 @@ def test_a_run_that_lost_its_lease_keeps_no_checkpoint(
     app.broker.release(bench.consumer.owner.name, {})
     assert isinstance(job, Job)
     bench.runner.run(job)
-    assert app.coordinator is not None and app.coordinator.checkpoint(result.id) is None
+    assert app.coordinator is not None
+    assert app.coordinator.checkpoint(result.id) is None
     assert "the checkpoint was not kept" in caplog.text
 
 

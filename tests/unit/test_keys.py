@@ -47,7 +47,7 @@ def test_a_long_key_is_stood_in_for(task: Any) -> None:
 
 
 def test_a_key_that_names_no_parameter_says_so(task: Any) -> None:
-    with pytest.raises(TypeError, match="'nobody'.*it has user_id, day"):
+    with pytest.raises(TypeError, match=r"'nobody'.*it has user_id, day"):
         key(task, "{nobody}", 1)
 
 
@@ -66,11 +66,15 @@ def test_no_condition_without_an_option(task: Any) -> None:
 
 def test_unique_holds_until_the_end_and_debounce_while_delayed(task: Any) -> None:
     unique = condition(task, 1, unique_for=timedelta(minutes=1))
-    assert unique is not None and (unique.ttl, unique.until) == (60.0, Hold.ENDED)
+    assert unique is not None
+    assert (unique.ttl, unique.until) == (60.0, Hold.ENDED)
     late = condition(task, 1, debounce=5)
-    assert late is not None and late.until is Hold.DELAYED and late.ttl > 5
+    assert late is not None
+    assert late.until is Hold.DELAYED
+    assert late.ttl > 5
     alone = condition(task, 1, unique_key="{user_id}")
-    assert alone is not None and alone.ttl == keys.UNIQUE_AT_MOST
+    assert alone is not None
+    assert alone.ttl == keys.UNIQUE_AT_MOST
 
 
 def test_both_at_once_make_no_sense(task: Any) -> None:

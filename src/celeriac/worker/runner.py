@@ -114,7 +114,8 @@ class Runner:
         job = Job(delivery, plan, context)
         if delivery.placed:
             job.place = plan.place(context)
-        if task_id in self.revoked and not notes(message).lost:
+        if task_id in self.revoked and not (own := notes(message)).lost:
+            job.unique = own.unique or ""
             return self._freed(job, self.endings.revoked(job, "revoked"))
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
