@@ -21,8 +21,8 @@ from celeriac.exceptions import (
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.canvas.maps import chunks
     from celeriac.app.keys import Key
+    from celeriac.canvas.maps import chunks
     from celeriac.engines.base import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
 

@@ -113,8 +113,8 @@ class Publisher:
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
         that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
-        address for the result, if it is not this process) serve the worker; ``unique`` is the call's condition
-        (``app.keys``). Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        address for the result, if it is not this process) serve the worker; ``unique`` is the condition of a
+        call (``app.keys``). Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
@@ -272,6 +272,7 @@ class Publisher:
         """The reply address of the client for which messages are sent here: this process's own, or that of
         whoever called the running task."""
         return _behalf_of(worker_frame()).reply or self._app.reply_address()
+
     @property
     def is_collecting(self) -> bool:
         """Whether what is sent here is only collected (:meth:`collecting`)."""
