@@ -272,6 +272,69 @@ def test_attaching_again_after_a_lost_answer(redis_server: RedisServer) -> None:
         engine.close()
 
 
+# -- unique keys and places --------------------------------------------------------------------------------
+
+
+def test_a_purge_leaves_the_keys_of_running_tasks(engine: RedisEngine, consumer: Consumer) -> None:
+    engine.publish([pub("running", unique=Unique("r", 60.0))])
+    (delivery,) = claim(consumer)
+    engine.publish([pub("waiting", unique=Unique("w", 60.0))])
+    assert engine.purge(["q"]) == 1
+    assert (engine.holder("r"), engine.holder("w")) == ("running", None)
+    settle(consumer, outcome(delivery, unique="r", task_id="running"))
+    assert engine.holder("r") is None
+
+
+def test_a_debounced_message_that_is_sent_at_once_holds_no_key(
+    engine: RedisEngine, consumer: Consumer
+) -> None:
+    engine.publish([pub("a", delay=1000.0, unique=Unique("k", 60.0, Hold.DELAYED))])
+    assert engine.publish([pub("a", unique=Unique("k", 60.0, Hold.DELAYED, instead_of="a"))]) == {}
+    assert engine.holder("k") is None
+    assert ids_of(claim(consumer)) == ["a"]
+    assert engine.depth(["q"])["q"].delayed == 0
+
+
+def test_an_owed_body_gets_no_more_parts(engine: RedisEngine) -> None:
+    engine.open_chord("g", 1, BODY, None)
+    assert engine.record_parts([part("a", 0)], "w") == ["g"]
+    assert engine.record_parts([part("late", 1)], "w") == []
+    owed = engine.take_owed("g", "w")
+    assert owed is not None
+    assert owed.parts == [part("a", 0).payload]
+
+
+def test_who_leaves_a_place_wakes_a_sleeper(engine: RedisEngine, consumer: Consumer, client: Redis) -> None:
+    """By the marker on which sleepers wait, not by their poll."""
+    marker = "celeriac:{q}:wake"
+    engine.publish(pubs("abcd"))
+    inside, outside = (deliveries := claim(consumer))[:2], deliveries[2:]
+    for delivery in inside:
+        assert engine.enter("p", 2, (consumer.owner.name, "q", delivery.token))
+    settle(consumer, *[outcome(each, Verdict.PARK, place="p") for each in outside])
+    client.delete(marker)
+    engine.give_back(consumer.owner.name, [("q", inside[0].token)])
+    assert client.delete(marker) == 1
+    assert ids_of(claim(consumer, 2)) == ["c", "a"]
+    assert not client.exists(marker), "nobody is woken for what must wait"
+    settle(consumer, outcome(inside[1]))
+    assert client.exists(marker)
+
+
+def test_two_free_places_are_two_workers_business(
+    engine: RedisEngine, consumer: Consumer, client: Redis
+) -> None:
+    engine.publish(pubs("abc"))
+    first, *others = claim(consumer)
+    assert engine.enter("p", 1, (consumer.owner.name, "q", first.token))
+    settle(consumer, *[outcome(each, Verdict.PARK, place="p") for each in others])
+    assert engine.enter("p", 3, (consumer.owner.name, "q", first.token))
+    client.delete("celeriac:{q}:wake")
+    assert ids_of(claim(consumer, 1)) == ["b"]
+    assert client.exists("celeriac:{q}:wake"), "another worker may have the other"
+    assert ids_of(claim(consumer, 1)) == ["c"]
+
+
 # -- what stays --------------------------------------------------------------------------------------------
 
 
