@@ -168,7 +168,7 @@ class RedisConsumer:
             or item.unique
             or item.forget_checkpoint
             or item.records
-            or any(map(needs_all_words, publications))
+            or (publications and any(map(needs_all_words, publications)))
         ):
             words[head - 4] = f"{int(item.verdict)}+"
             self._add_more(words, item)
@@ -269,12 +269,12 @@ def result_words(record: ResultRecord | None) -> tuple[Word, ...]:
     """The arguments of a result in a script."""
     if record is None:
         return ("0",)
-    return ("1", *record_words(record))
+    return ("1", record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
 
 
 def record_words(record: ResultRecord) -> tuple[Word, ...]:
     """The same for a result that is there."""
-    return (record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
+    return result_words(record)[1:]
 
 
 def ttl_ms(record: ResultRecord) -> Word:
