@@ -153,7 +153,7 @@ def test_what_does_not_come_is_named(app: Celeriac, store: Store, counted: Count
     assert ticks
     with pytest.raises(TimeoutError, match="2 of 2"):
         together.get(timeout=0)
-    with pytest.raises(TimeoutError, match="0.01"):
+    with pytest.raises(TimeoutError, match=r"0\.01"):
         asyncio.run(together.aget(timeout=0.01))
     assert counted.open == 0
 
@@ -383,7 +383,8 @@ def test_groups_are_compressed_and_expire_as_results_do() -> None:
     app = make_app(result_compression="gzip", result_expires=60)
 
     class Kept:
-        groups: dict[str, Any] = {}
+        def __init__(self) -> None:
+            self.groups: dict[str, Any] = {}
 
         def store_group(self, group: str, payload: bytes, ttl: float | None) -> None:
             self.groups[group] = payload, ttl
