@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
+from celeriac import clock
 from celeriac.app import ids, imports, maker, names, state, stores
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
@@ -27,6 +28,7 @@ from celeriac.task import Task as _Task
 
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
+    from celeriac.app.chords import Chords
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
@@ -170,7 +172,7 @@ class Celeriac:
 
     def now(self) -> datetime:
         """The current time in the application's zone."""
-        return datetime.now(UTC).astimezone(self.timezone)
+        return clock.utcnow().astimezone(self.timezone)
 
     # -- tasks -----------------------------------------------------------------------------------------
 
@@ -377,6 +379,13 @@ class Celeriac:
     def results(self) -> ResultFormat:
         """Writes and reads stored results."""
         return ResultFormat(self)
+
+    @cached_property
+    def chords(self) -> Chords:
+        """Keeps account of chords."""
+        from celeriac.app.chords import Chords
+
+        return Chords(self)
 
     @cached_property
     def eager(self) -> Eager:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celeriac import signals
+from celeriac import clock, signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
 from celeriac.app.state import Frame, worker_frame
@@ -49,6 +49,17 @@ _OPTIONS = frozenset(
 
 
 _collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
+
+
+class _Behalf(NamedTuple):
+    """For whom a message is sent, where it is not this process itself."""
+
+    reply: str | None = None
+    foreign: bool = False
+
+
+_NOBODY = _Behalf()
+_behalf: ContextVar[_Behalf] = ContextVar("celeriac_behalf", default=_NOBODY)
 
 
 class Publisher:
@@ -181,11 +192,14 @@ class Publisher:
         if added:
             header.update(added)
         held = when is not times.NOW and app.conf.broker_delay == "store"
-        note: dict[str, Any] = {"sent": time.time()}
+        note: dict[str, Any] = {"sent": clock.now()}
         if held:
             note["held"] = True
+        behalf = _behalf_of(frame)
+        if behalf.foreign:
+            note["foreign"] = True
         if not ignore_result:
-            address = reply or _inherited_reply(frame) or app.reply_address()
+            address = reply or behalf.reply or app.reply_address()
             if address is not None:
                 note["reply"] = address
         header[OWN_HEADER] = note
@@ -213,6 +227,23 @@ class Publisher:
         finally:
             _collected.reset(token)
 
+    @contextmanager
+    def on_behalf(self, reply: str | None, foreign: bool = False) -> Iterator[None]:
+        """In this block messages are sent, outside of tasks, for the client with the address ``reply``.
+
+        ``foreign`` notes that another program is behind it (``Notes.foreign``).
+        """
+        token = _behalf.set(_Behalf(reply, foreign))
+        try:
+            yield
+        finally:
+            _behalf.reset(token)
+
+    def client(self) -> str | None:
+        """The reply address of the client for which messages are sent here: this process's own, or that of
+        whoever called the running task."""
+        return _behalf_of(worker_frame()).reply or self._app.reply_address()
+
     def embed(self, options: Mapping[str, Any]) -> Embed:
         """What follows a call with these options, for its body."""
         return _embed(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
@@ -239,7 +270,7 @@ class Publisher:
 
     def _track(self, when: times.When) -> float:
         """For how long to remember that the task is queued: as long as its result would be kept, at least."""
-        wait = when.delay or (max(0.0, when.due - time.time()) if when.due is not None else 0.0)
+        wait = when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
         return wait + (self._app.conf.result_expires or _YEAR)
 
     def send(
@@ -354,10 +385,15 @@ def _pauses(policy: Mapping[str, Any] | None) -> Iterable[float]:
         attempt += 1
 
 
-def _inherited_reply(frame: Frame | None) -> str | None:
-    """The address of the client that waits for what a running task sets off."""
-    message = frame.request.message if frame is not None else None
-    return notes(message).reply if message is not None else None
+def _behalf_of(frame: Frame | None) -> _Behalf:
+    """What a running task sets off is for the client that waits for the task."""
+    if frame is None:
+        return _behalf.get()
+    message = frame.request.message
+    if message is None:
+        return _NOBODY
+    noted = notes(message)
+    return _Behalf(noted.reply, noted.foreign or OWN_HEADER not in message.headers)
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:

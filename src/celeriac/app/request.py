@@ -29,6 +29,8 @@ class Context:
     chain: list[Any] | None = None
     """The steps that follow, the next one last."""
     chord: Any = None
+    chord_additions: list[Any] | None = None
+    """Signatures that are to join the header of the task's chord when it succeeds (``Task.add_to_chord``)."""
     delivery_token: int | None = None
     """Grows with every delivery of this message: a fencing id for stores that can check one."""
     errbacks: list[Any] | None = None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeriac import serialization, states
+from celeriac import clock, serialization, states
 from celeriac.engines.base import ResultRecord
 from celeriac.exceptions import DecodeError, EncodeError
 from celeriac.message import notes
@@ -56,8 +56,7 @@ class ResultFormat:
         try:
             return self._record(state, value, request, traceback, task_id)
         except EncodeError as error:
-            text = f"{type(value).__name__}: {shown(value, str)}"
-            short = EncodeError(f"{text[:_SHORTENED]} (not stored in full: {error})")
+            short = shortened(value, error)
             return self._record(state, short, request, None, task_id, limited=False)
 
     def _record(
@@ -80,7 +79,7 @@ class ResultFormat:
             "result": value,
             "traceback": traceback,
             "children": _children(request),
-            "date_done": datetime.now(UTC).isoformat() if state in states.READY_STATES else None,
+            "date_done": clock.utcnow().isoformat() if state in states.READY_STATES else None,
         }
         if request is not None:
             if request.group:
@@ -110,7 +109,7 @@ class ResultFormat:
 
     def decode_group(self, payload: bytes) -> Any:
         """Return what :meth:`encode_group` was given. Raises as :meth:`decode`."""
-        saved = self._loads(payload)
+        saved = self.reader()(payload)
         if not isinstance(saved, dict) or "result" not in saved:
             raise DecodeError("the stored group is not an object with a result")
         return saved["result"]
@@ -135,22 +134,27 @@ class ResultFormat:
         Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
         ``result_accept_content`` does not allow.
         """
-        meta = self._loads(payload)
+        meta = self.reader()(payload)
         if not isinstance(meta, dict) or "status" not in meta:
             raise DecodeError("the stored result is not an object with a status")
         if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta
 
-    def _loads(self, payload: bytes) -> Any:
-        if payload.startswith(_COMPRESSED):
-            label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
-            payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
+    def reader(self) -> Callable[[bytes], Any]:
+        """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it."""
         conf = self._app.conf
         form = serialization.serializer(conf.result_serializer)
         accept = conf.result_accept_content
         accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
-        return serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+
+        def read(payload: bytes) -> Any:
+            if payload.startswith(_COMPRESSED):
+                label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
+                payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
+            return serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+
+        return read
 
     def progress(
         self, task: Task[..., Any], done: float, total: float | None, note: str
@@ -191,6 +195,12 @@ class ResultFormat:
                 "Task %s[%s]: the state %s was not stored: the task has ended, or its lease is lost",
                 task.name, identifier, state,
             )  # fmt: skip
+
+
+def shortened(error: BaseException, refusal: EncodeError) -> EncodeError:
+    """What is stored for an error that cannot be stored in full because of ``refusal``."""
+    text = f"{type(error).__name__}: {shown(error, str)}"
+    return EncodeError(f"{text[:_SHORTENED]} (not stored in full: {refusal})")
 
 
 def _children(request: Context | None) -> list[Any]:

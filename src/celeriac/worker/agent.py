@@ -12,6 +12,7 @@ Responsibilities:
    open connections, which the supervisor must not have.
 7. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
+8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -35,6 +36,7 @@ from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
 from celeriac.exceptions import OperationalError
 from celeriac.worker.board import Board
+from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.options import SINGLE_SLOT, Options
 
 if TYPE_CHECKING:
@@ -151,6 +153,9 @@ class Agent:
         interval = self.options.lease / 5
         self._try("check the stores", self._check)
         self._watch_foreign()
+        chords = ChordRecovery(self.app, self.node.id)
+        if self.app.backend is not None:
+            chords.start()
         while not self.leaving:
             self._every(self.beat, interval)
             self._every(self.recover, interval * random.uniform(0.8, 1.2))
@@ -160,6 +165,7 @@ class Agent:
             self.give_back_overrun()
             self.release_dead()
             self._listen(TICK)
+        chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
 

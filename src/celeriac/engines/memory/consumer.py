@@ -148,6 +148,8 @@ class MemoryConsumer:
         outcome, store = settlement.outcome, self._store
         if outcome.result:
             keep(store, outcome.result)
+        for record in outcome.records:
+            keep(store, record)
         held = store.holds.get(outcome.unique)
         if held and held.task_id == outcome.task_id and held.until is not Hold.EXPIRY:
             store.free(outcome.unique)

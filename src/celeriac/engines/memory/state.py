@@ -10,13 +10,13 @@ import itertools
 import os
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+from celeriac.clock import now as wall_clock
 from celeriac.engines.base import (
     Answer,
     DeadLetter,
@@ -139,7 +139,7 @@ class Waiter:
 class Store:
     """Everything that lives under one name, and its lock."""
 
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = wall_clock
     lock: AbstractContextManager[object] = field(default_factory=threading.RLock)
     tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     ready: dict[str, dict[int, deque[Entry]]] = field(default_factory=dict)

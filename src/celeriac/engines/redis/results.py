@@ -30,6 +30,7 @@ class RedisResults:
     links: Links
     scripts: Scripts
     is_broker: bool
+    hold_delays: bool
     lease_store: RedisResults | None
     """The engine whose database holds the leases that records speak of; ``None`` if that is not known."""
     _listener: Listener | None
