@@ -225,6 +225,7 @@ def test_eager_ignored_and_twice_given_members(app: Celeriac, store: Store) -> N
     store("a", 2)
     together = app.ResultSet([eager, ignored, *results(app, "a", "a")])
     assert together.get(timeout=5) == [1, None, 2, 2]
+    assert together.then(lambda each: len(each)).value == 4
     assert ResultSet([eager]).get() == [1]
     assert ResultSet([eager]).supports_native_join is False
 
