@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from celeriac.app import state
@@ -20,6 +21,8 @@ from celeriac.exceptions import (
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.app.keys import Key
+    from celeriac.canvas.maps import chunks
     from celeriac.engines.base import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
 
@@ -101,6 +104,18 @@ class Task(Generic[P, R]):
     delivery_mode: int | str | None = None
     options: Mapping[str, Any] | None = None
     """More options of ``apply_async``."""
+    unique_for: float | timedelta | None = None
+    """Send no second copy of a call while one waits or runs, for so many seconds at most. ``delay`` then
+    returns the handle of that one, with ``duplicate`` set."""
+    unique_key: Key | None = None
+    """By what calls are the same (``celeriac.app.keys``): ``"user:{user_id}"``, names of parameters, or a
+    function of the arguments. Default: all arguments. Alone, it makes calls unique for a day at most."""
+    debounce: float | timedelta | None = None
+    """Wait so many seconds before a call runs, and let a newer call of the same key take its place."""
+    max_concurrency: int | None = None
+    """How many calls may run at once, in all workers; others wait in order."""
+    concurrency_key: Key | None = None
+    """Count ``max_concurrency`` for each value of this key by itself (given as ``unique_key``)."""
     pydantic: bool = False
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
@@ -312,6 +327,38 @@ class Task(Generic[P, R]):
         """
         self.app.results.update(self, task_id, state, meta, **kwargs)
 
+    def replace(self, sig: Any) -> Any:
+        """Let ``sig`` (a signature, chain, group or chord) take the place of the running call, and end it.
+
+        The replacement gets the call's id, callbacks, stamps, and what follows it in its chain, group or
+        chord; the last task of ``sig`` gives the call's result (of a group, the list of its results). Write
+        ``return self.replace(...)``: it raises ``Ignore``, and the worker sends the replacement in the step
+        that ends this task. In eager mode, and if the task was called directly, it is run here instead and
+        its value returned. Raises ``ImproperlyConfigured`` for an empty chain, or a signature that belongs
+        to a chord.
+        """
+        from celeriac.canvas.replacing import replacement
+
+        return self.on_replace(replacement(self, sig))
+
+    def on_replace(self, sig: Any) -> Any:
+        """Called by :meth:`replace` with the finished replacement; an override must call this one."""
+        from celeriac.canvas.replacing import send_replacement
+
+        return send_replacement(self, sig)
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Add a call to the header of the chord that the running task belongs to; return its result.
+
+        It takes effect in the step that ends this task, if it succeeds: then the call is sent, and the
+        chord's body waits for it too. Its result comes after those of the header. ``lazy`` returns the
+        signature instead; it goes out all the same (sending it is allowed and does nothing more). Raises
+        ``ValueError`` outside of a chord's header.
+        """
+        from celeriac.canvas.replacing import add_to_chord
+
+        return add_to_chord(self, sig, lazy)
+
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell how far the running call has come, for ``AsyncResult.progress`` and ``updates``.
 
@@ -330,6 +377,16 @@ class Task(Generic[P, R]):
             import asyncio
 
             await asyncio.to_thread(self.update_state, state="PROGRESS", meta=meta)
+
+    def checkpoint(self, state: Any) -> bool:
+        """Keep ``state`` in the store, in place of an earlier one, for the case that this run does not end.
+
+        The next delivery or retry of the same call finds it in ``self.request.checkpoint``. It must be
+        serialisable as JSON (``EncodeError``), is deleted when the task ends, and kept for
+        ``checkpoint_expires`` at most. Returns ``False``, with a warning in the log, once another worker has
+        taken the task over. Called directly, nothing is stored.
+        """
+        return self.request.keep_checkpoint(self.app, state)
 
     @property
     def request(self) -> Context:
@@ -376,6 +433,24 @@ class Task(Generic[P, R]):
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
         """An immutable signature: it takes no result of a previous task."""
         return self.signature(args, kwargs, immutable=True)
+
+    def map(self, it: Iterable[Any]) -> Signature:
+        """A signature of one message that runs the task for each item: ``[task(x) for x in it]``."""
+        from celeriac.canvas import xmap
+
+        return xmap(self.s(), it, app=self.app)  # type: ignore[call-arg]
+
+    def starmap(self, it: Iterable[Any]) -> Signature:
+        """The same with each item as the arguments: ``[task(*x) for x in it]``."""
+        from celeriac.canvas import xstarmap
+
+        return xstarmap(self.s(), it, app=self.app)  # type: ignore[call-arg]
+
+    def chunks(self, it: Iterable[Any], n: int) -> chunks:
+        """A group of messages each of which runs the task for ``n`` items of ``it``, their arguments."""
+        from celeriac.canvas import chunks
+
+        return chunks(self.s(), it, n, app=self.app)  # type: ignore[call-arg]
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The handle of the result of the call with this id."""

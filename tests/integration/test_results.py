@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.mark.parametrize(
-    ("task", "pool"), [("steps", "prefork"), ("steps", "threads"), ("async_steps", "asyncio")]
+    ("task", "pool"), [("tell_steps", "prefork"), ("tell_steps", "threads"), ("async_tell_steps", "asyncio")]
 )
 def test_progress_is_followed_while_tasks_run(site: Any, task: str, pool: str) -> None:
     sent = [site.send(task, 3), site.send(task, 3)]
