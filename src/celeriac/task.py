@@ -366,7 +366,17 @@ class Task(Generic[P, R]):
         the state ``PROGRESS``, at most ten times a second, so it may be called in every round of a loop; the
         last one (``done`` has reached ``total``) is always stored. A task called directly stores nothing.
         """
-        self.app.results.progress(self, done, total, note)
+        meta = self.app.results.progress(self, done, total, note)
+        if meta is not None:
+            self.update_state(state="PROGRESS", meta=meta)
+
+    async def aprogress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """:meth:`progress` for coroutines: the event loop is not held up by the store."""
+        meta = self.app.results.progress(self, done, total, note)
+        if meta is not None:
+            import asyncio
+
+            await asyncio.to_thread(self.update_state, state="PROGRESS", meta=meta)
 
     def checkpoint(self, state: Any) -> bool:
         """Keep ``state`` in the store, in place of an earlier one, for the case that this run does not end.

@@ -159,6 +159,22 @@ def progress(self):
     return "done"
 
 
+@app.task(bind=True)
+def tell_steps(self, count):
+    for done in range(1, count + 1):
+        self.progress(done, count, note=f"step {done}")
+        time.sleep(0.12)
+    return count
+
+
+@app.task(bind=True)
+async def async_tell_steps(self, count):
+    for done in range(1, count + 1):
+        await self.aprogress(done, count, note=f"step {done}")
+        await asyncio.sleep(0.12)
+    return count
+
+
 @app.task
 def greedy(kib):
     """Keep memory."""

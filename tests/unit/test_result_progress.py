@@ -72,8 +72,9 @@ def test_calls_of_one_task_in_threads_and_coroutines_are_told_apart(app: Celeria
         task.progress(int(id))
 
     async def awork(id: str) -> None:
+        task.push_request(Context(id=id, called_directly=False))
         await asyncio.sleep(0)
-        work(id)
+        await task.aprogress(int(id))
 
     async def main() -> None:
         await asyncio.gather(awork("3"), awork("4"))

@@ -7,7 +7,7 @@ import json
 import pickle
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -225,6 +225,7 @@ def test_eager_ignored_and_twice_given_members(app: Celeriac, store: Store) -> N
     store("a", 2)
     together = app.ResultSet([eager, ignored, *results(app, "a", "a")])
     assert together.get(timeout=5) == [1, None, 2, 2]
+    assert together.then(lambda each: len(each)).value == 4
     assert ResultSet([eager]).get() == [1]
     assert ResultSet([eager]).supports_native_join is False
 
@@ -383,7 +384,8 @@ def test_groups_are_compressed_and_expire_as_results_do() -> None:
     app = make_app(result_compression="gzip", result_expires=60)
 
     class Kept:
-        groups: ClassVar[dict[str, Any]] = {}
+        def __init__(self) -> None:
+            self.groups: dict[str, Any] = {}
 
         def store_group(self, group: str, payload: bytes, ttl: float | None) -> None:
             self.groups[group] = payload, ttl

@@ -82,10 +82,12 @@ class Promise:
             # A callback that is held weakly may be gone.
             value = function(argument) if function is not None else None
         except Exception as exc:
+            if not here:
+                task = getattr(argument, "id", argument)
+                logger.exception("The callback %r of task %s raised", function, task)
             self._end(None, exc)
             if here:
                 raise
-            logger.exception("The callback %r of task %s raised", function, getattr(argument, "id", argument))
         else:
             self._end(value, None)
 

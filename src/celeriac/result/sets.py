@@ -144,7 +144,8 @@ class ResultSet(ResultBase, Generic[R]):
         return promise
 
     def _fulfil(self, promise: Promise, here: bool = False) -> None:
-        failed = next((leaf for leaf in self.leaves() if leaf.settled and not _succeeded(leaf)), None)
+        ended = (leaf for leaf in self.leaves() if leaf.last_state() is not None)
+        failed = next((leaf for leaf in ended if not _succeeded(leaf)), None)
         if failed is None:
             promise.fulfil(self, here)
         else:
