@@ -80,11 +80,12 @@ class chain(Signature):
         if app.conf.task_always_eager:
             with allow_join_result():
                 return self.apply(args, kwargs, **options)
-        args, kwargs = self._for_first(args, kwargs)
-        _, _, options = self._merge((), None, options)
         from celeriac.canvas.checking import check
 
+        args = tuple(args or ())
         check(self, app, args, kwargs)
+        args, kwargs = self._for_first(args, kwargs)
+        _, _, options = self._merge((), None, options)
         frozen = self.clone()
         frozen["options"] = {key: options.pop(key) for key in _OWN if key in options}
         chained = options.pop("chain", None) or []

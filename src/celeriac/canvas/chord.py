@@ -84,7 +84,7 @@ class chord(Signature):
             whole["kwargs"]["body"] = maybe_signature(other, self._app, clone=True)
         if whole.body is None:
             raise TypeError("a chord needs a body: chord(header)(body) or chord(header, body)")
-        args = tuple(self["args"]) if self["immutable"] else (*(args or ()), *self["args"])
+        args = tuple(args or ())
         _, _, merged = whole._merge((), None, options)
         app = self.app
         if app.conf.task_always_eager:
@@ -93,6 +93,7 @@ class chord(Signature):
         from celeriac.canvas.checking import check
 
         check(whole, app, args, given)
+        args = tuple(self["args"]) if self["immutable"] else (*args, *self["args"])
         return whole._send(app, args, given, merged, task_id, add_to_parent)
 
     def _send(

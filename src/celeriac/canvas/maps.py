@@ -102,12 +102,11 @@ class chunks(Signature):
 
 
 def as_group(sig: Any) -> Any:
-    """Chunks (also those that came in a message) as the group that they send; anything else as it is."""
-    if not isinstance(sig, Signature) or sig["task"] != "celery.chunks":
-        return sig
-    if not isinstance(sig, chunks):
-        sig = chunks(**sig["kwargs"], app=sig._app, **sig["options"])
-    return sig.group()
+    """Chunks as the group that they send; anything else as it is."""
+    return sig.group() if isinstance(sig, chunks) else sig
+
+
+Signature.TASKS.update({"celery.map": xmap, "celery.starmap": xstarmap, "celery.chunks": chunks})
 
 
 def _signature(task: Any, app: Celeriac | None) -> Signature:

@@ -31,6 +31,8 @@ class Signature(dict[str, Any]):
 
     TYPES: ClassVar[dict[str, type[Signature]]] = {}
     """The classes of signatures by their ``subtask_type``."""
+    TASKS: ClassVar[dict[str, type[Signature]]] = {}
+    """Those that have none (in Celery's form), by the name of their task."""
 
     _app: Celeriac | None = None
     _type: Task[..., Any] | None = None
@@ -52,7 +54,7 @@ class Signature(dict[str, Any]):
         Raises ``ValueError`` for a ``subtask_type`` that nobody has registered.
         """
         kind = d.get("subtask_type")
-        target = cls.TYPES.get(kind) if kind else cls
+        target = cls.TYPES.get(kind) if kind else cls.TASKS.get(d["task"], cls) if cls is Signature else cls
         if target is None:
             raise ValueError(
                 f"there is no type of signature {kind!r}; Signature.register_type makes one known"
