@@ -122,10 +122,10 @@ class chord(Signature):
         )
         header: Any = group(self.tasks, app=app, task_id=self["options"]["task_id"])
         body: Any = self.body
+        _final(body)["options"].setdefault("group_id", header.id)
         if not header.tasks:
             body.apply_async(([],), add_to_parent=False)
             return result
-        body["options"].setdefault("group_id", header.id)
         app.chords.open(header.id, len(header.tasks), body, ttl_extra=_seconds(delay, app))
         header.send_members(args, kwargs, {**options, **delay}, body)
         frame = worker_frame() if add_to_parent else None
@@ -309,6 +309,13 @@ def _forget_body(sig: Any) -> None:
         _forget_body(sig.tasks[-1])
     elif isinstance(sig, chord):
         _forget_body(sig.body)
+
+
+def _final(sig: Any) -> Any:
+    """The task in which a body ends, or the group."""
+    while isinstance(sig, chain | chord):
+        sig = sig.tasks[-1] if isinstance(sig, chain) else sig.body
+    return sig
 
 
 def _add_callback(body: Any, key: str, callback: Any) -> None:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from celeriac.canvas.group import group
 
 
-class _Map(Signature):
+class _OfTask(Signature):
+    """A signature with another one as its argument ``task``."""
+
+    def _parts(self, kwargs: dict[str, Any], clone: bool) -> dict[str, Any]:
+        return {**kwargs, "task": maybe_signature(kwargs.get("task"), self._app, clone=clone)}
+
+
+class _Map(_OfTask):
     """A message that runs a task for each of its items, one after another in one worker."""
 
     name_of_task: ClassVar[str]
@@ -57,7 +64,7 @@ class xstarmap(_Map):
 
 
 @Signature.register_type()
-class chunks(Signature):
+class chunks(_OfTask):
     """``add.chunks(it, n)``: a group of messages, each of which runs the task for ``n`` items."""
 
     def __init__(
