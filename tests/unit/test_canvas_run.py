@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from celeriac import chain, chord, group, signature
-from celeriac.exceptions import ChordError
 from tests.unit.canvas_bench import Bench
 
 Make = Callable[[Bench], Any]
@@ -88,7 +87,9 @@ CANVASES: dict[str, tuple[Make, Any]] = {
         [[[3, 4], 6]],
     ),
     "chord with a group as body, in a header": (
-        lambda b: chord([chord([b.add.s(1, 1)], group(b.total.s(), b.listed.s())), b.add.s(3, 3)], b.listed.s()),
+        lambda b: chord(
+            [chord([b.add.s(1, 1)], group(b.total.s(), b.listed.s())), b.add.s(3, 3)], b.listed.s()
+        ),
         [[[2, [[2]]], 6]],
     ),
     "chain that ends in a chord, in a header": (

@@ -218,7 +218,7 @@ class chord(Signature):
         errback = maybe_signature(errback)
         for task in self.tasks:
             if self.app.conf.task_allow_error_cb_on_chord_header:
-                task.link_error(errback.clone(immutable=True))
+                task.link_error(errback.clone())
             if isinstance(task, chord):
                 task.link_error(errback)
         self.body.link_error(errback)
