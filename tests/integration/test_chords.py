@@ -186,7 +186,7 @@ def test_an_error_climbs_through_chords_in_chords(site: Any) -> None:
     inner = chord([sig(site, "boom")], sig(site, "total"))
     middle = chord([inner, sig(site, "add", 1, 1)], sig(site, "total"))
     result = chord([middle, sig(site, "add", 1, 1)])(sig(site, "total"))
-    with pytest.raises(ChordError, match="Dependency .* raised ChordError"):
+    with pytest.raises(ChordError, match=r"Dependency .* raised ChordError"):
         result.get(timeout=20)
 
 
