@@ -8,9 +8,8 @@ from celeriac import Celeriac
 from celeriac.engines.base import Incarnation, Outcome
 from celeriac.worker.line import Line
 from celeriac.worker.runner import Runner
+from tests.canvas_tasks import define
 from tests.unit.helpers import make_app
-
-Task = Any
 
 
 class Bench:
@@ -20,58 +19,10 @@ class Bench:
         self.app: Celeriac = make_app(**settings)
         self.calls: list[Any] = []
         self._lives = 0
-        app, calls = self.app, self.calls
-
-        @app.task(name="t.add")
-        def add(x: Any, y: Any) -> Any:
-            return x + y
-
-        @app.task(name="t.total")
-        def total(values: Any) -> Any:
-            return sum(values)
-
-        @app.task(name="t.listed")
-        def listed(*values: Any, **more: Any) -> Any:
-            return [*values, *([more] if more else [])]
-
-        @app.task(name="t.fail")
-        def fail(*args: Any) -> None:
-            raise ValueError(*args)
-
-        @app.task(name="t.replace", bind=True)
-        def replace(self: Task, sig: Any) -> Any:
-            return self.replace(self.app.signature(sig))
-
-        @app.task(name="t.more", bind=True)
-        def more(self: Task, value: Any, lazy: bool = False) -> Any:
-            added = self.add_to_chord(add.s(value, 100), lazy=lazy)
-            if lazy:
-                added.delay()
-            return value
-
-        @app.task(name="t.start", bind=True)
-        def start(self: Task, sig: Any) -> Any:
-            return self.app.signature(sig).delay().id
-
-        @app.task(name="t.stamps", bind=True)
-        def stamps(self: Task, *args: Any) -> Any:
-            return self.request.stamps
-
-        @app.task(name="t.old")
-        def old(task_id: str) -> None:
-            calls.append(("old", task_id))
-
-        @app.task(name="t.new")
-        def new(request: Any, error: BaseException, traceback: Any) -> None:
-            calls.append(("new", request.id, type(error).__name__))
-
-        @app.task(name="t.note")
-        def note(*args: Any) -> None:
-            calls.append(("note", *args))
-
-        self.add, self.total, self.listed, self.fail = add, total, listed, fail
-        self.replace, self.more, self.start, self.stamps = replace, more, start, stamps
-        self.old, self.new, self.note = old, new, note
+        tasks = define(self.app, self.calls)
+        self.add, self.total, self.listed, self.fail = tasks.add, tasks.total, tasks.listed, tasks.fail
+        self.replace, self.more, self.start = tasks.replace, tasks.more, tasks.start
+        self.stamps, self.old, self.new, self.note = tasks.stamps, tasks.old, tasks.new, tasks.note
 
     def work(self) -> list[Outcome]:
         """Be a worker until the queue is empty; return the outcomes."""

@@ -101,8 +101,8 @@ PARENTS_OTHERWISE = {
     "group | chain", "group | task | task", "group | group | task", "chord, chain body", "chord | task",
     "chord | chord", "chord as body",
 }  # fmt: skip
-"""Where a chord's body is more than a task, Celery makes the header the parent of its result at once; here the
-steps of the body, and its own header, lie in between."""
+"""Where a chord's body is more than a task, Celery makes the header the parent of its result at once; here
+the steps of the body, and its own header, lie in between."""
 
 
 class Visitor(StampingVisitor):
