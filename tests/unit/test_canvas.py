@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import pickle
@@ -226,6 +227,47 @@ def test_results_are_linked_to_their_parents(bench: Bench) -> None:
     assert result.parent.parent.parent.parent is None
 
 
+def test_everything_can_be_a_callback(bench: Bench) -> None:
+    sig = bench.add.s(1, 2)
+    sig.link(bench.add.s(1) | bench.note.s("chain"))
+    sig.link(group(bench.note.s("group"), bench.note.s("group")))
+    sig.link(chord([bench.add.s(1), bench.add.s(2)], bench.note.s("chord")))
+    sig.link(bench.note.map([1]))
+    sig.delay()
+    bench.work()
+    assert sorted(bench.calls, key=str) == sorted(
+        [("note", 4, "chain"), ("note", 3, "group"), ("note", 3, "group"), ("note", [4, 5], "chord"),
+         ("note", 1)], key=str,
+    )  # fmt: skip
+
+
+def test_results_of_a_header_that_are_ignored_reach_the_body_all_the_same(bench: Bench) -> None:
+    members = [bench.add.s(n, n).set(ignore_result=True) for n in range(3)]
+    result = chord(members, bench.listed.s()).delay()
+    bench.work()
+    assert result.get(timeout=1) == [[0, 2, 4]]
+    assert result.parent[0].state == states.PENDING
+
+
+def test_a_canvas_of_another_application_stays_in_it(bench: Bench) -> None:
+    other = Bench()
+    written = json.loads(json.dumps(bench.add.s(1, 1) | group(bench.add.s(1)) | bench.total.s()))
+    for sig in (written, {"task": "celery.group", "kwargs": {"tasks": [written]}, "subtask_type": "group"}):
+        bench.app.signature(sig).delay()
+    assert len(messages(bench.app)) == 2
+    assert not messages(other.app)
+
+
+async def _wait(bench: Bench) -> Any:
+    result = await (bench.add.s(1, 2) | group(bench.add.s(1), bench.add.s(2))).adelay()
+    bench.work()
+    return await result
+
+
+def test_canvases_are_sent_and_awaited_by_coroutines(bench: Bench) -> None:
+    assert asyncio.run(_wait(bench)) == [4, 5]
+
+
 # -- errors --------------------------------------------------------------------------------------------
 
 
@@ -427,6 +469,13 @@ def test_running_tasks_are_found_by_their_stamps(bench: Bench) -> None:
     self_revoking.s().stamp(batch="b1").delay()
     bench.work()
     assert terminated == ["SIGTERM"]
+
+
+def test_stamps_are_seen_in_eager_mode() -> None:
+    bench = Bench(task_always_eager=True)
+    sig = group(bench.stamps.s(), bench.add.s(1, 2) | bench.stamps.s())
+    sig.stamp(batch="b1")
+    assert sig.delay().get() == [{"batch": "b1"}] * 2
 
 
 # -- as data -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result
 from celeriac.canvas import stamping
-from celeriac.canvas.signature import Signature, listed, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature, plain
 from celeriac.canvas.text import shortened
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class chain(Signature):
             **{key: frozen.options.get(key) for key in ("group_id", "chord", "group_index")},
         )  # fmt: skip
         first, *rest = frozen.tasks
-        applied = first.apply_async(args, kwargs, chain=[*chained, *reversed(rest)], **options)
+        applied = first.apply_async(args, kwargs, chain=[*chained, *plain(rest[::-1])], **options)
         return result if rest else applied
 
     def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
 from celeriac.canvas.chain import chain
 from celeriac.canvas.group import group
-from celeriac.canvas.signature import Signature, listed, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature, plain
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
@@ -127,7 +127,7 @@ class chord(Signature):
             body.apply_async(([],), add_to_parent=False)
             return result
         app.chords.open(header.id, len(header.tasks), body, ttl_extra=_seconds(delay, app))
-        header.send_members(args, kwargs, {**options, **delay}, body)
+        header.send_members(args, kwargs, {**options, **delay}, plain(body))
         frame = worker_frame() if add_to_parent else None
         if frame is not None:
             frame.task.add_trail(result.parent)
