@@ -215,6 +215,13 @@ def test_a_chord_expires_and_each_part_renews_it(engine: Engine, rig: Rig) -> No
     assert engine.owed() == []
 
 
+def test_a_part_does_not_shorten_what_the_chord_was_given(engine: Engine, rig: Rig) -> None:
+    engine.open_chord("g", 2, BODY, 10 * rig.unit)
+    engine.record_parts([part("a", 0, ttl=rig.unit)], "w")
+    rig.advance(1.5 * rig.unit)
+    assert engine.record_parts([part("b", 1, ttl=rig.unit)], "w") == ["g"]
+
+
 # -- parts in the settling step ------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
 from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from celeriac.result import AsyncResult
+from celeriac.result import AsyncResult, GroupResult, ResultSet
 from celeriac.routing import Queue, Queues, Router
 from celeriac.serialization import ensure_accept
 from celeriac.signals import Signal
@@ -355,7 +355,20 @@ class Celeriac:
     @cached_property
     def AsyncResult(self) -> type[AsyncResult[Any]]:
         """:class:`celeriac.result.AsyncResult`, bound to this application."""
-        return type("AsyncResult", (AsyncResult,), {"app": self, "__module__": AsyncResult.__module__})
+        return self._bound(AsyncResult)
+
+    @cached_property
+    def ResultSet(self) -> type[ResultSet[Any]]:
+        """:class:`celeriac.result.ResultSet`, bound to this application."""
+        return self._bound(ResultSet)
+
+    @cached_property
+    def GroupResult(self) -> type[GroupResult[Any]]:
+        """:class:`celeriac.result.GroupResult`, bound to this application."""
+        return self._bound(GroupResult)
+
+    def _bound(self, result: type[R]) -> type[R]:
+        return type(result.__name__, (result,), {"app": self, "__module__": result.__module__})
 
     @cached_property
     def publisher(self) -> Publisher:

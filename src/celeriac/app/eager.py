@@ -75,6 +75,8 @@ class Eager:
             root_id=options.get("root_id") or (parent.request.root_id if parent else None) or task_id,
             parent_id=options.get("parent_id") or (parent.request.id if parent else None),
             group=options.get("group_id"), group_index=options.get("group_index"),
+            stamped_headers=options.get("stamped_headers"),
+            stamps={name: options.get(name) for name in options.get("stamped_headers") or ()},
             delivery_info={
                 "is_eager": True, "exchange": options.get("exchange"), "redelivered": False,
                 "routing_key": options.get("routing_key"), "priority": options.get("priority"),
@@ -134,7 +136,7 @@ class _Run:
             task.pop_request()
         traceback = einfo.traceback if einfo is not None else None
         result: EagerResult[Any] = EagerResult(task_id, value, state, traceback, task.name)
-        result._children = request.children
+        result._children, result._update = request.children, request._update
         return result
 
     def _steered(self, exc: Retry | Ignore | Reject) -> tuple[str, Any, ExceptionInfo | None]:

@@ -103,16 +103,21 @@ class Publisher:
         kwargsrepr: str | None = None,
         stamped_headers: list[str] | None = None,
         replaced_task_nesting: int = 0,
+        route_name: str | None = None,
         **options: Any,
     ) -> Publication:
         """Return the message of a call, addressed; nothing is sent.
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
-        that are not set. ``retries`` and ``reply`` (the client's address for the result, if it is not this
-        process) serve the worker. Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
+        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``,
+        ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
+        stamps: dict[str, Any] = {}
+        if stamped_headers:
+            stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
         if options:
             _check_options(name, options)
         frame = worker_frame()
@@ -122,7 +127,7 @@ class Publisher:
             parent_id = parent_id or parent.id
             if priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
                 priority = parent.delivery_info.get("priority")
-        target = app.router.target(name, {k: options[k] for k in _PLACE if k in options}, task)
+        target = app.router.target(route_name or name, {k: options[k] for k in _PLACE if k in options}, task)
         defaults = call_defaults(app, task, target)
         if priority is None:
             priority = defaults.priority
@@ -160,7 +165,7 @@ class Publisher:
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,
             "stamped_headers": stamped_headers,
-            "stamps": {},
+            "stamps": stamps,
         }
         properties: dict[str, Any] = {
             "correlation_id": task_id,
@@ -177,8 +182,6 @@ class Publisher:
             properties.update({k: v for k, v in options.items() if k in _PROPERTIES and v is not None})
             if "expiration" in options:
                 properties["expiration"] = str(int(float(options["expiration"]) * 1000))
-        if stamped_headers:
-            header["stamps"] = {key: options.get(key, (headers or {}).get(key)) for key in stamped_headers}
         if headers:
             header.update(headers)
         body, content_type, encoding, added = encode_body(
@@ -226,6 +229,26 @@ class Publisher:
             yield batch
         finally:
             _collected.reset(token)
+
+    @contextmanager
+    def together(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """What is sent in this block goes out at its end in one step, all or none; nothing if it raises.
+
+        ``options`` may hold those of :meth:`send`.
+        """
+        with self.collecting() as batch:
+            yield
+        collected = _collected.get()
+        if collected is not None:
+            collected.extend(batch)
+        elif batch:
+            timeout = options.get("timeout")
+            self._store(
+                batch,
+                options.get("confirm_timeout") if timeout is None else timeout,
+                options.get("retry"),
+                options.get("retry_policy"),
+            )
 
     @contextmanager
     def on_behalf(self, reply: str | None, foreign: bool = False) -> Iterator[None]:
@@ -288,13 +311,22 @@ class Publisher:
         raised. If the answer to a request got lost, the messages may be stored already: they are sent again
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
-        conf = self._app.conf
         if signals.before_task_publish.receivers:
             self._announce_before(publications, retry_policy)
         collected = _collected.get()
         if collected is not None:
             collected.extend(publications)
             return
+        self._store(publications, timeout, retry, retry_policy)
+
+    def _store(
+        self,
+        publications: Sequence[Publication],
+        timeout: float | None,
+        retry: bool | None,
+        retry_policy: Mapping[str, Any] | None,
+    ) -> None:
+        conf = self._app.conf
         started = time.monotonic()
         try:
             self._app.write_broker.publish(publications)

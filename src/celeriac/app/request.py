@@ -69,6 +69,10 @@ class Context:
     """``[hard, soft]``, seconds or ``None``."""
     utc: bool | None = None
     _children: list[Any] | None = None
+    _progressed: float = -1.0
+    """When the call last told of its progress, by the monotonic clock."""
+    _update: dict[str, Any] | None = None
+    """The last ``update_state`` of an eager call."""
 
     def __init__(
         self,

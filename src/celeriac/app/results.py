@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _COMPRESSED = b"\0celery-compressed\0"
 """Stands before a compressed payload, then the method's label and a zero byte."""
+
+_PROGRESS_PAUSE = 0.1
+"""Seconds between two reports of a task's progress that are stored."""
 
 _SHORTENED = 500
 """Characters kept of an exception that is too large to be stored."""
@@ -97,10 +101,22 @@ class ResultFormat:
 
         Raises ``EncodeError``, over ``result_max_size`` too if ``limited``.
         """
+        return self._dumps(meta, {"result": meta["result"], "meta": meta}, limited)
+
+    def encode_group(self, group: Any) -> bytes:
+        """Return the bytes under which a group's list of results (``GroupResult.as_tuple``) is saved."""
+        return self._dumps({"result": group}, {"group": group}, limited=False)
+
+    def decode_group(self, payload: bytes) -> Any:
+        """Return what :meth:`encode_group` was given. Raises as :meth:`decode`."""
+        saved = self.reader()(payload)
+        if not isinstance(saved, dict) or "result" not in saved:
+            raise DecodeError("the stored group is not an object with a result")
+        return saved["result"]
+
+    def _dumps(self, value: Any, parts: dict[str, Any], limited: bool) -> bytes:
         conf = self._app.conf
-        _, _, payload = serialization.dumps(
-            meta, conf.result_serializer, {"result": meta["result"], "meta": meta}
-        )
+        _, _, payload = serialization.dumps(value, conf.result_serializer, parts)
         limit = conf.result_max_size if limited else None
         if limit is not None and len(payload) > limit:
             raise EncodeError(
@@ -124,6 +140,16 @@ class ResultFormat:
         if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta
+
+    def progress(self, task: Task[..., Any], done: float, total: float | None, note: str) -> None:
+        """Store how far a task has come (``Task.progress``), unless it did a moment ago."""
+        request = task.request
+        now = time.monotonic()
+        finished = total is not None and done >= total
+        if not finished and now - request._progressed < _PROGRESS_PAUSE and not request.is_eager:
+            return
+        request._progressed = now
+        self.update(task, None, "PROGRESS", {"current": done, "total": total, "note": note})
 
     def reader(self) -> Callable[[bytes], Any]:
         """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it."""
@@ -150,6 +176,8 @@ class ResultFormat:
             raise TypeError('update_state needs a state: update_state(state="PROGRESS", meta={...})')
         request = task.request
         identifier = task_id or request.id
+        if request.is_eager and identifier == request.id:
+            request._update = {"status": state, "result": meta}
         if not identifier or (request.is_eager and not task.store_eager_result):
             return
         backend = task.backend

@@ -33,6 +33,7 @@ from celeriac.exceptions import (
 from celeriac.message import notes
 from celeriac.saferepr import shown
 from celeriac.worker.job import Job
+from celeriac.worker.persist import persist
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -202,6 +203,9 @@ class Endings:
     def _ignored(self, job: Job, error: Ignore) -> Outcome:
         self._after(job, states.IGNORED, None, None)
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+        if error.publications:  # what takes its place goes on with its chain, and is a member of its chord
+            outcome.publications = error.publications
+            return outcome
         self.lost(outcome, job.context, states.FAILURE, error)
         # Whoever ignores a task stops its chain without a word; only a chord must not wait for it.
         outcome.records = ()
@@ -272,8 +276,18 @@ class Endings:
 
     def _follow_ups(self, job: Job, value: Any) -> list[Publication]:
         """The callbacks and the chain's next step, to go out with the ack."""
-
         context = job.context
+        called = len(context._children or ())
+
+        def send() -> list[Publication]:
+            if context._children:
+                del context._children[called:]
+            return self._send_follow_ups(context, value)
+
+        # A chord among them is opened in the store at once, and ids are fixed: it can be done again.
+        return persist("open a chord", send)
+
+    def _send_follow_ups(self, context: Context, value: Any) -> list[Publication]:
         common = {"parent_id": context.id, "root_id": context.root_id}
         with self.app.publisher.collecting() as batch:
             for callback in context.callbacks or ():

@@ -72,7 +72,7 @@ def record(store: Store, parts: Sequence[ChordPart], by: str, now: float) -> lis
         chord.parts[part.task_id] = part
         chord.grown += part.grow
         chord.body = part.body if chord.body is None else chord.body
-        chord.expires = None if part.ttl is None else now + part.ttl
+        chord.expires = None if part.ttl is None else max(chord.expires or 0.0, now + part.ttl)
         if chord.complete:
             chord.owed_since, chord.taken_by, chord.taken_at = now, by, now
             completed.append(part.group)

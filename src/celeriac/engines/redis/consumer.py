@@ -163,7 +163,13 @@ class RedisConsumer:
         words += (int(item.verdict), index, item.token, 0)
         head = len(words)
         publications = item.publications
-        if item.parts or item.unique or item.forget_checkpoint or any(map(needs_all_words, publications)):
+        if (
+            item.parts
+            or item.unique
+            or item.forget_checkpoint
+            or item.records
+            or any(map(needs_all_words, publications))
+        ):
             words[head - 4] = f"{int(item.verdict)}+"
             self._add_more(words, item)
             publications = [each for each in publications if not needs_all_words(each)]
@@ -187,7 +193,9 @@ class RedisConsumer:
             words += all_words_of(publication, self._keys, self._broker.hold_delays)
         ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
         forget = item.forget_checkpoint and item.task_id
-        words += (item.unique if ended else "", item.task_id, "1" if forget else "")
+        words += (item.unique if ended else "", item.task_id, "1" if forget else "", len(item.records))
+        for record in item.records:
+            words += record_words(record)
 
     def _verdict_words(self, item: Outcome, envelope: bytes, task_id: str) -> tuple[Word, ...]:
         match item.verdict:
@@ -262,7 +270,12 @@ def result_words(record: ResultRecord | None) -> tuple[Word, ...]:
     """The arguments of a result in a script."""
     if record is None:
         return ("0",)
-    return ("1", record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
+    return ("1", *record_words(record))
+
+
+def record_words(record: ResultRecord) -> tuple[Word, ...]:
+    """The same for a result that is there."""
+    return (record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
 
 
 def ttl_ms(record: ResultRecord) -> Word:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from celeriac.engines.base import Publication, ResultRecord
 from celeriac.engines.groups import ChordPart, Owed
 from celeriac.engines.redis.connection import Word, pack
-from celeriac.engines.redis.consumer import part_words, success_mark, ttl_ms
+from celeriac.engines.redis.consumer import part_words, record_words
 from celeriac.engines.redis.publishing import all_words_of
 from celeriac.engines.redis.results import RedisResults
 
@@ -80,7 +80,7 @@ class RedisGroups(RedisResults):
             words += part_words(part)
         words.append(len(records))
         for record in records:
-            words += (record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
+            words += record_words(record)
         with broker.links.borrow() as link:
             owed = broker.scripts["settle_owed"].run(link, [broker.keys.own("queues")], words)
         return None if owed is None else [each.decode() for each in owed]

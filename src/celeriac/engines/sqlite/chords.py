@@ -176,7 +176,10 @@ def _record(work: Step, group: str, parts: Sequence[ChordPart], by: str) -> bool
         if chord.opened and missing <= 0:
             work.handle.execute(_OWE, (work.now, work.now, by, chord.id))
             return True
-    work.handle.execute(_COUNT, (missing, _until(work, ttl), chord.id))
+    expires = _until(work, ttl)
+    if expires is not None and chord.expires is not None:
+        expires = max(expires, chord.expires)
+    work.handle.execute(_COUNT, (missing, expires, chord.id))
     return False
 
 

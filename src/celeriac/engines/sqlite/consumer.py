@@ -208,6 +208,7 @@ class SQLiteConsumer:
             if not settlement.plain:
                 _let_go(work, outcome)
                 parts += outcome.parts
+                records += outcome.records
             if outcome.verdict is Verdict.ACK:
                 done.append((place.id,))
             else:
@@ -272,7 +273,7 @@ class SQLiteConsumer:
 
 def _prepare(outcome: Outcome) -> Settlement:
     body = None if outcome.message is None else encode_envelope(outcome.message)
-    plain = not (outcome.parts or outcome.unique or outcome.forget_checkpoint)
+    plain = not (outcome.parts or outcome.records or outcome.unique or outcome.forget_checkpoint)
     return Settlement(outcome, body, pack(outcome.publications), plain)
 
 

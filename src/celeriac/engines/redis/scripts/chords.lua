@@ -24,12 +24,13 @@ local function chords()
 
   local function keep_for(group, ttl)
     local keys = keys_of(group)
+    if ttl ~= '' then ttl = math.max(tonumber(ttl), call('PTTL', keys[3])) end
     for i = 1, #keys do
       if ttl == '' then call('PERSIST', keys[i]) else call('PEXPIRE', keys[i], ttl) end
     end
     -- The list of results that Celery saves for a header with groups in it must last as long.
     local left = call('PTTL', key_of(group, ''))
-    if ttl ~= '' and left > 0 and left < tonumber(ttl) then call('PEXPIRE', key_of(group, ''), ttl) end
+    if ttl ~= '' and left > 0 and left < ttl then call('PEXPIRE', key_of(group, ''), ttl) end
   end
 
   -- A later mark sorts behind an earlier one of the same step.

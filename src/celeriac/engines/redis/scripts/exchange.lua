@@ -5,7 +5,8 @@
 --       (those to claim from first), then the number of outcomes, and for each:
 --         verdict, queue (index), token, number of words that follow, then
 --         n, n x (words of a part, chords.lua), n, n x (words of a publication, publications.lua), unique key or '',
---           task id, '1' to forget its checkpoint          only if the verdict ends with '+'
+--           task id, '1' to forget its checkpoint, n, n x (id, payload, ttl, reply, mark)
+--                                                          only if the verdict ends with '+'
 --         '1' id payload ttl reply mark  or  '0'                        the result
 --         n, n x (queue, lane, how, when, id, envelope)                 publications
 --         DELAY: how, when, id, envelope or ''                PARK: bucket (\1<place> to wait for a place), id
@@ -102,7 +103,12 @@ local function settle_more(first)
     unique_keys.free(ARGV[first], ARGV[first + 1])
   end
   if ARGV[first + 2] == '1' then call('DEL', PREFIX .. 'celeriac:checkpoint:' .. ARGV[first + 1]) end
-  return first + 3
+  first = first + 4
+  for _ = 1, tonumber(ARGV[first - 1]) do -- results of other tasks
+    with_results(store, ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3], ARGV[first + 4])
+    first = first + 5
+  end
+  return first
 end
 
 local function settle(verdict, index, token, first)
