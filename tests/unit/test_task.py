@@ -277,7 +277,7 @@ def test_eager_hooks_signals_and_callbacks_in_order(eager: Celeriac) -> None:
         seen.clear()
         t.apply_async((True,), link_error=failed.s())
         assert seen == [
-            "prerun", "before", "run", "failure", ("errback", t.name, ValueError), "FAILURE",
+            "prerun", "before", "run", ("errback", t.name, ValueError), "failure", "FAILURE",
             "postrun FAILURE",
         ]  # fmt: skip
     finally:

@@ -32,9 +32,9 @@ def call_errbacks(
             if runs_here(app, errback):
                 errback(request, error, traceback)
             else:
-                errback.apply_async(
-                    (request.id,), parent_id=request.id, root_id=request.root_id or request.id
-                )
+                # What failed was run in this process: so is what follows.
+                send = errback.apply if request.is_eager else errback.apply_async
+                send((request.id,), parent_id=request.id, root_id=request.root_id or request.id)
         except Exception:
             logger.exception("The error callback %s of task %s failed", errback, request.id)
 

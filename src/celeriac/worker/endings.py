@@ -256,7 +256,8 @@ class Endings:
     def _after(self, job: Job, state: str, value: Any, info: ExceptionInfo | None) -> None:
         plan, context = job.plan, job.context
         task = plan.task
-        self._quietly(plan.after_return, state, value, context.id, context.args, context.kwargs, info)
+        if state in states.READY_STATES:  # not for a retry: the task has not returned yet, as in Celery
+            self._quietly(plan.after_return, state, value, context.id, context.args, context.kwargs, info)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 sender=task, task_id=context.id, task=task, args=context.args, kwargs=context.kwargs,

@@ -86,6 +86,10 @@ class TestWorker:
                 importlib.reload(module)
 
 
+TestWorkController = TestWorker
+"""Celery's name for it."""
+
+
 class ThreadWorker(TestWorker):
     """A node that lives in a thread."""
 
