@@ -38,9 +38,13 @@ _SWEEP_SEATS = "DELETE FROM seat WHERE NOT EXISTS (SELECT 1 FROM payload p WHERE
 _SWEEP = "DELETE FROM room WHERE taken = 0 AND waiting = 0"
 
 
-def enter(handle: sqlite3.Connection, room: str, size: int, lease: tuple[str, str, int]) -> bool:
+def resize(handle: sqlite3.Connection, room: str, size: int) -> bool:
+    """Let a room have so many seats; return whether it had not."""
+    return handle.execute(_SIZE, (room, size)).rowcount == 1
+
+
+def enter(handle: sqlite3.Connection, room: str, lease: tuple[str, str, int]) -> bool:
     """Take a seat for a lease, unless none is free or messages wait for one already."""
-    handle.execute(_SIZE, (room, size))
     row = handle.execute(_LEASE, lease).fetchone()
     if row is None:
         return False
