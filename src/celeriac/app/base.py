@@ -283,7 +283,7 @@ class Celeriac:
                 if app is not self and made.name not in app.registry:
                     app.add_task(function, **{**options, "name": made.name})
 
-            state.share_later(join)
+            state.share_later(join, function)
         return filtered(made) if filtered is not None else made
 
     # -- calling ---------------------------------------------------------------------------------------

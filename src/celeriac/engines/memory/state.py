@@ -354,6 +354,17 @@ class Store:
             if queue in waiter.queues:
                 waiter.wake()
 
+    def time_passed(self) -> None:
+        """The clock was moved by hand: the living have beaten meanwhile, and all who sleep look again."""
+        with self.lock:
+            now = self.last_pass = self.clock()
+            for node in self.nodes.values():
+                node.seen = now
+            for owner in self.owners.values():
+                owner.attached = now
+            for waiter in self.waiters:
+                waiter.wake()
+
     def order(self) -> int:
         """Count an operator's order; return the new control version."""
         self.version += 1
