@@ -174,10 +174,10 @@ class Step:
         return due if delay is None else self.now + delay
 
     def vacate(self, place: Place) -> Place:
-        """End a message's lease on its seat, if it has one; return its place in line without it."""
+        """Free the seats of a message whose lease ends; return its place in line without them."""
         if not place.admitted & rooms.SEATED:
             return place
-        self.changed_rooms.add(rooms.leave(self.handle, place.id))
+        self.changed_rooms.update(rooms.leave(self.handle, place.id))
         return place._replace(admitted=place.admitted & ~rooms.SEATED)
 
     def wait(self, room: str, place: Place, task_id: str) -> None:
