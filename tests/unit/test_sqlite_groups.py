@@ -335,3 +335,30 @@ def test_a_clock_that_was_set_back_keeps_nobody_from_what_is_owed(
     monkeypatch.setattr(clock, "now", lambda: time.time() - 3600)
     assert engine.owed() == ["c"]
     assert engine.take_owed("c", "you") is not None
+
+
+# -- corners -------------------------------------------------------------------------------------------
+
+
+def test_a_lease_holds_places_under_two_limits(engine: SQLiteEngine, consumer: Consumer) -> None:
+    engine.publish([pub("a"), pub("b")])
+    first, second = claim(consumer)
+    mine, others = (("n:1:1", "q", each.token) for each in (first, second))
+    assert engine.enter("here", 1, mine)
+    assert engine.enter("there", 1, mine)
+    assert not engine.enter("there", 1, others)
+    settle(consumer, Outcome(first.token, "q", place="here"))
+    assert engine.enter("here", 1, others)
+    assert engine.enter("there", 1, others)
+
+
+def test_what_comes_at_once_instead_of_a_delayed_message_holds_no_debouncing_key(
+    engine: SQLiteEngine,
+) -> None:
+    delayed = pub("a", unique=Unique("key", 1000.0))
+    delayed.delay = 1000.0
+    assert engine.publish([delayed]) == {}
+    unique = Unique("key", 1000.0, Hold.DELAYED, instead_of="a")
+    assert engine.publish([pub("a", unique=unique)]) == {}
+    assert engine.depth(["q"])["q"][:2] == (1, 0)
+    assert engine.holder("key") is None

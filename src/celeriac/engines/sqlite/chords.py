@@ -41,6 +41,8 @@ _TAKEN = f"SELECT id FROM chord WHERE name = ? AND state = {OWED} AND taken_by =
 _BODY = "SELECT body FROM chord_body WHERE chord = ?"
 _PARTS = "SELECT place IS NULL, place, id, payload FROM part WHERE chord = ?"
 _END = f"UPDATE chord SET state = {DONE}, expires = ?, taken = NULL, taken_by = NULL WHERE id = ?"
+_IS_EXPIRED = """SELECT id, EXISTS (SELECT 1 FROM part p WHERE p.chord = c.id) FROM chord c
+WHERE id = ? AND expires <= ?"""
 _DROP_BODY = "DELETE FROM chord_body WHERE chord = ?"
 _DROP_PARTS = "DELETE FROM part WHERE id IN (SELECT id FROM part WHERE chord = ? LIMIT ?)"
 _DROP = "DELETE FROM chord WHERE id = ?"
@@ -150,17 +152,18 @@ def record(work: Step, parts: Sequence[ChordPart], by: str) -> list[str]:
     return [group for group, some in groups.items() if _record(work, group, some, by)]
 
 
-def drop_chord(store: Store, id: int) -> None:
-    """Delete an expired chord, unless it has been renewed meanwhile."""
+def drop_expired(store: Store, ids: Sequence[int]) -> None:
+    """Delete those of these chords that are expired; what still has parts, with many small steps."""
     with step(store) as work:
-        row = work.handle.execute("SELECT expires FROM chord WHERE id = ?", (id,)).fetchone()
-        if row is None or row[0] is None or row[0] > work.now:
-            return
-        # Done, whatever it was: no part of it counts any more.
-        work.handle.execute(_END, (row[0], id))
-    _drop_parts(store, id)
-    with step(store) as work:
-        _drop(work, id)
+        expired = [row for id in ids for row in work.handle.execute(_IS_EXPIRED, (id, work.now))]
+        for id, has_parts in expired:
+            if not has_parts:
+                _drop(work, id)
+    for id, has_parts in expired:
+        if has_parts:
+            _drop_parts(store, id)
+            with step(store) as work:
+                _drop(work, id)
 
 
 def _record(work: Step, group: str, parts: Sequence[ChordPart], by: str) -> bool:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
 SEATED = 2
-"""In a row's ``admitted``: the message has a seat."""
+"""In a row's ``admitted``: the message has a seat, in some room."""
 
 Seated = tuple[str, int, int, int, float, int, bytes]
 """Queue, rank, seq, id, since, admitted and envelope of a message that has got a seat."""
@@ -21,6 +21,7 @@ _LEASE = """SELECT l.id, l.admitted FROM leased l JOIN owner o ON o.id = l.owner
 WHERE o.name = ? AND l.queue = ? AND l.token = ?"""
 _IS_FREE = "SELECT taken < size AND waiting = 0 FROM room WHERE name = ?"
 _SIT = "INSERT INTO seat (message, room) VALUES (?, ?)"
+_SITS = "SELECT EXISTS (SELECT 1 FROM seat WHERE message = ? AND room = ?)"
 _NOTE_SEAT = f"UPDATE leased SET admitted = admitted | {SEATED} WHERE token = ?"
 _LEAVE = "DELETE FROM seat WHERE message = ? RETURNING room"
 _KNOW = "INSERT OR IGNORE INTO room (name, size) VALUES (?, 1)"
@@ -38,14 +39,18 @@ _SWEEP_SEATS = "DELETE FROM seat WHERE NOT EXISTS (SELECT 1 FROM payload p WHERE
 _SWEEP = "DELETE FROM room WHERE taken = 0 AND waiting = 0"
 
 
-def enter(handle: sqlite3.Connection, room: str, size: int, lease: tuple[str, str, int]) -> bool:
+def resize(handle: sqlite3.Connection, room: str, size: int) -> bool:
+    """Let a room have so many seats; return whether it had not."""
+    return handle.execute(_SIZE, (room, size)).rowcount == 1
+
+
+def enter(handle: sqlite3.Connection, room: str, lease: tuple[str, str, int]) -> bool:
     """Take a seat for a lease, unless none is free or messages wait for one already."""
-    handle.execute(_SIZE, (room, size))
     row = handle.execute(_LEASE, lease).fetchone()
     if row is None:
         return False
     message, admitted = row
-    if admitted & SEATED:
+    if admitted & SEATED and handle.execute(_SITS, (message, room)).fetchone()[0]:
         return True
     if not handle.execute(_IS_FREE, (room,)).fetchone()[0]:
         return False
@@ -54,10 +59,9 @@ def enter(handle: sqlite3.Connection, room: str, size: int, lease: tuple[str, st
     return True
 
 
-def leave(handle: sqlite3.Connection, message: int) -> str:
-    """Free a message's seat; return its room."""
-    room: str = handle.execute(_LEAVE, (message,)).fetchone()[0]
-    return room
+def leave(handle: sqlite3.Connection, message: int) -> list[str]:
+    """Free a message's seats; return the rooms."""
+    return [room for (room,) in handle.execute(_LEAVE, (message,)).fetchall()]
 
 
 def wait(

@@ -18,14 +18,13 @@ ALTER TABLE parked_2 RENAME TO parked;
 CREATE INDEX parked_bucket ON parked (room, bucket);
 CREATE INDEX parked_task ON parked (task_id);
 
--- A concurrency limit: a room with so many seats, some taken, and messages parked for one. A leased message
--- sits on at most one.
+-- A concurrency limit: a room with so many seats, some taken by leased messages, and messages parked for one.
 CREATE TABLE room (
     name TEXT PRIMARY KEY, size INTEGER NOT NULL,
     taken INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX room_open ON room (name) WHERE waiting > 0 AND taken < size;
-CREATE TABLE seat (message INTEGER PRIMARY KEY, room TEXT NOT NULL);
+CREATE TABLE seat (message INTEGER, room TEXT, PRIMARY KEY (message, room)) WITHOUT ROWID;
 
 -- The counts are kept here, so that no way in which a message moves can forget them.
 CREATE TRIGGER seat_taken AFTER INSERT ON seat

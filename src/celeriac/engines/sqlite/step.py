@@ -93,8 +93,8 @@ class Step:
         """Queue -> how many messages have become ready (or will within a poll)."""
         self._news: list[tuple[str, str | None]] = []
         self._queues: set[str] = set()
-        self._left: set[str] = set()
-        """Rooms in which seats have become free."""
+        self.changed_rooms: set[str] = set()
+        """Rooms in which seats may have become free: who waits for one is woken."""
 
     def number(self) -> int:
         """A number never given before: an id, a place in line or a token."""
@@ -109,8 +109,8 @@ class Step:
 
     def finish(self) -> None:
         """Write what has been counted."""
-        if self._left:
-            self.calls.update(rooms.queues_waiting(self.handle, self._left))
+        if self.changed_rooms:
+            self.calls.update(rooms.queues_waiting(self.handle, self.changed_rooms))
         if self.serial != self._first:
             self.handle.execute(_SAVE_SERIAL, (self.serial,))
 
@@ -174,10 +174,10 @@ class Step:
         return due if delay is None else self.now + delay
 
     def vacate(self, place: Place) -> Place:
-        """End a message's lease on its seat, if it has one; return its place in line without it."""
+        """Free the seats of a message whose lease ends; return its place in line without them."""
         if not place.admitted & rooms.SEATED:
             return place
-        self._left.add(rooms.leave(self.handle, place.id))
+        self.changed_rooms.update(rooms.leave(self.handle, place.id))
         return place._replace(admitted=place.admitted & ~rooms.SEATED)
 
     def wait(self, room: str, place: Place, task_id: str) -> None:
@@ -188,7 +188,7 @@ class Step:
             self.number(),
             (place.queue, place.seq, place.id, place.rank, place.since, place.admitted, task_id),
         )
-        self._left.add(room)  # one may have become free meanwhile
+        self.changed_rooms.add(room)  # one may have become free meanwhile
 
     def restore(self, places: Sequence[Place]) -> None:
         """Put messages back to just where they came from."""
