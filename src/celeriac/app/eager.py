@@ -74,6 +74,8 @@ class Eager:
             root_id=options.get("root_id") or (parent.request.root_id if parent else None) or task_id,
             parent_id=options.get("parent_id") or (parent.request.id if parent else None),
             group=options.get("group_id"), group_index=options.get("group_index"),
+            stamped_headers=options.get("stamped_headers"),
+            stamps={name: options.get(name) for name in options.get("stamped_headers") or ()},
             delivery_info={
                 "is_eager": True, "exchange": options.get("exchange"), "redelivered": False,
                 "routing_key": options.get("routing_key"), "priority": options.get("priority"),

@@ -64,7 +64,7 @@ class group(Signature):
                 "a group has no callbacks: use a chord, or link them to the group's tasks (group.link_error)"
             )
         app = self.app
-        args = (*(args or ()), *self["args"])
+        args = tuple(args or ())
         if app.conf.task_always_eager:
             with allow_join_result():
                 return self.apply(args, kwargs, **options)
@@ -74,7 +74,8 @@ class group(Signature):
             return self._followed_by(chained, app).apply_async(args, kwargs, **options)
         from celeriac.canvas.checking import check
 
-        check(self, app, args, kwargs or {})
+        check(self, app, args, kwargs)
+        args = (*args, *self["args"])
         frozen = self.clone()
         for key in ("task_id", "link", "link_error"):
             if key in options:

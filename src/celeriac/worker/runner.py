@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
 from celeriac.app.request import Context
+from celeriac.app.stamps import marks
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
@@ -112,12 +113,16 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
-        if task_id in self.revoked and not notes(message).lost:
+        stamps = headers.get("stamps")
+        if (task_id in self.revoked or (stamps and self._revoked_by(stamps))) and not notes(message).lost:
             return self.endings.revoked(job, "revoked")
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
         return self._special(job, message) if self._is_special(headers, plan) else job
+
+    def _revoked_by(self, stamps: Any) -> bool:
+        return isinstance(stamps, dict) and not self.revoked.isdisjoint(marks(stamps))
 
     @staticmethod
     def _is_special(headers: dict[str, Any], plan: Plan) -> bool:
