@@ -32,6 +32,8 @@ class UnitLogging(Logging):
 class Trap:
     """Stands for the current application, and refuses every use of it."""
 
+    main = "trap"
+
     def __getattr__(self, name: str) -> NoReturn:
         raise RuntimeError(
             f"current_app.{name} was used, though the test has an application of its own: hand that one on "
