@@ -60,8 +60,8 @@ ROWS = (
         "result_chord_expires",
         SECONDS,
         None,
-        "Seconds after which the state of an unfinished chord is deleted, counted anew with each part and, "
-        "at its beginning, from the end of the header's longest delay; None is result_expires, 0 is never.",
+        "Seconds after which the state of an unfinished chord is deleted, counted anew with each part "
+        "and, at its beginning, from the end of the longest delay; None means as result_expires, 0 never.",
     ),
     works(
         "result_extended",
