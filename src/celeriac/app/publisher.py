@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celeriac import signals
+from celeriac import clock, signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
 from celeriac.app.state import Frame, worker_frame
@@ -200,7 +200,7 @@ class Publisher:
         if added:
             header.update(added)
         held = when is not times.NOW and app.conf.broker_delay == "store"
-        note: dict[str, Any] = {"sent": time.time()}
+        note: dict[str, Any] = {"sent": clock.now()}
         if held:
             note["held"] = True
         behalf = _behalf_of(frame)
@@ -298,7 +298,7 @@ class Publisher:
 
     def _track(self, when: times.When) -> float:
         """For how long to remember that the task is queued: as long as its result would be kept, at least."""
-        wait = when.delay or (max(0.0, when.due - time.time()) if when.due is not None else 0.0)
+        wait = when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
         return wait + (self._app.conf.result_expires or _YEAR)
 
     def send(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeriac import signals, states
+from celeriac import clock, signals, states
 from celeriac.app.request import Context
 from celeriac.app.stamps import marks
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
@@ -148,11 +148,11 @@ class Runner:
             if meta is not None:
                 logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
                 return self.endings.again(job, meta["status"], meta["result"])
-        if context.expires and _epoch(context.expires) <= time.time():
+        if context.expires and _epoch(context.expires) <= clock.now():
             return self.endings.revoked(job, "expired", expired=True)
         if context.eta and not own.held:
             due = _epoch(context.eta)
-            if due > time.time():
+            if due > clock.now():
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
         if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)
