@@ -161,6 +161,7 @@ def restore_group(stored):
     result = celery.result.result_from_tuple(app.backend.decode(stored)["result"], app)
     return [type(result).__name__, result.id, str(result.parent), [str(each) for each in result]]
 
+
 def make(source):
     """Run the lines; return the signature that they leave in ``c``, as JSON, and its text."""
     names = dict(CANVAS)

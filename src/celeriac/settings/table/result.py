@@ -17,7 +17,6 @@ from celeriac.settings.kinds import (
 )
 from celeriac.settings.table.rows import own, settled, works
 
-NO_RPC = "Results are kept in a store, not sent as messages: there is no rpc:// here."
 RETRIED = "A result store that is away is tried again, with back-off and jitter, until it is back."
 
 ROWS = (
@@ -69,9 +68,15 @@ ROWS = (
         False,
         "Results also hold the task's name, arguments, queue, worker and number of retries.",
     ),
-    settled("result_exchange", REFERENCE, "celeryresults", NO_RPC),
-    settled("result_exchange_type", TEXT, "direct", NO_RPC),
-    settled("result_persistent", BOOLEAN, None, NO_RPC),
+    works("result_exchange", REFERENCE, "celeryresults", "Exchange of rpc:// results.", pending="rabbitmq"),
+    works("result_exchange_type", TEXT, "direct", "Type of result_exchange.", pending="rabbitmq"),
+    works(
+        "result_persistent",
+        BOOLEAN,
+        None,
+        "Messages of rpc:// results survive a restart of the server; None means no.",
+        pending="rabbitmq",
+    ),
     settled("result_cache_max", INTEGER, -1, "A result is remembered by its AsyncResult and nowhere else."),
     settled(
         "result_chord_retry_interval",
