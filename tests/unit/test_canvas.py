@@ -268,6 +268,22 @@ def test_canvases_are_sent_and_awaited_by_coroutines(bench: Bench) -> None:
     assert asyncio.run(_wait(bench)) == [4, 5]
 
 
+def test_callbacks_have_their_ids_before_anything_is_sent(bench: Bench) -> None:
+    inner = bench.note.s()
+    callback = bench.add.s(1)
+    callback.link(inner)
+    group(bench.add.s(1, 1), bench.add.s(2, 2), bench.add.s(3, 3)).set(link=callback).delay()
+    ids = set()
+    for found in messages(bench.app):
+        (link,) = body(found)[2]["callbacks"]
+        ids |= {link["options"]["task_id"], link["options"]["link"][0]["options"]["task_id"]}
+    assert len(ids) == 6
+    assert "task_id" not in callback.options
+    assert "task_id" not in inner.options
+    with pytest.raises(TypeError, match="a callback is a signature"):
+        bench.add.apply_async((1, 2), link="note")
+
+
 # -- errors --------------------------------------------------------------------------------------------
 
 

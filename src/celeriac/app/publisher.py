@@ -18,6 +18,7 @@ from celeriac import clock, signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
 from celeriac.app.state import Frame, worker_frame
+from celeriac.canvas.signature import frozen_links
 from celeriac.engines.base import Publication
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
@@ -116,6 +117,10 @@ class Publisher:
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
         stamps: dict[str, Any] = {}
+        if link is not None:
+            link = frozen_links(link, app)
+        if link_error is not None:
+            link_error = frozen_links(link_error, app)
         if stamped_headers:
             stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
         if options:

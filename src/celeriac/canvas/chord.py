@@ -277,7 +277,7 @@ class chord(Signature):
         return {**kwargs, "kwargs": dict(kwargs.get("kwargs") or {}), "header": members, "body": body}
 
 
-_POLLING = ("interval", "max_retries", "producer", "publisher", "connection", "router", "result_cls", "eager")
+_POLLING = ("interval", "max_retries")
 
 
 def _members(header: Any, app: Celeriac | None, clone: bool = True) -> list[Any]:

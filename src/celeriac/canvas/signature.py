@@ -55,7 +55,13 @@ class Signature(dict[str, Any]):
         Raises ``ValueError`` for a ``subtask_type`` that nobody has registered.
         """
         kind = d.get("subtask_type")
-        target = cls.TYPES.get(kind) if kind else cls.TASKS.get(d.get("task", ""), cls) if cls is Signature else cls
+        target = (
+            cls.TYPES.get(kind)
+            if kind
+            else cls.TASKS.get(d.get("task", ""), cls)
+            if cls is Signature
+            else cls
+        )
         if target is None:
             raise ValueError(
                 f"there is no type of signature {kind!r}; Signature.register_type makes one known"
@@ -175,13 +181,16 @@ class Signature(dict[str, Any]):
     ) -> AsyncResult[Any]:
         """Fix the id that the task will have, and return its result's handle, without sending.
 
-        An id that was fixed before stays. The other arguments become options: the group the task is a member
-        of and its place in it, the body of the chord whose header it belongs to, and the tasks it descends
-        from.
+        An id that was fixed before stays. Callbacks get ids as well. The other arguments become options: the
+        group the task is a member of and its place in it, the body of the chord whose header it belongs to,
+        and the tasks it descends from.
         """
         options = self["options"]
         task_id = options.setdefault("task_id", _id or new_id())
         options.setdefault("reply_to", self.app.oid)
+        for key in ("link", "link_error"):
+            if options.get(key):
+                options[key] = frozen_links(options[key], self.app)
         if group_id is not None:
             options.setdefault("group_id", group_id)
         for key, value in (
@@ -427,6 +436,19 @@ def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
         "subtask_type": d.get("subtask_type"),
         "immutable": bool(d.get("immutable", False)),
     }
+
+
+def frozen_links(links: Any, app: Celeriac) -> list[Any]:
+    """Copies of callbacks whose ids are fixed: a task that is delivered twice must not call others twice."""
+    frozen = []
+    for link in listed(links):
+        if not isinstance(link, Mapping):
+            raise TypeError(f"a callback is a signature, such as add.s(2), not {link!r}")
+        if not (link.get("options") or {}).get("task_id"):
+            link = maybe_signature(link, app, clone=True)
+            link.freeze()
+        frozen.append(link)
+    return frozen
 
 
 def plain(value: Any) -> Any:
