@@ -191,9 +191,8 @@ class Signature(dict[str, Any]):
         for key in ("link", "link_error"):
             if options.get(key):
                 options[key] = frozen_links(options[key], self.app)
-        if group_id is not None:
-            options.setdefault("group_id", group_id)
         for key, value in (
+            ("group_id", group_id),
             ("root_id", root_id),
             ("parent_id", parent_id),
             ("chord", chord),
