@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import functools
 import json
 import sys
 import uuid
 
 import celery
+import celery.app.task
 import celery.exceptions
 import kombu.compression
 import kombu.serialization
@@ -192,10 +194,31 @@ def decompress(label, data):
     return kombu.compression.decompress(base64.b64decode(data), label).decode()
 
 
+@functools.cache
+def redis_app(url):
+    return celery.Celery("chords", broker=url, backend=url)
+
+
+def chord_size(url, group, size):
+    redis_app(url).backend.set_chord_size(group, size)
+
+
+def chord_joined(url, group):
+    redis_app(url).backend.add_to_chord(group, None)
+
+
+def chord_part(url, group, task_id, index, value):
+    """End a header task as Celery's worker does; its body is a call of ``peer.body``."""
+    app = redis_app(url)
+    body = app.signature("peer.body")
+    request = celery.app.task.Context(id=task_id, group=group, group_index=index, chord=body)
+    app.backend.on_chord_part_return(request, "SUCCESS", value)
+
+
 def main():
     commands = (
         write, read, write_json, read_json, write_error, read_error, repr_args, make, send, run,
-        read_signature, compress, decompress,
+        read_signature, compress, decompress, chord_size, chord_joined, chord_part,
     )  # fmt: skip
     by_name = {command.__name__: command for command in commands}
     for line in sys.stdin:

@@ -1,4 +1,4 @@
--- Chords, in Celery's keys and in the results' database. (Included; the function is run where it is needed first.)
+-- Chords, in Celery's keys and in the results' database. To be included; the function is run where it is needed.
 --   celery-taskset-meta-<group>.j  ZSET payload -> index (LIST if Celery's workers keep no order)
 --   .t, .s   STRING tasks that joined later, size
 --   .d       SET <task id>:<index> of what has been counted
