@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from celeriac.engines.base import (
     Answer,
-    Consumer,
     Delivery,
     Depth,
     Incarnation,
@@ -26,6 +24,7 @@ from celeriac.engines.base import (
 )
 from celeriac.exceptions import Fenced, OperationalError
 from tests.conformance.helpers import id_of, message, node, notes_of, pub, record
+from tests.conformance.model import Known, Line, Worker
 from tests.conformance.rigs import Rig
 
 QUEUES = ("q1", "q2")
@@ -39,44 +38,6 @@ PLACES = 2
 """How many may be inside of each place."""
 
 STATES = ("ready", "delayed", "leased", "parked", "dead")
-
-Line = tuple[str, bool]
-"""A queue and whether it is its urgent lane."""
-
-
-@dataclass
-class Known:
-    """What the model knows of one message."""
-
-    line: Line
-    state: str = "ready"
-    place: int = 0
-    """When it last went to the back of its line."""
-    step: int | None = None
-    """The step that returned it to the front of its line; ``None`` while it has not been claimed."""
-    token: int = 0
-    due: float = 0.0
-    order: int = 0
-    """When it was delayed or parked: settles equal due times."""
-    deliveries: int = 0
-    lost: str | None = None
-    once: bool = False
-    key: str = ""
-    """Its dead letter's."""
-    waits_for: str = ""
-    """What it is parked for: a bucket or a place."""
-    admitted: bool = False
-    unique: str = ""
-    """The unique key it holds."""
-
-
-@dataclass
-class Worker:
-    """A consumer and what it holds."""
-
-    consumer: Consumer
-    held: dict[int, Delivery] = field(default_factory=dict)
-    """By token."""
 
 
 class Diagram(RuleBasedStateMachine):
