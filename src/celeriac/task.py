@@ -20,6 +20,7 @@ from celeriac.exceptions import (
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.app.redaction import Rule
     from celeriac.engines.base import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
 
@@ -102,12 +103,17 @@ class Task(Generic[P, R]):
     options: Mapping[str, Any] | None = None
     """More options of ``apply_async``."""
     pydantic: bool = False
+    sensitive: Iterable[str] = ()
+    """Names of parameters whose values are shown nowhere: not in logs, events, pages or extended results."""
+    sensitive_result: bool = False
+    """Do not show the task's result in the log."""
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
     OperationalError: ClassVar[type[OperationalError]] = OperationalError
 
     _backend: Any = None
     _check: Callable[[Any, Any], None] | None = None
+    _redaction: Rule | None = None
     _default_request: Context | None = None
     _is_async: bool | None = None
     __wrapped__: Callable[..., Any]

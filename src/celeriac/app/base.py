@@ -15,6 +15,7 @@ from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
 from celeriac.app.defaults import default_broker_url
 from celeriac.app.publisher import Publisher
+from celeriac.app.redaction import Redaction
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
 from celeriac.canvas.signature import Signature
@@ -359,6 +360,11 @@ class Celeriac:
     def publisher(self) -> Publisher:
         """Builds and sends messages."""
         return Publisher(self)
+
+    @cached_property
+    def redact(self) -> Redaction:
+        """Shows arguments and results without their secrets (``sensitive``, ``redact_patterns``)."""
+        return Redaction(self)
 
     @cached_property
     def results(self) -> ResultFormat:

@@ -21,7 +21,6 @@ from celeriac.app.state import Frame, worker_frame
 from celeriac.engines.base import Publication
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
-from celeriac.serialization import repr_args
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -127,7 +126,10 @@ class Publisher:
             expires = defaults.expires
         when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
         task_id = task_id or new_id()
-        levels = app.conf.task_repr_maxlevels
+        if argsrepr is None or kwargsrepr is None:
+            shown = app.redact.args_repr(task, args, kwargs)
+            argsrepr = shown[0] if argsrepr is None else argsrepr
+            kwargsrepr = shown[1] if kwargsrepr is None else kwargsrepr
         header: dict[str, Any] = {
             "lang": "py",
             "task": name,
@@ -141,10 +143,8 @@ class Publisher:
             "timelimit": [time_limit, soft_time_limit],
             "root_id": root_id or task_id,
             "parent_id": parent_id,
-            "argsrepr": repr_args(args, levels=levels) if argsrepr is None else argsrepr,
-            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs, levels=levels))
-            if kwargsrepr is None
-            else kwargsrepr,
+            "argsrepr": argsrepr,
+            "kwargsrepr": kwargsrepr,
             "origin": ids.origin(),
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,

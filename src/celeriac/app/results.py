@@ -84,7 +84,7 @@ class ResultFormat:
             if request.parent_id:
                 meta["parent_id"] = request.parent_id
             if conf.result_extended:
-                meta.update(_extended(request))
+                meta.update(self._extended(request))
         meta["task_id"] = identifier
         ttl = conf.result_expires
         if state == states.FAILURE and conf.result_failure_expires is not None:
@@ -158,24 +158,26 @@ class ResultFormat:
                 task.name, identifier, state,
             )  # fmt: skip
 
+    def _extended(self, request: Context) -> dict[str, Any]:
+        app, info = self._app, request.delivery_info or {}
+        args, kwargs = app.redact.arguments(
+            app.registry.get(request.task_name or ""), request.args, request.kwargs
+        )
+        more = {
+            "name": request.task_name,
+            "args": args,
+            "kwargs": kwargs,
+            "worker": request.hostname,
+            "retries": request.retries,
+            "queue": request.queue or info.get("routing_key"),
+        }
+        if request.stamps:
+            more["stamped_headers"] = request.stamped_headers
+            more.update({k: v for k, v in request.stamps.items() if k in (request.stamped_headers or ())})
+        return more
+
 
 def _children(request: Context | None) -> list[Any]:
     if request is None or request._children is None:
         return []
     return [child.as_tuple() for child in request._children]
-
-
-def _extended(request: Context) -> dict[str, Any]:
-    info = request.delivery_info or {}
-    more = {
-        "name": request.task_name,
-        "args": request.args,
-        "kwargs": request.kwargs,
-        "worker": request.hostname,
-        "retries": request.retries,
-        "queue": request.queue or info.get("routing_key"),
-    }
-    if request.stamps:
-        more["stamped_headers"] = request.stamped_headers
-        more.update({k: v for k, v in request.stamps.items() if k in (request.stamped_headers or ())})
-    return more

@@ -63,7 +63,7 @@ class Endings:
                 job,
                 "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s",
                 runtime=runtime,
-                return_value=_short(value, plan.task.resultrepr_maxsize),
+                return_value=self.app.redact.result_repr(plan.task, value),
             )
         self._after(job, states.SUCCESS, value, None)
         return Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
@@ -278,9 +278,3 @@ def _takes_three(task: Any) -> bool:
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
-
-
-def _short(value: Any, size: int | None) -> str:
-    text = shown(value)
-    size = size or 1024
-    return text if len(text) <= size else text[: size - 3] + "..."
