@@ -183,7 +183,7 @@ class AsyncResult(ResultBase, Generic[R]):
                     continue
                 ready = self._take(payload)
                 if on_message is not None:
-                    on_message(self._cache or self.app.results.decode(payload))
+                    on_message(self._cache or self.app.results.decode(payload, self.id))
                 if ready:
                     return
         finally:
@@ -212,7 +212,7 @@ class AsyncResult(ResultBase, Generic[R]):
 
     def _take(self, payload: bytes) -> bool:
         """Keep a stored state if it is the last one; return whether it is."""
-        meta = self.app.results.decode(payload)
+        meta = self.app.results.decode(payload, self.id)
         if meta["status"] in states.READY_STATES:
             self._cache = meta
             return True
@@ -351,7 +351,7 @@ class AsyncResult(ResultBase, Generic[R]):
         payload = self._store().fetch([self.id]).get(self.id)
         if payload is None:
             return {"status": states.PENDING, "result": None}
-        meta: dict[str, Any] = self.app.results.decode(payload)
+        meta: dict[str, Any] = self.app.results.decode(payload, self.id)
         if meta["status"] in states.READY_STATES:
             self._cache = meta
         return meta

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
+    from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
 
 P = ParamSpec("P")
@@ -153,6 +154,36 @@ class Celeriac:
     def add_defaults(self, fun: Any) -> None:
         """Add settings (a dictionary or a function that returns one) under those set at run time."""
         self.conf.add_defaults(fun)
+
+    def setup_security(
+        self,
+        allowed_serializers: Iterable[str] | None = None,
+        key: str | None = None,
+        key_password: str | bytes | None = None,
+        cert: str | None = None,
+        store: str | None = None,
+        digest: str | None = None,
+        serializer: str = "json",
+        *,
+        hmac_key: str | Iterable[str] | None = None,
+    ) -> None:
+        """Sign messages and check signatures, by certificates or by a shared secret.
+
+        ``key``, ``cert`` and ``store`` are files of an RSA key, its certificate and the trusted certificates
+        (a folder or glob pattern), by default the settings ``security_*``. They make the serializer ``auth``,
+        as in Celery, which ``task_serializer`` and ``accept_content`` must name; inside it, bodies are written
+        by ``serializer`` and those of ``allowed_serializers`` are read too.
+
+        ``hmac_key`` is a secret, or a list of which the first signs and all are accepted: the setting
+        ``message_signing_keys``. ``allowed_serializers`` then is ``accept_content``.
+
+        Raises ``ImproperlyConfigured`` for what is missing or cannot be read.
+        """
+        from celeriac.security import setup_security
+
+        setup_security(
+            allowed_serializers, key, key_password, cert, store, digest, serializer, self, hmac_key=hmac_key
+        )
 
     @property
     def accept_content(self) -> frozenset[str]:
@@ -365,6 +396,16 @@ class Celeriac:
     def redact(self) -> Redaction:
         """Shows arguments and results without their secrets (``sensitive``, ``redact_patterns``)."""
         return Redaction(self)
+
+    @cached_property
+    def signing(self) -> Signing | None:
+        """Signs and checks messages and results (``message_signing_keys``); ``None`` without these."""
+        keys = self.conf.message_signing_keys
+        if not keys:
+            return None
+        from celeriac.security.signing import Signing
+
+        return Signing(keys, self.conf.message_signing_required)
 
     @cached_property
     def results(self) -> ResultFormat:

@@ -106,7 +106,7 @@ class Bulk:
                 headers, {**properties, "correlation_id": task_id}, body, content_type, encoding
             )
             yield Publication(
-                message, first.queue, first.priority, first.delay, first.due, first.exchange,
+                message if app.signing is None else app.signing.sign(message), first.queue, first.priority, first.delay, first.due, first.exchange,
                 first.routing_key, first.track,
             )  # fmt: skip
 

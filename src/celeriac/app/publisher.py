@@ -189,8 +189,9 @@ class Publisher:
             if address is not None:
                 note["reply"] = address
         header[OWN_HEADER] = note
+        message = Message(header, properties, body, content_type, encoding)
         return Publication(
-            Message(header, properties, body, content_type, encoding),
+            message if app.signing is None else app.signing.sign(message),
             target.queue,
             priority,
             when.delay if held else None,
@@ -312,9 +313,10 @@ class Publisher:
         policy = {**self._app.conf.task_publish_retry_policy, **(retry_policy or {})}
         for publication in publications:
             message = publication.message
+            body = _body(self._app, message)
             signals.before_task_publish.send(
                 sender=message.headers["task"],
-                body=_body(self._app, message),
+                body=body,
                 exchange=publication.exchange,
                 routing_key=publication.routing_key,
                 declare=[self._app.queues[publication.queue]],
@@ -322,6 +324,9 @@ class Publisher:
                 properties=message.properties,
                 retry_policy=policy,
             )
+            if self._app.signing is not None:
+                # A receiver may have changed a header that is under the signature.
+                publication.message = self._app.signing.renew(message)
 
     def _announce_after(self, publications: Iterable[Publication]) -> None:
         for publication in publications:
@@ -336,6 +341,8 @@ class Publisher:
 
 
 def _body(app: Celeriac, message: Message) -> Any:
+    if app.signing is not None:
+        message = app.signing.open(message)
     return decode_body(message, {message.content_type})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import serialization, states
 from celeriac.engines.base import ResultRecord
-from celeriac.exceptions import DecodeError, EncodeError
+from celeriac.exceptions import DecodeError, EncodeError, SecurityError
 from celeriac.message import notes
 from celeriac.saferepr import shown
 
@@ -111,14 +111,19 @@ class ResultFormat:
         if conf.result_compression:
             payload, label = serialization.compress(payload, conf.result_compression)
             payload = _COMPRESSED + label.encode() + b"\0" + payload
-        return payload
+        signing = self._app.signing
+        return payload if signing is None else signing.sign_result(payload)
 
-    def decode(self, payload: bytes) -> dict[str, Any]:
+    def decode(self, payload: bytes, task_id: str | None = None) -> dict[str, Any]:
         """Return what was stored, its exception made again.
 
-        Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
-        ``result_accept_content`` does not allow.
+        Where results are signed, ``task_id`` says whose result it must be. Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
+        ``result_accept_content`` does not allow, ``SecurityError`` for one whose signature is missing or wrong
+        where results are signed.
         """
+        signing = self._app.signing
+        if signing is not None:
+            payload = signing.open_result(payload)
         if payload.startswith(_COMPRESSED):
             label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
             payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
@@ -129,6 +134,8 @@ class ResultFormat:
         meta = serialization.loads(payload, form.content_type, form.content_encoding, accepted)
         if not isinstance(meta, dict) or "status" not in meta:
             raise DecodeError("the stored result is not an object with a status")
+        if signing is not None and task_id is not None and meta.get("task_id") != task_id:
+            raise SecurityError(f"what is stored as the result of {task_id} is that of another task")
         if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta

@@ -18,11 +18,13 @@ from celeriac import signals, states
 from celeriac.app.request import Context
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
 from celeriac.exceptions import (
+    ContentDisallowed,
     DecodeError,
     Fenced,
     InvalidTaskError,
     NotRegistered,
     OperationalError,
+    SecurityError,
     TimeLimitExceeded,
     WorkerLostError,
 )
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
 logger = logging.getLogger("celeriac.worker.strategy")
+
+_AUTHENTICATED = "application/data"
+"""The content type of bodies signed with a certificate (``celeriac.security.certificates``)."""
 
 
 class Runner:
@@ -57,6 +62,7 @@ class Runner:
         self.default_limits = limits
         self.endings = Endings(app)
         self.accept = app.accept_content
+        self.signing = app.signing
         self.plans: dict[str, Plan] = {}
         self.revoked: set[str] = set()
         self.rates: dict[str, str] = {}
@@ -88,6 +94,8 @@ class Runner:
         if self.max_size and len(delivery.payload) > self.max_size:
             raise DecodeError(f"{len(delivery.payload)} bytes are over message_max_size ({self.max_size})")
         message = decode_envelope(delivery.payload)
+        if self.signing is not None:
+            message = self.signing.open(message)
         args, kwargs, embed = decode_body(message, self.accept)
         headers = message.headers
         try:
@@ -164,7 +172,7 @@ class Runner:
         if backend is None or task_id is None:
             return False
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
-        return payload is not None and self.app.results.decode(payload)["status"] in states.READY_STATES
+        return payload is not None and self.app.results.decode(payload, task_id)["status"] in states.READY_STATES
 
     def _plan(self, name: str) -> Plan | None:
         task = self.app.tasks.get(name)
@@ -257,7 +265,12 @@ class Runner:
             outcome.task, outcome.task_id = str(headers.get("task", "")), str(headers.get("id", ""))
         except DecodeError:
             return outcome
-        if outcome.task_id and self.app.backend is not None:
+        # Nobody vouches for the id in a message whose signature is wrong or missing: its result is not ours
+        # to write (and to sign).
+        forged = isinstance(error, SecurityError) and (
+            not isinstance(error, ContentDisallowed) or _AUTHENTICATED in self.accept
+        )
+        if outcome.task_id and self.app.backend is not None and not forged:
             context = Context(None, None, None, None, id=outcome.task_id)
             outcome.result = self.app.results.record(states.FAILURE, error, context)
         return outcome

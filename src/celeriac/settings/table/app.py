@@ -67,7 +67,7 @@ ROWS = (
         NAMES,
         None,
         "Secrets with which messages and results are signed (HMAC-SHA256): the first signs, all are accepted. "
-        "With it, what is not signed is refused.",
+        "With them, what is not signed is refused. Read once.",
         secret=True,
     ),
     own(
