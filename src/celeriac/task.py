@@ -37,8 +37,15 @@ class _Setting:
         self.name = name
 
     def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
-        app = owner.app if task is None else task.app
-        return getattr(app.conf, self.name)
+        conf = (owner.app if task is None else task.app).conf
+        if not conf._loaded:
+            # Reading the settings annotates the tasks, and then this attribute may be the task's own.
+            conf.load()
+            return getattr(owner if task is None else task, self._attribute)
+        return getattr(conf, self.name)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
 
 
 def _setting(name: str) -> Any:
@@ -60,6 +67,7 @@ class Task(Generic[P, R]):
     """
 
     _app: ClassVar[Celeriac | None] = None
+    _annotated: ClassVar[bool]
     app: Any = _App()
     name: str = None  # type: ignore[assignment]  # given at registration
     abstract: bool = True
@@ -152,6 +160,30 @@ class Task(Generic[P, R]):
     @classmethod
     def on_bound(cls, app: Any) -> None:
         """Called when the task has been registered with ``app``."""
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Set what the setting ``task_annotations`` says about this task; once, when both are known."""
+        if "_annotated" in cls.__dict__:
+            return
+        cls._annotated = True
+        from celeriac.app.annotations import resolve
+
+        for attributes in resolve(cls.app.annotations, cls):
+            for name, value in attributes.items():
+                if name.startswith("@"):
+                    cls.add_around(name[1:], value)
+                else:
+                    setattr(cls, name, value)
+
+    @classmethod
+    def add_around(cls, attr: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put ``around(method)`` in the place of the method ``attr``; done again, it replaces the first."""
+        original = getattr(cls, attr)
+        original = getattr(original, "__around__", original)
+        method: Any = around(original)
+        method.__around__ = original
+        setattr(cls, attr, method)
 
     # -- calling -----------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from celeriac.app import ids, imports, maker, names, state, stores
+from celeriac.app.annotations import annotate_all, prepare
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
 from celeriac.app.defaults import default_broker_url
@@ -275,6 +276,8 @@ class Celeriac:
             add_builtin_tasks(self)
             for make in state.shared():
                 make(self)
+            if self.conf.loaded:
+                annotate_all(self)
         self.on_after_finalize.send(sender=self)
 
     def autodiscover_tasks(
@@ -295,6 +298,11 @@ class Celeriac:
         modules = imports.import_tasks(self)
         self.finalize()
         return modules
+
+    @property
+    def annotations(self) -> list[Any]:
+        """The setting ``task_annotations`` as a list of objects that annotate."""
+        return prepare(self.conf.task_annotations)
 
     @cached_property
     def Task(self) -> type[_Task[..., Any]]:
