@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property
@@ -91,6 +92,10 @@ class Celeriac:
         """The tasks registered so far; :attr:`tasks` has all."""
         self.discoveries: list[Callable[[], None]] = []
         """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
+        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
+        """Classes of ``celeriac.bootsteps`` that live with a worker, under ``"worker"`` and ``"consumer"``."""
+        self.user_options: defaultdict[str, set[Any]] = defaultdict(set)
+        """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
         self.on_configure = Signal("app.on_configure")
         self.on_after_configure = Signal("app.on_after_configure", {"source"})
         self.on_after_finalize = Signal("app.on_after_finalize")

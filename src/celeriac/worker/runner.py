@@ -124,7 +124,10 @@ class Runner:
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
-        return self._special(job, message) if self._is_special(headers, plan) else job
+        result = self._special(job, message) if self._is_special(headers, plan) else job
+        if signals.task_received.receivers and result is job:
+            signals.task_received.send(sender=self, request=context)
+        return result
 
     @staticmethod
     def _is_special(headers: dict[str, Any], plan: Plan) -> bool:
@@ -258,7 +261,7 @@ class Runner:
         detail = f"{type(error).__name__}: {error}"
         logger.error("Cannot read a message from %r, now a dead letter: %s", delivery.queue, detail)
         if signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=self.app, message=delivery.payload, exc=error)
+            signals.task_rejected.send(sender=self, message=delivery.payload, exc=error)
         outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
         try:
             headers = decode_envelope(delivery.payload).headers
@@ -286,7 +289,7 @@ class Runner:
         error = NotRegistered(name)
         if signals.task_unknown.receivers:
             signals.task_unknown.send(
-                sender=self.app, message=context.message, exc=error, name=name, id=context.id
+                sender=self, message=context.message, exc=error, name=name, id=context.id
             )
         record = None
         if self.app.backend is not None and not context.ignore_result:
