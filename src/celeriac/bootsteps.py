@@ -11,10 +11,10 @@
 
     app.steps["worker"].add(Probe)
 
-A node runs its steps in its agent, the process that speaks for it, once a node and not once a child; in the solo
-pool that is the worker's only process. They have a thread of their own there, so a slow step delays nothing but
-other steps. If the agent is replaced (it died), its steps begin anew in the new one. ``celeriac.worker.steps``
-says what a step is given as ``worker``.
+A node runs its steps in its agent, the process that speaks for it, once a node and not once a child; in the
+solo pool that is the worker's only process. They have a thread of their own there, so a slow step delays
+nothing but other steps. If the agent is replaced (it died), its steps begin anew in the new one.
+``celeriac.worker.steps`` says what a step is given as ``worker``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Step:
         return self.enabled
 
     def create(self, parent: Any) -> Any:
-        """Make what the step stands for, with methods ``start`` and ``stop``; ``None`` if it is that itself."""
+        """Make what the step stands for, with methods ``start`` and ``stop``; ``None`` if it is that
+        itself."""
 
     def include(self, parent: Any) -> bool:
         """Take part, if :meth:`include_if` says so."""
@@ -79,7 +80,7 @@ class StartStopStep(Step):
         return True
 
     def start(self, parent: Any) -> Any:
-        """Called when the worker starts: steps of ``"worker"`` at once, of ``"consumer"`` when it is ready."""
+        """Called at the worker's start: steps of ``"worker"`` at once, of ``"consumer"`` when it is ready."""
         return self.obj.start() if self.obj else None
 
     def close(self, parent: Any) -> Any:
@@ -99,8 +100,9 @@ class StartStopStep(Step):
 class ConsumerStep(StartStopStep):
     """In Celery, a step that consumes messages of its own. Here it may only override ``start`` and ``stop``.
 
-    Celeriac's children take messages from the store themselves, and there is no connection on which a consumer
-    of kombu's could listen: a worker whose steps define ``get_consumers`` does not start, and says so.
+    Celeriac's children take messages from the store themselves, and there is no connection on which a
+    consumer of kombu's could listen: a worker whose steps define ``get_consumers`` does not start, and says
+    so.
     """
 
     consumers: Any = None
@@ -118,7 +120,7 @@ class ConsumerStep(StartStopStep):
 
 
 CONSUMERS = (
-    "the step {step} consumes messages of its own (get_consumers), which Celeriac's workers cannot do: they have "
-    "no kombu connection. Make a task of what it does and send it messages with send_task, or run a kombu "
-    "consumer in a process of its own"
+    "the step {step} consumes messages of its own (get_consumers), which Celeriac's workers cannot do: they "
+    "have no kombu connection. Make a task of what it does and send it messages with send_task, or run a "
+    "kombu consumer in a process of its own"
 )

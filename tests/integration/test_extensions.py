@@ -77,7 +77,10 @@ EXPECTED = {
         "tests.integration.extended_project.breaks",
         {"task_id", "args", "kwargs", "request", "exception", "traceback", "einfo"},
     ),
-    "task_revoked": ("tests.integration.extended_project.again", {"request", "terminated", "signum", "expired"}),
+    "task_revoked": (
+        "tests.integration.extended_project.again",
+        {"request", "terminated", "signum", "expired"},
+    ),
     "task_rejected": ("*", {"message", "exc"}),
     "task_unknown": ("w1@here", {"message", "exc", "name", "id"}),
 }
@@ -85,7 +88,10 @@ EXPECTED = {
 
 
 def test_every_signal_of_a_worker(site: Site) -> None:
-    results = [site.send("add", 2, 3), *(send(site, name) for name in ("again", "fails", "breaks", "rejects"))]
+    results = [
+        site.send("add", 2, 3),
+        *(send(site, name) for name in ("again", "fails", "breaks", "rejects")),
+    ]
     send(site, "again", expires=-1)
     site.app.send_task("no.such.task")
     put(site, encode_envelope(site.app.publisher.build("x").message)[:-20])

@@ -19,11 +19,11 @@ class ForPay:
 
 
 def tasks(app: Celeriac) -> tuple[Any, Any]:
-    @app.task(name="pay", rate_limit="1/s")
+    @app.task(shared=False, name="pay", rate_limit="1/s")
     def pay(x: int) -> int:
         return x
 
-    @app.task(name="ship")
+    @app.task(shared=False, name="ship")
     def ship(x: int) -> int:
         return x
 
@@ -77,7 +77,7 @@ def test_tasks_made_after_the_settings_were_read_and_before() -> None:
     app = make_app(task_annotations={"*": {"custom": 1}})
     first, _ = tasks(app)
 
-    @app.task(name="late")
+    @app.task(shared=False, name="late")
     def late() -> None: ...
 
     assert (first.custom, late.custom) == (1, 1)
@@ -94,7 +94,7 @@ def test_a_setting_made_at_run_time_counts_until_the_application_is_finalized() 
 def test_an_attribute_that_follows_a_setting_is_annotated_before_the_settings_were_read() -> None:
     app = make_app(task_annotations={"*": {"rate_limit": "5/s"}})
 
-    @app.task
+    @app.task(shared=False)
     def pay() -> None: ...
 
     assert pay.rate_limit == "5/s"

@@ -50,7 +50,7 @@ def test_messages_and_results_are_signed_and_read(files: dict[str, str]) -> None
     app = make_app(**SIGNED, **files)
     app.setup_security()
 
-    @app.task
+    @app.task(shared=False)
     def add(x: int, y: int) -> int:
         return x + y
 
@@ -66,7 +66,7 @@ def test_messages_and_results_are_signed_and_read(files: dict[str, str]) -> None
 def test_a_changed_body_is_refused(files: dict[str, str]) -> None:
     auth = make(files)
     *head, inner = fields(auth.encode({"amount": 1}))
-    with pytest.raises(SecurityError, match="signature by 'shop .*' is wrong"):
+    with pytest.raises(SecurityError, match=r"signature by 'shop .*' is wrong"):
         auth.decode(packed(*head, inner.replace(b"1", b"9")))
 
 

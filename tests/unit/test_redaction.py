@@ -24,7 +24,7 @@ def shown(app: Celeriac) -> tuple[str, str]:
 
 
 def test_plain_arguments_are_shown_as_they_are(app: Celeriac) -> None:
-    @app.task
+    @app.task(shared=False)
     def add(x: Any, y: Any) -> None: ...
 
     add.delay(2, y=[3, {"a": None}])
@@ -32,7 +32,7 @@ def test_plain_arguments_are_shown_as_they_are(app: Celeriac) -> None:
 
 
 def test_a_sensitive_parameter_is_hidden_however_it_is_passed(app: Celeriac) -> None:
-    @app.task(sensitive=("iban",))
+    @app.task(shared=False, sensitive=("iban",))
     def pay(iban: str, amount: int) -> None: ...
 
     pay.delay("DE89 3704", 5)
@@ -45,7 +45,7 @@ def test_a_sensitive_parameter_is_hidden_however_it_is_passed(app: Celeriac) -> 
 
 
 def test_parameters_and_keys_with_telling_names_are_hidden_at_any_depth(app: Celeriac) -> None:
-    @app.task
+    @app.task(shared=False)
     def login(user: str, password: str, options: Any) -> None: ...
 
     login.delay("bob", "hunter2", {"retry": 1, "headers": {"Authorization": "Bearer x"}})
@@ -61,7 +61,7 @@ def test_the_default_patterns(app: Celeriac, name: str) -> None:
 
 
 def test_positions_of_bound_tasks_and_of_rest_arguments(app: Celeriac) -> None:
-    @app.task(bind=True)
+    @app.task(shared=False, bind=True)
     def bound(self: Any, secret: str, *tokens: str) -> None: ...
 
     bound.delay("a", "b", "c")
@@ -69,7 +69,7 @@ def test_positions_of_bound_tasks_and_of_rest_arguments(app: Celeriac) -> None:
 
 
 def test_enqueue_many_hides_too(app: Celeriac) -> None:
-    @app.task(sensitive="pin")
+    @app.task(shared=False, sensitive="pin")
     def check(pin: int) -> None: ...
 
     check.enqueue_many([(1234,), (5678,), ((), {"pin": 9999})])
@@ -78,7 +78,7 @@ def test_enqueue_many_hides_too(app: Celeriac) -> None:
 
 
 def test_a_name_that_is_no_parameter_is_a_mistake_said_at_the_call(app: Celeriac) -> None:
-    @app.task(sensitive=("pasword",))
+    @app.task(shared=False, sensitive=("pasword",))
     def login(password: str) -> None: ...
 
     with pytest.raises(ImproperlyConfigured, match="'pasword', which is not a parameter"):
@@ -86,7 +86,7 @@ def test_a_name_that_is_no_parameter_is_a_mistake_said_at_the_call(app: Celeriac
 
 
 def test_a_hidden_argument_does_not_come_out_where_the_text_is_cut(app: Celeriac) -> None:
-    @app.task
+    @app.task(shared=False)
     def store(data: Any) -> None: ...
 
     store.delay([{"n": n, "token": "hunter2"} for n in range(500)])
@@ -103,7 +103,7 @@ def test_patterns_of_ones_own_replace_the_default_ones() -> None:
 def test_no_patterns_hide_nothing_but_sensitive_parameters() -> None:
     app = make_app(redact_patterns=[])
 
-    @app.task(sensitive=("a",))
+    @app.task(shared=False, sensitive=("a",))
     def show(a: int, password: int) -> None: ...
 
     show.delay(1, 2)
@@ -119,7 +119,7 @@ def test_a_broken_pattern_is_named() -> None:
 def test_extended_results_hold_no_secret() -> None:
     app = make_app(result_extended=True)
 
-    @app.task(sensitive=("pin",))
+    @app.task(shared=False, sensitive=("pin",))
     def check(pin: int, data: Any, token: str = "") -> None: ...
 
     check.delay(1234, [{"password": "hunter2", "n": 1}], token="hunter2")
@@ -132,10 +132,10 @@ def test_extended_results_hold_no_secret() -> None:
 
 
 def test_results_in_the_log(app: Celeriac) -> None:
-    @app.task(sensitive_result=True)
+    @app.task(shared=False, sensitive_result=True)
     def secret() -> None: ...
 
-    @app.task
+    @app.task(shared=False)
     def plain() -> None: ...
 
     assert app.redact.result_repr(secret, "hunter2") == "'***'"
@@ -144,7 +144,7 @@ def test_results_in_the_log(app: Celeriac) -> None:
 
 
 def test_the_error_of_the_last_retry_shows_no_secret(app: Celeriac) -> None:
-    @app.task(bind=True, max_retries=0)
+    @app.task(shared=False, bind=True, max_retries=0)
     def login(self: Any, password: str) -> None:
         self.retry()
 

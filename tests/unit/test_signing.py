@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,11 +24,11 @@ def app() -> Iterator[Celeriac]:
     app = make_app()
     app.setup_security(hmac_key=OLD)
 
-    @app.task(name="add")
+    @app.task(name="add", shared=False)
     def add(x: int, y: int) -> int:
         return x + y
 
-    @app.task(name="mul")
+    @app.task(name="mul", shared=False)
     def mul(x: int, y: int) -> int:
         return x * y
 
@@ -123,7 +124,7 @@ def test_the_label_inside_is_covered_too(app: Celeriac) -> None:
 def test_keys_are_changed_without_a_gap(app: Celeriac) -> None:
     """Add the new key at the end, put it first, drop the old one: neighbours in this order understand."""
     stages = [[OLD], [OLD, NEW], [NEW, OLD], [NEW]]
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         for keys, others in ((before, after), (after, before)):
             sent = Signing(keys).sign(Message({"id": "1"}, {}, b"[]"))
             assert Signing(others).open(sent).body == b"[]"
@@ -181,4 +182,5 @@ def test_short_secrets_and_two_kinds_of_keys_are_mistakes() -> None:
 
 
 def test_the_secret_is_shown_nowhere(app: Celeriac) -> None:
-    assert OLD not in app.bugreport() + repr(app.conf) + repr(app.signing.__dict__.keys() if app.signing else "")
+    assert app.signing is not None
+    assert OLD not in app.bugreport() + repr(app.conf) + repr(app.signing)

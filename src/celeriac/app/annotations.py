@@ -1,9 +1,9 @@
 """Annotations: attributes of tasks changed by the setting ``task_annotations``.
 
 It is a dictionary of task name (or ``"*"``) to attributes, an object with methods ``annotate(task)`` or
-``annotate_any()`` that return such attributes or ``None``, the dotted path of either, or a list of all these. An
-attribute ``"@name"`` is a function that gets the method ``name`` and returns what takes its place. As in Celery,
-the first entry of the list that knows a task counts, and what holds for ``"*"`` goes before it.
+``annotate_any()`` that return such attributes or ``None``, the dotted path of either, or a list of all these.
+An attribute ``"@name"`` is a function that gets the method ``name`` and returns what takes its place. As in
+Celery, the first entry of the list that knows a task counts, and what holds for ``"*"`` goes before it.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
+    from celeriac.app.periodic import PeriodicTasks
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
     from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
@@ -93,7 +94,7 @@ class Celeriac:
         self.discoveries: list[Callable[[], None]] = []
         """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
         self.steps: defaultdict[str, set[Any]] = defaultdict(set)
-        """Classes of ``celeriac.bootsteps`` that live with a worker, under ``"worker"`` and ``"consumer"``."""
+        """Classes of ``celeriac.bootsteps`` that live with a worker: ``"worker"`` and ``"consumer"``."""
         self.user_options: defaultdict[str, set[Any]] = defaultdict(set)
         """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
         self.on_configure = Signal("app.on_configure")
@@ -177,8 +178,8 @@ class Celeriac:
 
         ``key``, ``cert`` and ``store`` are files of an RSA key, its certificate and the trusted certificates
         (a folder or glob pattern), by default the settings ``security_*``. They make the serializer ``auth``,
-        as in Celery, which ``task_serializer`` and ``accept_content`` must name; inside it, bodies are written
-        by ``serializer`` and those of ``allowed_serializers`` are read too.
+        as in Celery, which ``task_serializer`` and ``accept_content`` must name; inside it, bodies are
+        written by ``serializer`` and those of ``allowed_serializers`` are read too.
 
         ``hmac_key`` is a secret, or a list of which the first signs and all are accepted: the setting
         ``message_signing_keys``. ``allowed_serializers`` then is ``accept_content``.
@@ -438,6 +439,31 @@ class Celeriac:
         from celeriac.app.bulk import Bulk
 
         return Bulk(self)
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Any,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **opts: Any,
+    ) -> str:
+        """Have the scheduler send a signature (or task) by ``schedule``: seconds, a ``timedelta``, a crontab.
+
+        ``args`` and ``kwargs`` are added to the signature's own, ``opts`` are options of ``apply_async``.
+        Returns the name of the entry in ``conf.beat_schedule``: ``name``, or the signature as text. An entry
+        of the same name is replaced, with a warning if it was not named. Made for receivers of
+        ``on_after_configure`` and ``on_after_finalize``; earlier calls wait until the settings are read.
+        """
+        return self.periodic.add(schedule, sig, args, kwargs, name, opts)
+
+    @cached_property
+    def periodic(self) -> PeriodicTasks:
+        """The periodic tasks added in code."""
+        from celeriac.app.periodic import PeriodicTasks
+
+        return PeriodicTasks(self)
 
     # -- queues ----------------------------------------------------------------------------------------
 

@@ -105,8 +105,10 @@ class Bulk:
             message = Message(
                 headers, {**properties, "correlation_id": task_id}, body, content_type, encoding
             )
+            if app.signing is not None:
+                message = app.signing.sign(message)
             yield Publication(
-                message if app.signing is None else app.signing.sign(message), first.queue, first.priority, first.delay, first.due, first.exchange,
+                message, first.queue, first.priority, first.delay, first.due, first.exchange,
                 first.routing_key, first.track,
             )  # fmt: skip
 

@@ -37,6 +37,8 @@ class Configuration(Settings):
                 first, self._announced = not self._announced, True
             if first:
                 annotate_all(self._app)
+                if "periodic" in self._app.__dict__:
+                    self._app.periodic.settle()
                 self._app.on_after_configure.send(sender=self._app, source=self)
 
     def _read_source(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Redaction: arguments and results made fit to be shown.
 
 What people and monitors see of a call (``argsrepr`` and ``kwargsrepr``, hence logs, events and pages; the
-``args`` and ``kwargs`` of extended results; results in the log) has its secrets replaced by ``'***'``. A value
-is secret by the name it goes by: a parameter named in the task's ``sensitive``, or a parameter or key of a
-dictionary, however deep, that matches one of the patterns in ``redact_patterns``.
+``args`` and ``kwargs`` of extended results; results in the log) has its secrets replaced by ``'***'``. A
+value is secret by the name it goes by: a parameter named in the task's ``sensitive``, or a parameter or key
+of a dictionary, however deep, that matches one of the patterns in ``redact_patterns``.
 
 The message itself is not touched: a task gets its real arguments, and who can read the broker can read them.
 """
@@ -30,7 +30,8 @@ _CACHED = 4096
 
 
 class Redaction:
-    """Knows what is secret in the calls of one application. ``redact_patterns`` is read once, at first use."""
+    """Knows what is secret in the calls of one application. ``redact_patterns`` is read once, at first
+    use."""
 
     def __init__(self, app: Celeriac) -> None:
         self._app = app

@@ -117,9 +117,9 @@ class ResultFormat:
     def decode(self, payload: bytes, task_id: str | None = None) -> dict[str, Any]:
         """Return what was stored, its exception made again.
 
-        Where results are signed, ``task_id`` says whose result it must be. Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
-        ``result_accept_content`` does not allow, ``SecurityError`` for one whose signature is missing or wrong
-        where results are signed.
+        Where results are signed, ``task_id`` says whose result it must be. Raises ``DecodeError`` for bytes
+        that are not a result, ``ContentDisallowed`` for a format that ``result_accept_content`` does not
+        allow, ``SecurityError`` for one whose signature is missing or wrong where results are signed.
         """
         signing = self._app.signing
         if signing is not None:

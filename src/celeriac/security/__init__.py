@@ -1,6 +1,7 @@
 """Signed messages: by certificates, in Celery's form, or by a shared secret.
 
-* :func:`setup_security` with a key, a certificate and a store of trusted certificates registers the serializer
+* :func:`setup_security` with a key, a certificate and a store of trusted certificates registers the
+serializer
   ``auth``, byte for byte Celery's. It signs the body of a message.
 * ``setup_security(hmac_key=...)``, or the setting ``message_signing_keys``, signs messages and results with
   HMAC-SHA256, headers included (:mod:`celeriac.security.signing`). Every client and worker needs the secret.
@@ -91,8 +92,8 @@ def _use_certificates(
     )  # fmt: skip
     if not (key and cert and store):
         raise ImproperlyConfigured(
-            "setup_security needs the settings security_key, security_certificate and security_cert_store, or "
-            "the arguments key, cert and store: files in PEM form, the last as a folder or a glob pattern"
+            "setup_security needs the settings security_key, security_certificate and security_cert_store, "
+            "or the arguments key, cert and store: files in PEM form, the last as a folder or a glob pattern"
         )
     from celeriac.security.certificates import Authentication
 

@@ -4,9 +4,9 @@ The form is Celery's, byte for byte, so its clients and workers take part::
 
     base64( base64(signer's id) \\0\\1 base64(signature) \\0\\1 content type \\0\\1 encoding \\0\\1 body )
 
-where the signature (PSS, MGF1, longest salt) covers the inner body and nothing else. Because the inner content
-type is not signed, only the serializer that was chosen (and ``allowed_serializers``) is read here, where
-Celery reads any, pickle included.
+where the signature (PSS, MGF1, longest salt) covers the inner body and nothing else. Because the inner
+content type is not signed, only the serializer that was chosen (and ``allowed_serializers``) is read here,
+where Celery reads any, pickle included.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def _padding(digest: hashes.HashAlgorithm) -> padding.PSS:
 def _digest(name: str) -> hashes.HashAlgorithm:
     kind = getattr(hashes, name.upper(), None)
     if not (isinstance(kind, type) and issubclass(kind, hashes.HashAlgorithm)):
-        raise ImproperlyConfigured(f"security_digest: there is no hash {name!r}; use sha256, sha384 or sha512")
+        raise ImproperlyConfigured(
+            f"security_digest: there is no hash {name!r}; use sha256, sha384 or sha512"
+        )
     return kind()
 
 

@@ -134,7 +134,8 @@ class Signing:
             raise SecurityError(f"the {what} is signed with a key that is not in message_signing_keys")
         if not hmac.compare_digest(_mac(key, body, content_type, encoding, context), mac):
             raise SecurityError(
-                f"the {what}'s signature is wrong: its content, or a header that says what it is for, was changed"
+                f"the {what}'s signature is wrong: its content, or a header that says what it is for, was "
+                "changed"
             )
         return content_type, encoding, body
 

@@ -175,7 +175,9 @@ class Runner:
         if backend is None or task_id is None:
             return False
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
-        return payload is not None and self.app.results.decode(payload, task_id)["status"] in states.READY_STATES
+        return (
+            payload is not None and self.app.results.decode(payload, task_id)["status"] in states.READY_STATES
+        )
 
     def _plan(self, name: str) -> Plan | None:
         task = self.app.tasks.get(name)

@@ -60,8 +60,8 @@ class Node:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"the worker that Celeriac gives to steps has no {name!r}: it has app, hostname, pid, concurrency, "
-            "queues, pool, options and timer"
+            f"the worker that Celeriac gives to steps has no {name!r}: it has app, hostname, pid, "
+            "concurrency, queues, pool, options and timer"
         )
 
 
@@ -125,7 +125,9 @@ class Steps:
                     if step.include(self.node):
                         self._made[kind].append(step)
                 except Exception:
-                    logger.exception("The step %s cannot be made: the worker goes on without it", cls.__name__)
+                    logger.exception(
+                        "The step %s cannot be made: the worker goes on without it", cls.__name__
+                    )
 
     def _start(self, kind: str) -> None:
         for step in self._made[kind]:

@@ -8,9 +8,9 @@ Responsibilities:
 4. Shut down: warm, soft or cold.
 
 It has no thread, no connection and runs no task (and of hooks only the signal
-``worker_before_create_process``, which has no other place), so it is always there to do these, and fork is safe. The
-application is imported before the first fork; memory is shared with the children (garbage frozen, copy on
-write).
+``worker_before_create_process``, which has no other place), so it is always there to do these, and fork is
+safe. The application is imported before the first fork; memory is shared with the children (garbage frozen,
+copy on write).
 """
 
 from __future__ import annotations

@@ -38,43 +38,42 @@ ROWS = (
         TEXT,
         None,
         "File of the X.509 certificate with which messages are signed.",
-            ),
+    ),
     works(
         "security_cert_store",
         REFERENCE,
         None,
         "Files of the certificates whose signatures are trusted, as a glob pattern.",
-            ),
+    ),
     works(
         "security_key",
         TEXT,
         None,
         "File of the private key with which messages are signed.",
-                secret=True,
+        secret=True,
     ),
     works(
         "security_key_password",
         SECRET,
         None,
         "Password of the private key.",
-                secret=True,
+        secret=True,
     ),
-    works(
-        "security_digest", TEXT, "sha256", "Hash of the signature of a signed message."
-    ),
+    works("security_digest", TEXT, "sha256", "Hash of the signature of a signed message."),
     own(
         "message_signing_keys",
         NAMES,
         None,
-        "Secrets with which messages and results are signed (HMAC-SHA256): the first signs, all are accepted. "
-        "With them, what is not signed is refused. Read once.",
+        "Secrets with which messages and results are signed (HMAC-SHA256): the first signs, all are "
+        "accepted. With them, what is not signed is refused. Read once.",
         secret=True,
     ),
     own(
         "message_signing_required",
         BOOLEAN,
         True,
-        "Refuse what is not signed, where message_signing_keys is set; off while signing is being introduced.",
+        "Refuse what is not signed, where message_signing_keys is set; off while signing is being "
+        "introduced.",
     ),
     own(
         "redact_patterns",
