@@ -56,6 +56,21 @@ def test_outcomes_of_several_queues_settle_together(engine: Engine, consumer: Co
     assert engine.depth(["q1", "q2"]) == {"q1": Depth(), "q2": Depth()}
 
 
+def test_results_of_other_tasks_are_stored_with_an_outcome(engine: Engine, consumer: Consumer) -> None:
+    engine.store([record("done", value="first")])
+    engine.publish(pubs("ab"))
+    first, second = claim(consumer)
+    others = [record("later", "FAILURE"), record("done", "FAILURE")]
+    assert settle(consumer, outcome(first, records=others, result=record("a"))) == []
+    found = engine.fetch(["a", "later", "done"])
+    assert found["later"] == others[0].payload
+    assert found["a"] == record("a").payload
+    assert found["done"] == record("done", value="first").payload, "nothing replaces SUCCESS"
+    assert settle(consumer, outcome(first, records=[record("refused")])) == [first.token]
+    assert engine.fetch(["refused"]) == {}
+    assert settle(consumer, outcome(second)) == []
+
+
 # -- give back and requeue -------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The tests' application with what must not be seen, and with signatures where ``TEST_CONF`` asks for them."""
+"""The tests' application with what must not be seen, and signatures where ``TEST_CONF`` asks for them."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def give_up(self: Any, token: str) -> None:
 def plain_exception(module: str, name: str) -> None:
     """Fail with an exception that is stored under another name, as an attacker would write it."""
     raise type(name, (Exception,), {"__module__": module, "__qualname__": name})("id")
+
+
+@app.task
+def count(results: Any) -> int:
+    return len(results)

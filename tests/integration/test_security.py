@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, chord
 from celeriac.engines.base import ResultRecord
+from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import ContentDisallowed, DecodeError, SecurityError
 from celeriac.message import decode_envelope, encode_envelope
 from tests.integration.conftest import HERE, Site, WorkerProcess
@@ -87,6 +88,26 @@ def test_retries_and_redeliveries_keep_their_signature(site: Site) -> None:
         assert once.get(timeout=30) == "slow"
 
 
+def test_chords_are_signed_and_a_forged_part_fails_its_chord(site: Site) -> None:
+    GuardedWorker(site, message_signing_keys=[KEY])
+    add, count = "tests.integration.project.add", "tests.integration.guarded_project.count"
+    with closing(client(site, message_signing_keys=[KEY])) as signed:
+        header = [signed.signature(add, (n, n)) for n in range(3)]
+        good = chord(header, app=signed)(signed.signature(count))
+        assert good.get(timeout=20) == 3
+
+        # Forged parts for header tasks that nobody runs: whoever finishes the chord refuses them.
+        header = [signed.signature(add, (n, n), queue="nowhere") for n in range(2)]
+        bad = chord(header, app=signed)(signed.signature(count))
+        assert bad.parent is not None
+        assert signed.backend is not None
+        forged = json.dumps([1, "x", "SUCCESS", 6]).encode()
+        parts = [ChordPart(bad.parent.id, f"x{index}", index, forged) for index in range(2)]
+        assert signed.backend.record_parts(parts, "tester") == [bad.parent.id]
+        assert signed.chords.finish(bad.parent.id, "tester")
+        assert "not signed" in str(bad.get(timeout=5, propagate=False))
+
+
 # -- formats -----------------------------------------------------------------------------------------------
 
 
@@ -118,7 +139,9 @@ def test_a_result_in_a_format_that_is_not_accepted_is_refused_where_it_is_read(s
         plain.AsyncResult(result.id).get(timeout=5)
 
 
-@pytest.mark.parametrize(("module", "name"), [("os", "system"), ("builtins", "eval"), ("subprocess", "Popen")])
+@pytest.mark.parametrize(
+    ("module", "name"), [("os", "system"), ("builtins", "eval"), ("subprocess", "Popen")]
+)
 def test_a_stored_exception_makes_nothing_but_exceptions(site: Site, module: str, name: str) -> None:
     """Compare CVE-2021-23727: a result that names a function as its exception must not call it."""
     GuardedWorker(site)

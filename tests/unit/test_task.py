@@ -395,7 +395,7 @@ def test_signatures(app: Celeriac) -> None:
     assert len(frozen.options["link"]) == 1
     assert frozen.flatten_links() == [frozen, callback]
     with pytest.raises(TypeError):
-        _ = add.s(1) | add.s(2)
+        _ = add.s(1) | {"x": 2}
 
 
 def test_a_signature_of_an_unknown_task_is_sent_by_name(app: Celeriac) -> None:

@@ -22,7 +22,7 @@ from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
 from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from celeriac.result import AsyncResult
+from celeriac.result import AsyncResult, GroupResult, ResultSet
 from celeriac.routing import Queue, Queues, Router
 from celeriac.serialization import ensure_accept
 from celeriac.signals import Signal
@@ -30,6 +30,7 @@ from celeriac.task import Task as _Task
 
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
+    from celeriac.app.chords import Chords
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.app.periodic import PeriodicTasks
@@ -399,7 +400,20 @@ class Celeriac:
     @cached_property
     def AsyncResult(self) -> type[AsyncResult[Any]]:
         """:class:`celeriac.result.AsyncResult`, bound to this application."""
-        return type("AsyncResult", (AsyncResult,), {"app": self, "__module__": AsyncResult.__module__})
+        return self._bound(AsyncResult)
+
+    @cached_property
+    def ResultSet(self) -> type[ResultSet[Any]]:
+        """:class:`celeriac.result.ResultSet`, bound to this application."""
+        return self._bound(ResultSet)
+
+    @cached_property
+    def GroupResult(self) -> type[GroupResult[Any]]:
+        """:class:`celeriac.result.GroupResult`, bound to this application."""
+        return self._bound(GroupResult)
+
+    def _bound(self, result: type[R]) -> type[R]:
+        return type(result.__name__, (result,), {"app": self, "__module__": result.__module__})
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -425,6 +439,13 @@ class Celeriac:
     def results(self) -> ResultFormat:
         """Writes and reads stored results."""
         return ResultFormat(self)
+
+    @cached_property
+    def chords(self) -> Chords:
+        """Keeps account of chords."""
+        from celeriac.app.chords import Chords
+
+        return Chords(self)
 
     @cached_property
     def eager(self) -> Eager:

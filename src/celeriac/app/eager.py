@@ -131,7 +131,7 @@ class _Run:
             task.pop_request()
         traceback = einfo.traceback if einfo is not None else None
         result: EagerResult[Any] = EagerResult(task_id, value, state, traceback, task.name)
-        result._children = request.children
+        result._children, result._update = request.children, request._update
         return result
 
     def _steered(self, exc: Retry | Ignore | Reject) -> tuple[str, Any, ExceptionInfo | None]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac import signals
 from celeriac.app import ids, times
@@ -48,6 +48,17 @@ _OPTIONS = frozenset(
 
 
 _collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
+
+
+class _Behalf(NamedTuple):
+    """For whom a message is sent, where it is not this process itself."""
+
+    reply: str | None = None
+    foreign: bool = False
+
+
+_NOBODY = _Behalf()
+_behalf: ContextVar[_Behalf] = ContextVar("celeriac_behalf", default=_NOBODY)
 
 
 class Publisher:
@@ -91,16 +102,21 @@ class Publisher:
         kwargsrepr: str | None = None,
         stamped_headers: list[str] | None = None,
         replaced_task_nesting: int = 0,
+        route_name: str | None = None,
         **options: Any,
     ) -> Publication:
         """Return the message of a call, addressed; nothing is sent.
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
-        that are not set. ``retries`` and ``reply`` (the client's address for the result, if it is not this
-        process) serve the worker. Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
+        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``,
+        ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
+        stamps: dict[str, Any] = {}
+        if stamped_headers:
+            stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
         if options:
             _check_options(name, options)
         frame = worker_frame()
@@ -110,7 +126,7 @@ class Publisher:
             parent_id = parent_id or parent.id
             if priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
                 priority = parent.delivery_info.get("priority")
-        target = app.router.target(name, {k: options[k] for k in _PLACE if k in options}, task)
+        target = app.router.target(route_name or name, {k: options[k] for k in _PLACE if k in options}, task)
         defaults = call_defaults(app, task, target)
         if priority is None:
             priority = defaults.priority
@@ -149,7 +165,7 @@ class Publisher:
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,
             "stamped_headers": stamped_headers,
-            "stamps": {},
+            "stamps": stamps,
         }
         properties: dict[str, Any] = {
             "correlation_id": task_id,
@@ -166,8 +182,6 @@ class Publisher:
             properties.update({k: v for k, v in options.items() if k in _PROPERTIES and v is not None})
             if "expiration" in options:
                 properties["expiration"] = str(int(float(options["expiration"]) * 1000))
-        if stamped_headers:
-            header["stamps"] = {key: options.get(key, (headers or {}).get(key)) for key in stamped_headers}
         if headers:
             header.update(headers)
         body, content_type, encoding, added = encode_body(
@@ -184,8 +198,11 @@ class Publisher:
         note: dict[str, Any] = {"sent": time.time()}
         if held:
             note["held"] = True
+        behalf = _behalf_of(frame)
+        if behalf.foreign:
+            note["foreign"] = True
         if not ignore_result:
-            address = reply or _inherited_reply(frame) or app.reply_address()
+            address = reply or behalf.reply or app.reply_address()
             if address is not None:
                 note["reply"] = address
         header[OWN_HEADER] = note
@@ -213,6 +230,43 @@ class Publisher:
             yield batch
         finally:
             _collected.reset(token)
+
+    @contextmanager
+    def together(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """What is sent in this block goes out at its end in one step, all or none; nothing if it raises.
+
+        ``options`` may hold those of :meth:`send`.
+        """
+        with self.collecting() as batch:
+            yield
+        collected = _collected.get()
+        if collected is not None:
+            collected.extend(batch)
+        elif batch:
+            timeout = options.get("timeout")
+            self._store(
+                batch,
+                options.get("confirm_timeout") if timeout is None else timeout,
+                options.get("retry"),
+                options.get("retry_policy"),
+            )
+
+    @contextmanager
+    def on_behalf(self, reply: str | None, foreign: bool = False) -> Iterator[None]:
+        """In this block messages are sent, outside of tasks, for the client with the address ``reply``.
+
+        ``foreign`` notes that another program is behind it (``Notes.foreign``).
+        """
+        token = _behalf.set(_Behalf(reply, foreign))
+        try:
+            yield
+        finally:
+            _behalf.reset(token)
+
+    def client(self) -> str | None:
+        """The reply address of the client for which messages are sent here: this process's own, or that of
+        whoever called the running task."""
+        return _behalf_of(worker_frame()).reply or self._app.reply_address()
 
     def embed(self, options: Mapping[str, Any]) -> Embed:
         """What follows a call with these options, for its body."""
@@ -258,13 +312,22 @@ class Publisher:
         raised. If the answer to a request got lost, the messages may be stored already: they are sent again
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
-        conf = self._app.conf
         if signals.before_task_publish.receivers:
             self._announce_before(publications, retry_policy)
         collected = _collected.get()
         if collected is not None:
             collected.extend(publications)
             return
+        self._store(publications, timeout, retry, retry_policy)
+
+    def _store(
+        self,
+        publications: Sequence[Publication],
+        timeout: float | None,
+        retry: bool | None,
+        retry_policy: Mapping[str, Any] | None,
+    ) -> None:
+        conf = self._app.conf
         started = time.monotonic()
         try:
             self._app.write_broker.publish(publications)
@@ -361,10 +424,15 @@ def _pauses(policy: Mapping[str, Any] | None) -> Iterable[float]:
         attempt += 1
 
 
-def _inherited_reply(frame: Frame | None) -> str | None:
-    """The address of the client that waits for what a running task sets off."""
-    message = frame.request.message if frame is not None else None
-    return notes(message).reply if message is not None else None
+def _behalf_of(frame: Frame | None) -> _Behalf:
+    """What a running task sets off is for the client that waits for the task."""
+    if frame is None:
+        return _behalf.get()
+    message = frame.request.message
+    if message is None:
+        return _NOBODY
+    noted = notes(message)
+    return _Behalf(noted.reply, noted.foreign or OWN_HEADER not in message.headers)
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _COMPRESSED = b"\0celery-compressed\0"
 """Stands before a compressed payload, then the method's label and a zero byte."""
+
+_PROGRESS_PAUSE = 0.1
+"""Seconds between two reports of a task's progress that are stored."""
 
 _SHORTENED = 500
 """Characters kept of an exception that is too large to be stored."""
@@ -52,8 +57,7 @@ class ResultFormat:
         try:
             return self._record(state, value, request, traceback, task_id)
         except EncodeError as error:
-            text = f"{type(value).__name__}: {shown(value, str)}"
-            short = EncodeError(f"{text[:_SHORTENED]} (not stored in full: {error})")
+            short = shortened(value, error)
             return self._record(state, short, request, None, task_id, limited=False)
 
     def _record(
@@ -98,10 +102,22 @@ class ResultFormat:
 
         Raises ``EncodeError``, over ``result_max_size`` too if ``limited``.
         """
+        return self._dumps(meta, {"result": meta["result"], "meta": meta}, limited)
+
+    def encode_group(self, group: Any) -> bytes:
+        """Return the bytes under which a group's list of results (``GroupResult.as_tuple``) is saved."""
+        return self._dumps({"result": group}, {"group": group}, limited=False)
+
+    def decode_group(self, payload: bytes) -> Any:
+        """Return what :meth:`encode_group` was given. Raises as :meth:`decode`."""
+        saved = self.reader()(payload)
+        if not isinstance(saved, dict) or "result" not in saved:
+            raise DecodeError("the stored group is not an object with a result")
+        return saved["result"]
+
+    def _dumps(self, value: Any, parts: dict[str, Any], limited: bool) -> bytes:
         conf = self._app.conf
-        _, _, payload = serialization.dumps(
-            meta, conf.result_serializer, {"result": meta["result"], "meta": meta}
-        )
+        _, _, payload = serialization.dumps(value, conf.result_serializer, parts)
         limit = conf.result_max_size if limited else None
         if limit is not None and len(payload) > limit:
             raise EncodeError(
@@ -111,6 +127,16 @@ class ResultFormat:
         if conf.result_compression:
             payload, label = serialization.compress(payload, conf.result_compression)
             payload = _COMPRESSED + label.encode() + b"\0" + payload
+        return self._sealed(payload)
+
+    def write(self, value: Any, names: dict[str, Any]) -> bytes:
+        """Return what is kept beside results (parts of chords) in their form, to be read by :meth:`reader`.
+
+        Raises ``EncodeError`` that speaks of the value's parts by these names.
+        """
+        return self._sealed(serialization.dumps(value, self._app.conf.result_serializer, names)[2])
+
+    def _sealed(self, payload: bytes) -> bytes:
         signing = self._app.signing
         return payload if signing is None else signing.sign_result(payload)
 
@@ -121,24 +147,44 @@ class ResultFormat:
         that are not a result, ``ContentDisallowed`` for a format that ``result_accept_content`` does not
         allow, ``SecurityError`` for one whose signature is missing or wrong where results are signed.
         """
-        signing = self._app.signing
-        if signing is not None:
-            payload = signing.open_result(payload)
-        if payload.startswith(_COMPRESSED):
-            label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
-            payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
-        conf = self._app.conf
-        form = serialization.serializer(conf.result_serializer)
-        accept = conf.result_accept_content
-        accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
-        meta = serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+        meta = self.reader()(payload)
         if not isinstance(meta, dict) or "status" not in meta:
             raise DecodeError("the stored result is not an object with a status")
-        if signing is not None and task_id is not None and meta.get("task_id") != task_id:
+        if self._app.signing is not None and task_id is not None and meta.get("task_id") != task_id:
             raise SecurityError(f"what is stored as the result of {task_id} is that of another task")
         if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta
+
+    def progress(self, task: Task[..., Any], done: float, total: float | None, note: str) -> None:
+        """Store how far a task has come (``Task.progress``), unless it did a moment ago."""
+        request = task.request
+        now = time.monotonic()
+        finished = total is not None and done >= total
+        if not finished and now - request._progressed < _PROGRESS_PAUSE and not request.is_eager:
+            return
+        request._progressed = now
+        self.update(task, None, "PROGRESS", {"current": done, "total": total, "note": note})
+
+    def reader(self) -> Callable[[bytes], Any]:
+        """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it.
+
+        It raises as :meth:`decode`.
+        """
+        conf, signing = self._app.conf, self._app.signing
+        form = serialization.serializer(conf.result_serializer)
+        accept = conf.result_accept_content
+        accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
+
+        def read(payload: bytes) -> Any:
+            if signing is not None:
+                payload = signing.open_result(payload)
+            if payload.startswith(_COMPRESSED):
+                label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
+                payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
+            return serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+
+        return read
 
     def update(self, task: Task[..., Any], task_id: str | None, state: str | None, meta: Any) -> None:
         """Store a state of the user's own (``Task.update_state``).
@@ -150,6 +196,8 @@ class ResultFormat:
             raise TypeError('update_state needs a state: update_state(state="PROGRESS", meta={...})')
         request = task.request
         identifier = task_id or request.id
+        if request.is_eager and identifier == request.id:
+            request._update = {"status": state, "result": meta}
         if not identifier or (request.is_eager and not task.store_eager_result):
             return
         backend = task.backend
@@ -182,6 +230,12 @@ class ResultFormat:
             more["stamped_headers"] = request.stamped_headers
             more.update({k: v for k, v in request.stamps.items() if k in (request.stamped_headers or ())})
         return more
+
+
+def shortened(error: BaseException, refusal: EncodeError) -> EncodeError:
+    """What is stored for an error that cannot be stored in full because of ``refusal``."""
+    text = f"{type(error).__name__}: {shown(error, str)}"
+    return EncodeError(f"{text[:_SHORTENED]} (not stored in full: {refusal})")
 
 
 def _children(request: Context | None) -> list[Any]:

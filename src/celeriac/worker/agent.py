@@ -12,6 +12,7 @@ Responsibilities:
    open connections, which the supervisor must not have.
 7. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
+8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -35,6 +36,7 @@ from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
 from celeriac.exceptions import OperationalError
 from celeriac.worker.board import Board
+from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.options import SINGLE_SLOT, Options
 
 if TYPE_CHECKING:
@@ -164,6 +166,9 @@ class Agent:
         self._watch_foreign()
         if self._steps is not None:
             self._steps.begin()
+        chords = ChordRecovery(self.app, self.node.id)
+        if self.app.backend is not None:
+            chords.start()
         while not self.leaving:
             self._every(self.beat, interval)
             self._every(self.recover, interval * random.uniform(0.8, 1.2))
@@ -175,6 +180,7 @@ class Agent:
             self._listen(TICK)
         if self._steps is not None:
             self._steps.end()
+        chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from celeriac.engines.base import Incarnation
 from celeriac.engines.memory.broker import MemoryBroker
+from celeriac.engines.memory.chords import MemoryGroups
 from celeriac.engines.memory.consumer import MemoryConsumer
 from celeriac.engines.memory.coordinator import MemoryCoordinator
 from celeriac.engines.memory.results import Caller, MemoryResults
@@ -27,7 +28,7 @@ from celeriac.engines.memory.state import STORES, Store
 DAY = 86400.0
 
 
-class MemoryEngine(MemoryBroker, MemoryResults, MemoryCoordinator):
+class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemoryCoordinator):
     """One process's door to a named store (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "memory"

@@ -32,6 +32,7 @@ from celeriac.engines.redis.address import Address, parse
 from celeriac.engines.redis.connection import Links
 from celeriac.engines.redis.coordinator import RedisCoordinator
 from celeriac.engines.redis.diagnosis import diagnose
+from celeriac.engines.redis.groups import RedisGroups
 from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
@@ -43,7 +44,7 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisResults, RedisInspection, RedisCoordinator):
+class RedisEngine(RedisGroups, RedisInspection, RedisCoordinator):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
@@ -129,6 +130,7 @@ class RedisEngine(RedisResults, RedisInspection, RedisCoordinator):
         self.links = Links(self.address)
         self._listener: Listener | None = None
         self._known_queues: set[str] = set()
+        self._attempts: dict[str, str] = {}
 
 
 _ENGINES: weakref.WeakSet[RedisEngine] = weakref.WeakSet()

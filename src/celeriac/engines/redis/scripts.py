@@ -6,12 +6,28 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError, RedisError
 
+from celeriac.engines import groups
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.keys import Keys
+
+_INCLUDES: Final[dict[str, tuple[str, ...]]] = {
+    "cancel": ("uniques", "places"),
+    "enter": ("places",),
+    "exchange": ("uniques", "publications", "places", "chords"),
+    "give_back": ("places",),
+    "hand_over": ("places",),
+    "open_chord": ("chords",),
+    "owed": ("chords",),
+    "publish": ("uniques", "publications"),
+    "purge": ("uniques", "places"),
+    "record_parts": ("chords",),
+    "settle_owed": ("uniques", "publications", "chords"),
+}
+"""Script -> what it shares with some others, beside what it shares with all (common.lua)."""
 
 
 class Layout(NamedTuple):
@@ -37,7 +53,8 @@ class Script:
     """One script; :meth:`run` sends it by hash, and whole if the server has forgotten it."""
 
     def __init__(self, name: str, layout: Layout) -> None:
-        self.source = _constants(layout) + _text("common") + _text(name)
+        texts = (_text(part) for part in ("common", *_INCLUDES.get(name, ()), name))
+        self.source = _constants(layout) + "".join(texts)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, link: Link, keys: Sequence[str], args: Sequence[Word]) -> Any:
@@ -79,6 +96,7 @@ def _constants(layout: Layout) -> str:
         f"local PREFIX, LANES, DB = {_quoted(layout.prefix)}, {{ {lanes} }}, {layout.db}\n"
         f"local RESULT_PREFIX, RESULT_DB = {_quoted(layout.result_prefix)}, {result_db}\n"
         f"local DEAD_MAX, DEAD_AGE, TOMBSTONE = {layout.dead_max}, {layout.dead_age}, {layout.tombstone}\n"
+        f"local OWED_AGAIN = {groups.OWED_AGAIN}\n"
     )
 
 

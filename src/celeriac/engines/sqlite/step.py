@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from celeriac import states
 from celeriac.engines.base import Publication, ResultRecord
-from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite import clock, rooms, unique
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import DecodeError
 from celeriac.message import Message, decode_envelope, encode_envelope
@@ -34,11 +34,14 @@ _DUE = "SELECT due, id, rank FROM delayed WHERE queue = ? AND due <= ? ORDER BY 
 _DROP_DELAYED = "DELETE FROM delayed WHERE queue = ? AND due = ? AND id = ?"
 _PARKED_BUCKETS = (
     "SELECT DISTINCT p.bucket, b.free, b.interval FROM parked p JOIN bucket b ON b.name = p.bucket \
-WHERE p.queue = ?"
+WHERE p.queue = ? AND p.room = 0"
 )
-_FIRST_PARKED = "SELECT seq, id, rank, since FROM parked WHERE queue = ? AND bucket = ? ORDER BY seq LIMIT 1"
-_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND bucket = ? AND seq = ?"
+_FIRST_PARKED = """SELECT seq, id, rank, since FROM parked
+WHERE queue = ? AND room = 0 AND bucket = ? ORDER BY seq LIMIT 1"""
+_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND room = 0 AND bucket = ? AND seq = ?"
 _TAKE_TOKEN = "UPDATE bucket SET free = ? WHERE name = ?"
+_HOLDS = """SELECT EXISTS (SELECT 1 FROM leased l JOIN owner o ON o.id = l.owner
+WHERE o.name = ? AND l.queue = ? AND l.token = ?)"""
 _TRACK = """INSERT INTO result (id, expires) VALUES (?, ?) ON CONFLICT (id) DO UPDATE
 SET state = NULL, payload = NULL, expires = excluded.expires WHERE payload IS NULL OR expires <= ?"""
 _KEEP = """INSERT INTO result (id, state, payload, expires) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
@@ -90,6 +93,8 @@ class Step:
         """Queue -> how many messages have become ready (or will within a poll)."""
         self._news: list[tuple[str, str | None]] = []
         self._queues: set[str] = set()
+        self._left: set[str] = set()
+        """Rooms in which seats have become free."""
 
     def number(self) -> int:
         """A number never given before: an id, a place in line or a token."""
@@ -104,6 +109,8 @@ class Step:
 
     def finish(self) -> None:
         """Write what has been counted."""
+        if self._left:
+            self.calls.update(rooms.queues_waiting(self.handle, self._left))
         if self.serial != self._first:
             self.handle.execute(_SAVE_SERIAL, (self.serial,))
 
@@ -117,8 +124,26 @@ class Step:
 
     # -- into line -------------------------------------------------------------------------------------
 
-    def publish(self, parcels: Iterable[Parcel]) -> None:
-        """Put new messages into line, or among the delayed."""
+    def publish(self, parcels: Sequence[Parcel]) -> dict[int, str]:
+        """Store new messages, but those whose unique key is held: index -> who holds it."""
+        if all(parcel.publication.unique is None for parcel in parcels):
+            self._add(parcels)
+            return {}
+        left_out = {}
+        for index, parcel in enumerate(parcels):
+            condition = parcel.publication.unique
+            holder = None if condition is None else unique.refusal(self.handle, condition, self.now)
+            if holder is not None:
+                left_out[index] = holder
+                continue
+            self._add([parcel])
+            if condition is not None:
+                due = self.due(parcel.publication.delay, parcel.publication.due)
+                unique.take(self.handle, condition, parcel.task_id, self.serial, due, self.now)
+        return left_out
+
+    def _add(self, parcels: Iterable[Parcel]) -> None:
+        """Put new messages into line, or among the delayed. The last one's id is ``serial`` then."""
         bodies, ready, delayed, tracked = [], [], [], []
         for publication, body, task_id in parcels:
             queue = publication.queue
@@ -148,6 +173,26 @@ class Step:
         """When a message falls due, epoch seconds; ``None``: now."""
         return due if delay is None else self.now + delay
 
+    def vacate(self, place: Place) -> Place:
+        """End a message's lease on its seat, if it has one; return its place in line without it."""
+        if not place.admitted & rooms.SEATED:
+            return place
+        self._left.add(rooms.leave(self.handle, place.id))
+        return place._replace(admitted=place.admitted & ~rooms.SEATED)
+
+    def wait(self, room: str, place: Place, task_id: str) -> None:
+        """Park a message for a seat."""
+        rooms.wait(
+            self.handle,
+            room,
+            (place.queue, place.seq, place.id, place.rank, place.since, place.admitted, task_id),
+        )
+        self._left.add(room)  # one may have become free meanwhile
+
+    def vacate_line(self, queue: str) -> None:
+        """Free the seats of what is ready in a queue that is to be purged."""
+        self._left.update(rooms.leave_line(self.handle, queue))
+
     def restore(self, places: Sequence[Place]) -> None:
         """Put messages back to just where they came from."""
         self.handle.executemany(_ADD_READY, places)
@@ -173,6 +218,10 @@ class Step:
         body: bytes = self.handle.execute(_BODY, (id,)).fetchone()[0]
         return body
 
+    def holds(self, lease: tuple[str, str, int]) -> bool:
+        """Whether ``(owner name, queue, token)`` is a lease that lasts."""
+        return bool(self.handle.execute(_HOLDS, lease).fetchone()[0])
+
     def task_id(self, id: int) -> str:
         """The task id in the envelope of a stored message, "" if it cannot be read."""
         try:
@@ -188,8 +237,9 @@ class Step:
 
     # -- falling due -----------------------------------------------------------------------------------
 
-    def promote(self, queues: Iterable[str]) -> None:
-        """Move due messages into line: delayed ones to the back, one parked one a token to its old place."""
+    def promote(self, queues: Sequence[str]) -> None:
+        """Move due messages into line: delayed ones to the back; to their old places one parked one a token,
+        and as many as there are seats."""
         for queue in queues:
             due = self.handle.execute(_DUE, (queue, self.now, PROMOTED_AT_ONCE)).fetchall()
             if due:
@@ -200,6 +250,7 @@ class Step:
                 # A free time further off than one interval is a clock that was set back.
                 if free <= self.now or free > self.now + interval:
                     self._admit_parked(queue, bucket, interval)
+        self.handle.executemany(_ADD_READY, rooms.hand_out(self.handle, queues))
 
     def _admit_parked(self, queue: str, bucket: str, interval: float) -> None:
         seq, id, rank, since = self.handle.execute(_FIRST_PARKED, (queue, bucket)).fetchone()

@@ -97,6 +97,8 @@ class Serial:
             self.seat.report_refused(answer.refused)
         if answer.version != self.runner.version:
             self.seat.follow(answer.version)
+        if answer.owed:
+            self.seat.line.finish_chords(answer.owed)
         return answer
 
     # -- a batch -----------------------------------------------------------------------------------

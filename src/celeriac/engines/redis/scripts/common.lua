@@ -1,6 +1,7 @@
 -- What the scripts share. In front of it stand, written by scripts.py:
 --   PREFIX (of all keys), LANES (endings of a queue's lists, most urgent first), DB (the broker's database),
---   RESULT_PREFIX, RESULT_DB (false: the broker's own), DEAD_MAX, DEAD_AGE, TOMBSTONE (seconds, 0: none).
+--   RESULT_PREFIX, RESULT_DB (false: the broker's own), DEAD_MAX, DEAD_AGE, TOMBSTONE (seconds, 0: none),
+--   OWED_AGAIN (seconds).
 -- Envelopes are bytes here: never parsed, never encoded again (cjson would ruin numbers and empty lists).
 
 local call = redis.call -- a local is found faster than a field of a global
@@ -34,7 +35,7 @@ end
 local function front(queue, value)
   local lane, flags, envelope = split(value)
   if string.find(flags, 'r', 1, true) then
-    call('RPUSH', own(queue, 'returned'), value)
+    call('RPUSH', own(queue, 'returned'), lane .. '|' .. string.gsub(flags, 'p', '') .. '|' .. envelope)
   else
     call('RPUSH', line(queue, lane), envelope)
   end
@@ -58,15 +59,15 @@ local function delay(queue, due, id, value)
   delays = delays + 1 -- a microsecond keeps what falls due together in order
 end
 
--- how: 'n' now, 's' in so many seconds, 'd' at an epoch second
-local function put(queue, lane, how, when, id, envelope, now)
+-- how: 'n' now, 's' in so many seconds, 'd' at an epoch second; flags of a delayed one
+local function put(queue, lane, how, when, id, envelope, now, flags)
   if how == 'n' then
     call('LPUSH', line(queue, lane), envelope)
     return true
   end
   local due = tonumber(when)
   if how == 's' then due = due + now end
-  delay(queue, due, id, lane .. '||' .. envelope)
+  delay(queue, due, id, lane .. '|' .. (flags or '') .. '|' .. envelope)
   return false
 end
 
