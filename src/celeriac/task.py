@@ -189,7 +189,13 @@ class Task(Generic[P, R]):
     # -- calling -----------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the task's function here and now."""
+        """Run the task's function here and now.
+
+        While the task runs (a subclass's ``__call__`` may call this one), ``request`` stays that of the run.
+        """
+        frame = state.running.get()
+        if frame is not None and frame.task is self:
+            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
         context = Context(None, args, kwargs)
         if self.is_async:
             return self._call_async(context, args, kwargs)  # type: ignore[return-value]

@@ -48,6 +48,9 @@ class Celeriac:
     It may be shared by threads, and survives fork.
     """
 
+    task_cls: type[_Task[..., Any]] | str | None = None
+    """The base class of tasks, for subclasses to set; the argument of this name goes before it."""
+
     def __init__(
         self,
         main: str | None = None,
@@ -103,7 +106,9 @@ class Celeriac:
         self.on_after_finalize = Signal("app.on_after_finalize")
         self.on_after_fork = Signal("app.on_after_fork")
         self._lock = threading.RLock()
-        self._task_cls, self._control_cls, self._log_cls = task_cls, control, log
+        self._control_cls, self._log_cls = control, log
+        if task_cls is not None:
+            self.task_cls = task_cls
         self._broker: Any = None
         self._write_broker: Any = None
         self._backend: Any = _UNSET
@@ -314,7 +319,7 @@ class Celeriac:
     @cached_property
     def Task(self) -> type[_Task[..., Any]]:
         """The base class of this application's tasks."""
-        base = names.given_or_default(self._task_cls, _Task)
+        base = names.given_or_default(self.task_cls, _Task)
         return type("Task", (base,), {"_app": self, "abstract": True, "__module__": base.__module__})
 
     def _task_of(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
