@@ -101,8 +101,10 @@ def test_chords_are_signed_and_a_forged_part_fails_its_chord(site: Site) -> None
         bad = chord(header, app=signed)(signed.signature(count))
         assert bad.parent is not None
         assert signed.backend is not None
-        forged = json.dumps([1, "x", "SUCCESS", 6]).encode()
-        parts = [ChordPart(bad.parent.id, f"x{index}", index, forged) for index in range(2)]
+        parts = [
+            ChordPart(bad.parent.id, task_id, index, json.dumps([1, task_id, "SUCCESS", 6]).encode())
+            for index, task_id in enumerate(("x", "y"))
+        ]
         assert signed.backend.record_parts(parts, "tester") == [bad.parent.id]
         assert signed.chords.finish(bad.parent.id, "tester")
         assert "not signed" in str(bad.get(timeout=5, propagate=False))
