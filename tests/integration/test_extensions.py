@@ -108,6 +108,10 @@ def test_every_signal_of_a_worker(site: Site) -> None:
         assert sender == "*" or (sender in [one for _, one, _ in found[name]]), (name, found[name])
     assert "a receiver that fails harms nobody" in worker.log
 
+    # The next attempt of a task is a message too.
+    for name in ("before_task_publish", "after_task_publish"):
+        assert [sender for _, sender, _ in found[name]] == ["tests.integration.extended_project.again"], name
+
     states = {given["state"] for _, _, given in found["task_postrun"]}
     assert states >= {"SUCCESS", "FAILURE", "RETRY", "REJECTED"}
     assert found["worker_shutting_down"][0][2]["sig"] == "SIGTERM"

@@ -313,7 +313,7 @@ class Publisher:
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         if signals.before_task_publish.receivers:
-            self._announce_before(publications, retry_policy)
+            self.announce_before(publications, retry_policy)
         collected = _collected.get()
         if collected is not None:
             collected.extend(publications)
@@ -336,7 +336,7 @@ class Publisher:
             wanted = conf.task_publish_retry if retry is None else retry
             self._send_again(publications, exc, started, policy if wanted else None, timeout, bool(retry))
         if signals.after_task_publish.receivers:
-            self._announce_after(publications)
+            self.announce_after(publication.message for publication in publications)
 
     def _send_again(
         self,
@@ -370,9 +370,10 @@ class Publisher:
         failed.maybe_done = error.maybe_done
         raise failed from error
 
-    def _announce_before(
-        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None
+    def announce_before(
+        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None = None
     ) -> None:
+        """Send ``before_task_publish`` for messages that are about to be stored."""
         policy = {**self._app.conf.task_publish_retry_policy, **(retry_policy or {})}
         for publication in publications:
             message = publication.message
@@ -391,15 +392,16 @@ class Publisher:
                 # A receiver may have changed a header that is under the signature.
                 publication.message = self._app.signing.renew(message)
 
-    def _announce_after(self, publications: Iterable[Publication]) -> None:
-        for publication in publications:
-            message = publication.message
+    def announce_after(self, messages: Iterable[Message]) -> None:
+        """Send ``after_task_publish`` for messages that have been stored."""
+        for message in messages:
+            place = message.properties["delivery_info"]
             signals.after_task_publish.send(
                 sender=message.headers["task"],
                 body=_body(self._app, message),
                 headers=message.headers,
-                exchange=publication.exchange,
-                routing_key=publication.routing_key,
+                exchange=place["exchange"],
+                routing_key=place["routing_key"],
             )
 
 

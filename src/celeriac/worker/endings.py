@@ -228,6 +228,8 @@ class Endings:
         self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=shown(retry, str))
         self._after(job, states.RETRY, reason, info)
         publication: Publication = retry.publication
+        if signals.before_task_publish.receivers:
+            self.app.publisher.announce_before([publication])
         token, queue = job.delivery.token, job.delivery.queue
         if publication.queue == queue:
             return Outcome(
