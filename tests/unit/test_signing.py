@@ -12,7 +12,7 @@ from celeriac import Celeriac, signals
 from celeriac.engines.base import Delivery, Outcome, Verdict
 from celeriac.exceptions import ImproperlyConfigured, SecurityError
 from celeriac.message import Message, Notes, encode_envelope, with_notes
-from celeriac.security.signing import CONTENT_TYPE, COVERED, Signing
+from celeriac.security.signing import CONTENT_TYPE, Signing
 from celeriac.worker.runner import Runner
 from tests.unit.helpers import make_app, message, messages
 
@@ -97,7 +97,11 @@ def test_changed_bodies_are_refused(app: Celeriac) -> None:
     assert "signature is wrong" in refused(app, sent)
 
 
-@pytest.mark.parametrize("header", COVERED)
+@pytest.mark.parametrize(
+    "header",
+    ["task", "id", "root_id", "parent_id", "group", "group_index", "eta", "expires", "retries", "timelimit",
+     "ignore_result", "compression"],
+)  # fmt: skip
 def test_a_body_cannot_be_sent_again_for_something_else(app: Celeriac, header: str) -> None:
     app.tasks["add"].apply_async((2, 3), expires=3600)
     sent = message(app)
