@@ -61,8 +61,10 @@ def _is_simple(value: Any, most: int, secret: Mapping[Any, bool] | None) -> bool
     """
     kind = type(value)
     if kind is dict:
-        if secret is not None and value and True in map(secret.__getitem__, value):
-            return False
+        if secret is not None:
+            for key in value:
+                if secret[key]:
+                    return False
         items = [*value, *value.values()]
     elif kind is tuple or kind is list:
         items = value

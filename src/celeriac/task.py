@@ -39,11 +39,12 @@ class _Setting:
 
     def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
         conf = (owner.app if task is None else task.app).conf
-        if not conf._loaded:
+        try:
+            return conf.__dict__[self.name]
+        except KeyError:
             # Reading the settings annotates the tasks, and then this attribute may be the task's own.
             conf.load()
             return getattr(owner if task is None else task, self._attribute)
-        return getattr(conf, self.name)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._attribute = name

@@ -42,7 +42,6 @@ class Redaction:
         self, task: Task[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[str, str]:
         """The arguments of a call as text for people; of an unknown task (``None``) only keys are judged."""
-        levels = self._levels
         if task is None:
             secret = self._secret
         else:
@@ -50,12 +49,8 @@ class Redaction:
             secret = rule.secret
             if rule.positions:
                 args = rule.masked(args)
-        if not kwargs:
-            return repr_args(args, levels=levels, secret=secret), "{}"
-        return (
-            repr_args(args, levels=levels, secret=secret),
-            repr_args(kwargs, levels=levels, secret=secret),
-        )
+        shown = repr_args(args, 1024, self._levels, secret) if args else "()"
+        return shown, repr_args(kwargs, 1024, self._levels, secret) if kwargs else "{}"
 
     def arguments(
         self, task: Task[..., Any] | None, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
