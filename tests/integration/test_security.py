@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import closing
 from typing import Any
@@ -139,6 +140,19 @@ def test_a_result_in_a_format_that_is_not_accepted_is_refused_where_it_is_read(s
             handle.state  # noqa: B018
     with closing(client(site)) as plain, pytest.raises(DecodeError):
         plain.AsyncResult(result.id).get(timeout=5)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused")
+def test_root_does_not_read_pickle(site: Site) -> None:
+    conf = json.dumps({"accept_content": ["json", "pickle"]})
+    command = [sys.executable, "-m", "celeriac", "-A", "tests.integration.guarded_project:app", "worker"]
+    env = {**site.env, "TEST_CONF": conf}
+    refused = LoggedProcess(command, env, HERE.parent.parent)
+    assert refused.process.wait(20) == 1
+    refused.await_line("this worker runs as root and accepts pickle")
+    forced = LoggedProcess([*command, "-l", "INFO"], {**env, "C_FORCE_ROOT": "1"}, HERE.parent.parent)
+    forced.await_line("ready.")
+    assert forced.stop() == 0
 
 
 @pytest.mark.parametrize(
