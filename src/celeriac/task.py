@@ -361,12 +361,11 @@ class Task(Generic[P, R]):
     def replace(self, sig: Any) -> Any:
         """Let ``sig`` (a signature, chain, group or chord) take the place of the running call, and end it.
 
-        The replacement gets the call's id, callbacks, stamps, and what follows it in its chain, group or
-        chord; the last task of ``sig`` gives the call's result (of a group, the list of its results). Write
-        ``return self.replace(...)``: it raises ``Ignore``, and the worker sends the replacement in the step
-        that ends this task. In eager mode, and if the task was called directly, it is run here instead and
-        its value returned. Raises ``ImproperlyConfigured`` for an empty chain, or a signature that belongs
-        to a chord.
+        It gets the call's id, callbacks, stamps, and what follows it in its chain, group or chord; the last
+        task of ``sig`` gives the call's result (of a group, the list of its results). Write ``return
+        self.replace(...)``: it raises ``Ignore``, and the worker sends ``sig`` in the step that ends this
+        task. In eager mode, or called directly, it is run here and its value returned. Raises
+        ``ImproperlyConfigured`` for an empty chain, or a signature that belongs to a chord.
         """
         from celeriac.canvas.replacing import replacement
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
+from celeriac import clock
 from celeriac.app import ids, imports, maker, names, state, stores
 from celeriac.app.annotations import annotate_all, prepare
 from celeriac.app.conf import Configuration
@@ -215,7 +216,7 @@ class Celeriac:
 
     def now(self) -> datetime:
         """The current time in the application's zone."""
-        return datetime.now(UTC).astimezone(self.timezone)
+        return clock.utcnow().astimezone(self.timezone)
 
     # -- tasks -----------------------------------------------------------------------------------------
 
@@ -333,7 +334,7 @@ class Celeriac:
                 if app is not self and made.name not in app.registry:
                     app.add_task(function, **{**options, "name": made.name})
 
-            state.share_later(join)
+            state.share_later(join, function)
         return filtered(made) if filtered is not None else made
 
     # -- calling ---------------------------------------------------------------------------------------

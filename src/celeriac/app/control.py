@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal as os_signals
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
 from celeriac.app.chords import is_ours
 from celeriac.app.request import Context
+from celeriac.app.stamps import marks
 from celeriac.exceptions import DecodeError, ImproperlyConfigured, SecurityError, TaskRevokedError
 from celeriac.message import decode_body, decode_envelope, new_id
 
@@ -82,6 +83,42 @@ class Control:
             return Context(id=task_id)
         return Context(message, args, kwargs, embed)
 
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        destination: Any = None,
+        terminate: bool = False,
+        signal: str | int = "SIGTERM",
+        **kwargs: Any,
+    ) -> None:
+        """Do not let tasks run that carry one of these stamps: ``{"name": value}``, or a list of values.
+
+        The order is kept and obeyed as that of :meth:`revoke`, and holds for tasks that are sent later too;
+        delayed tasks get the state REVOKED when they are due. With ``terminate`` those that run now are
+        looked for and killed. Raises ``ImproperlyConfigured`` if no store can keep the order.
+        """
+        wanted = set(marks(headers))
+        if not wanted:
+            return
+        orders = self._coordinator("revoke_by_stamped_headers")
+        orders.revoke(sorted(wanted), float(self.app.conf.revoke_expires))
+        if terminate:
+            running = [each for queue in self.app.broker.queues() for each in self._stamped(queue, wanted)]
+            self.revoke(running, terminate=True, signal=signal)
+
+    def _stamped(self, queue: str, wanted: set[str]) -> Iterator[str]:
+        """The ids of leased messages that carry one of the stamps."""
+        offset = 0
+        while page := self.app.broker.peek(queue, offset, _PAGE, "leased"):
+            offset += len(page)
+            for payload in page:
+                try:
+                    headers = decode_envelope(payload).headers
+                except DecodeError:
+                    continue
+                if not wanted.isdisjoint(marks(headers.get("stamps") or {})):
+                    yield str(headers["id"])
+
     def terminate(
         self,
         task_id: str | Iterable[str],
@@ -117,6 +154,9 @@ class Control:
                 "set result_backend to SQLite or Redis"
             )
         return found
+
+
+_PAGE = 500
 
 
 def _signal_name(signal: str | int) -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from celeriac import signals
+from celeriac import clock, signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
 from celeriac.app.state import Frame, worker_frame
+from celeriac.canvas.signature import frozen_links
 from celeriac.engines.base import Publication
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
@@ -25,6 +26,8 @@ from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_bod
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.task import Task
+
+T = TypeVar("T")
 
 _NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -115,6 +118,10 @@ class Publisher:
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
         stamps: dict[str, Any] = {}
+        if link is not None:
+            link = frozen_links(link, app)
+        if link_error is not None:
+            link_error = frozen_links(link_error, app)
         if stamped_headers:
             stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
         if options:
@@ -195,7 +202,7 @@ class Publisher:
         if added:
             header.update(added)
         held = when is not times.NOW and app.conf.broker_delay == "store"
-        note: dict[str, Any] = {"sent": time.time()}
+        note: dict[str, Any] = {"sent": clock.now()}
         if held:
             note["held"] = True
         behalf = _behalf_of(frame)
@@ -294,7 +301,7 @@ class Publisher:
 
     def _track(self, when: times.When) -> float:
         """For how long to remember that the task is queued: as long as its result would be kept, at least."""
-        wait = when.delay or (max(0.0, when.due - time.time()) if when.due is not None else 0.0)
+        wait = when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
         return wait + (self._app.conf.result_expires or _YEAR)
 
     def send(
@@ -369,6 +376,21 @@ class Publisher:
         )
         failed.maybe_done = error.maybe_done
         raise failed from error
+
+    def patiently(self, step: Callable[[], T]) -> T:
+        """Do something that may be repeated: again if the store is away, as often as messages are sent again
+        (``task_publish_retry_policy``, within ``broker_publish_timeout``). Then ``OperationalError``."""
+        conf = self._app.conf
+        deadline = time.monotonic() + conf.broker_publish_timeout
+        for pause in _pauses(conf.task_publish_retry_policy if conf.task_publish_retry else None):
+            started = time.monotonic()
+            try:
+                return step()
+            except OperationalError:
+                if 2 * time.monotonic() - started + pause >= deadline:
+                    raise
+            time.sleep(pause)
+        return step()
 
     def announce_before(
         self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None = None

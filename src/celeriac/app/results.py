@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from celeriac import serialization, states
+from celeriac import clock, serialization, states
 from celeriac.engines.base import ResultRecord
 from celeriac.exceptions import DecodeError, EncodeError, SecurityError
 from celeriac.message import notes
@@ -80,7 +79,7 @@ class ResultFormat:
             "result": value,
             "traceback": traceback,
             "children": _children(request),
-            "date_done": datetime.now(UTC).isoformat() if state in states.READY_STATES else None,
+            "date_done": clock.utcnow().isoformat() if state in states.READY_STATES else None,
         }
         if request is not None:
             if request.group:

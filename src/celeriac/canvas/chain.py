@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result
 from celeriac.canvas import stamping
-from celeriac.canvas.signature import Signature, listed, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature, plain
 from celeriac.canvas.text import shortened
 
 if TYPE_CHECKING:
@@ -80,11 +80,12 @@ class chain(Signature):
         if app.conf.task_always_eager:
             with allow_join_result():
                 return self.apply(args, kwargs, **options)
-        args, kwargs = self._for_first(args, kwargs)
-        _, _, options = self._merge((), None, options)
         from celeriac.canvas.checking import check
 
+        args = tuple(args or ())
         check(self, app, args, kwargs)
+        args, kwargs = self._for_first(args, kwargs)
+        _, _, options = self._merge((), None, options)
         frozen = self.clone()
         frozen["options"] = {key: options.pop(key) for key in _OWN if key in options}
         chained = options.pop("chain", None) or []
@@ -93,7 +94,7 @@ class chain(Signature):
             **{key: frozen.options.get(key) for key in ("group_id", "chord", "group_index")},
         )  # fmt: skip
         first, *rest = frozen.tasks
-        applied = first.apply_async(args, kwargs, chain=[*chained, *reversed(rest)], **options)
+        applied = first.apply_async(args, kwargs, chain=[*chained, *plain(rest[::-1])], **options)
         return result if rest else applied
 
     def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:

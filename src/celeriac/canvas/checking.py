@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
 
-def check(sig: Any, app: Celeriac, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+def check(sig: Any, app: Celeriac, args: Iterable[Any], kwargs: Mapping[str, Any] | None) -> None:
     """Raise ``TypeError`` if the arguments of any task in ``sig`` do not fit it.
 
     ``args`` and ``kwargs`` are what the first tasks get; every following one gets a result before its own
     arguments. Tasks that this application does not know are passed over. Raises ``ImproperlyConfigured``
     for a chord without results.
     """
-    _Check(app).look(sig, tuple(args), dict(kwargs), ())
+    _Check(app).look(sig, tuple(args), dict(kwargs or {}), ())
 
 
 class _Result:
@@ -57,6 +57,7 @@ class _Check:
     def _chain(
         self, sig: chain, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[str, ...]
     ) -> None:
+        args, kwargs = ((), {}) if sig["immutable"] else (args, kwargs)
         args = (*args, *sig["args"])
         before = None
         number = 0
@@ -78,8 +79,7 @@ class _Check:
                 f"{self.app.conf.result_backend!r}): set result_backend to a store, or leave it out for the "
                 f"broker's own. The chord is {sig!r}"
             )
-        if not sig["immutable"]:
-            args = (*args, *sig["args"])
+        args = tuple(sig["args"]) if sig["immutable"] else (*args, *sig["args"])
         for number, member in enumerate(sig.tasks, 1):
             self.look(member, args, kwargs, (*where, f"task {number} of the chord's header"))
         if sig.body is not None:

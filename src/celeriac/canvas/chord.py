@@ -11,7 +11,7 @@ from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
 from celeriac.canvas.chain import chain
 from celeriac.canvas.group import group
-from celeriac.canvas.signature import Signature, listed, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature, plain
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
@@ -84,7 +84,7 @@ class chord(Signature):
             whole["kwargs"]["body"] = maybe_signature(other, self._app, clone=True)
         if whole.body is None:
             raise TypeError("a chord needs a body: chord(header)(body) or chord(header, body)")
-        args = tuple(self["args"]) if self["immutable"] else (*(args or ()), *self["args"])
+        args = tuple(args or ())
         _, _, merged = whole._merge((), None, options)
         app = self.app
         if app.conf.task_always_eager:
@@ -93,6 +93,7 @@ class chord(Signature):
         from celeriac.canvas.checking import check
 
         check(whole, app, args, given)
+        args = tuple(self["args"]) if self["immutable"] else (*args, *self["args"])
         return whole._send(app, args, given, merged, task_id, add_to_parent)
 
     def _send(
@@ -121,12 +122,13 @@ class chord(Signature):
         )
         header: Any = group(self.tasks, app=app, task_id=self["options"]["task_id"])
         body: Any = self.body
+        _final(body)["options"].setdefault("group_id", header.id)
         if not header.tasks:
             body.apply_async(([],), add_to_parent=False)
             return result
-        body["options"].setdefault("group_id", header.id)
-        app.chords.open(header.id, len(header.tasks), body, ttl_extra=_seconds(delay, app))
-        header.send_members(args, kwargs, {**options, **delay}, body)
+        wait = _seconds(delay, app) + max(_wait(task, app) for task in header.tasks)
+        app.chords.open(header.id, len(header.tasks), body, ttl_extra=wait)
+        header.send_members(args, kwargs, {**options, **delay}, plain(body))
         frame = worker_frame() if add_to_parent else None
         if frame is not None:
             frame.task.add_trail(result.parent)
@@ -217,7 +219,7 @@ class chord(Signature):
         errback = maybe_signature(errback)
         for task in self.tasks:
             if self.app.conf.task_allow_error_cb_on_chord_header:
-                task.link_error(errback.clone(immutable=True))
+                task.link_error(errback.clone())
             if isinstance(task, chord):
                 task.link_error(errback)
         self.body.link_error(errback)
@@ -276,7 +278,7 @@ class chord(Signature):
         return {**kwargs, "kwargs": dict(kwargs.get("kwargs") or {}), "header": members, "body": body}
 
 
-_POLLING = ("interval", "max_retries", "producer", "publisher", "connection", "router", "result_cls", "eager")
+_POLLING = ("interval", "max_retries")
 
 
 def _members(header: Any, app: Celeriac | None, clone: bool = True) -> list[Any]:
@@ -310,6 +312,13 @@ def _forget_body(sig: Any) -> None:
         _forget_body(sig.body)
 
 
+def _final(sig: Any) -> Any:
+    """The task in which a body ends, or the group."""
+    while isinstance(sig, chain | chord):
+        sig = sig.tasks[-1] if isinstance(sig, chain) else sig.body
+    return sig
+
+
 def _add_callback(body: Any, key: str, callback: Any) -> None:
     """A callback of the chord, at its body: for a group (which has none) at each of its tasks."""
     if key == "link":
@@ -323,9 +332,26 @@ def _add_callback(body: Any, key: str, callback: Any) -> None:
         body._append("link_error", callback)
 
 
+def _wait(sig: Mapping[str, Any], app: Celeriac) -> float:
+    """How long the delays in a call may hold up its end, in seconds."""
+    parts = sig["kwargs"]
+    match sig["subtask_type"]:
+        case "chain":
+            inner = sum(_wait(step, app) for step in parts["tasks"])
+        case "group":
+            inner = max((_wait(task, app) for task in parts["tasks"]), default=0.0)
+        case "chord":
+            inner = max((_wait(task, app) for task in parts["header"]), default=0.0) + _wait(
+                parts["body"], app
+            )
+        case _:
+            inner = 0.0
+    return inner + _seconds(sig["options"], app)
+
+
 def _seconds(delay: Mapping[str, Any], app: Celeriac) -> float:
-    """How long the header waits before it may start."""
-    if not delay:
+    """How long a call with these options waits."""
+    if not (delay.get("countdown") or delay.get("eta")):
         return 0.0
     when = times.when(delay.get("countdown"), delay.get("eta"), app.timezone)
     return when.delay if when.delay is not None else max(0.0, (when.due or 0.0) - time.time())

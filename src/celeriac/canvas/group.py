@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
-from celeriac.canvas.signature import Signature, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
@@ -64,7 +64,7 @@ class group(Signature):
                 "a group has no callbacks: use a chord, or link them to the group's tasks (group.link_error)"
             )
         app = self.app
-        args = (*(args or ()), *self["args"])
+        args = tuple(args or ())
         if app.conf.task_always_eager:
             with allow_join_result():
                 return self.apply(args, kwargs, **options)
@@ -74,7 +74,8 @@ class group(Signature):
             return self._followed_by(chained, app).apply_async(args, kwargs, **options)
         from celeriac.canvas.checking import check
 
-        check(self, app, args, kwargs or {})
+        check(self, app, args, kwargs)
+        args = (*args, *self["args"])
         frozen = self.clone()
         for key in ("task_id", "link", "link_error"):
             if key in options:
@@ -129,6 +130,13 @@ class group(Signature):
         options = self["options"]
         gid = options.setdefault("task_id", _id or new_id())
         members = list(self._members())
+        for member in members:
+            for callback in listed(options.get("link")):
+                member.link(maybe_signature(callback, app, clone=True))
+            for errback in listed(options.get("link_error")):
+                member.link_error(maybe_signature(errback, app, clone=True))
+        for key in ("link", "link_error"):
+            options.pop(key, None)
         if chord is not None:
             members = [synchronised(member, app) for member in members]
         self["kwargs"]["tasks"] = members

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from celeriac.canvas.group import group
 
 
-class _Map(Signature):
+class _OfTask(Signature):
+    """A signature with another one as its argument ``task``."""
+
+    def _parts(self, kwargs: dict[str, Any], clone: bool) -> dict[str, Any]:
+        return {**kwargs, "task": maybe_signature(kwargs.get("task"), self._app, clone=clone)}
+
+
+class _Map(_OfTask):
     """A message that runs a task for each of its items, one after another in one worker."""
 
     name_of_task: ClassVar[str]
@@ -57,7 +64,7 @@ class xstarmap(_Map):
 
 
 @Signature.register_type()
-class chunks(Signature):
+class chunks(_OfTask):
     """``add.chunks(it, n)``: a group of messages, each of which runs the task for ``n`` items."""
 
     def __init__(
@@ -102,12 +109,11 @@ class chunks(Signature):
 
 
 def as_group(sig: Any) -> Any:
-    """Chunks (also those that came in a message) as the group that they send; anything else as it is."""
-    if not isinstance(sig, Signature) or sig["task"] != "celery.chunks":
-        return sig
-    if not isinstance(sig, chunks):
-        sig = chunks(**sig["kwargs"], app=sig._app, **sig["options"])
-    return sig.group()
+    """Chunks as the group that they send; anything else as it is."""
+    return sig.group() if isinstance(sig, chunks) else sig
+
+
+Signature.TASKS.update({"celery.map": xmap, "celery.starmap": xstarmap, "celery.chunks": chunks})
 
 
 def _signature(task: Any, app: Celeriac | None) -> Signature:

@@ -6,6 +6,7 @@ It is a dictionary, so that it can travel in a message: ``task`` (a name), ``arg
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from types import GenericAlias
@@ -31,6 +32,8 @@ class Signature(dict[str, Any]):
 
     TYPES: ClassVar[dict[str, type[Signature]]] = {}
     """The classes of signatures by their ``subtask_type``."""
+    TASKS: ClassVar[dict[str, type[Signature]]] = {}
+    """Those that have none (in Celery's form), by the name of their task."""
 
     _app: Celeriac | None = None
     _type: Task[..., Any] | None = None
@@ -52,7 +55,13 @@ class Signature(dict[str, Any]):
         Raises ``ValueError`` for a ``subtask_type`` that nobody has registered.
         """
         kind = d.get("subtask_type")
-        target = cls.TYPES.get(kind) if kind else cls
+        target = (
+            cls.TYPES.get(kind)
+            if kind
+            else cls.TASKS.get(d.get("task", ""), cls)
+            if cls is Signature
+            else cls
+        )
         if target is None:
             raise ValueError(
                 f"there is no type of signature {kind!r}; Signature.register_type makes one known"
@@ -120,6 +129,16 @@ class Signature(dict[str, Any]):
             return self.type.apply_async(merged_args, merged_kwargs, **merged_options)
         return self.app.send_task(self["task"], merged_args, merged_kwargs, **merged_options)
 
+    async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """:meth:`delay` for coroutines: the event loop is not held up by the broker."""
+        return await self.aapply_async(partial_args, partial_kwargs)
+
+    async def aapply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """:meth:`apply_async` for coroutines: it runs in a thread, with this context's current task."""
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
+
     def apply(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[Any]:
@@ -162,13 +181,16 @@ class Signature(dict[str, Any]):
     ) -> AsyncResult[Any]:
         """Fix the id that the task will have, and return its result's handle, without sending.
 
-        An id that was fixed before stays. The other arguments become options: the group the task is a member
-        of and its place in it, the body of the chord whose header it belongs to, and the tasks it descends
-        from.
+        An id that was fixed before stays. Callbacks get ids as well. The other arguments become options: the
+        group the task is a member of and its place in it, the body of the chord whose header it belongs to,
+        and the tasks it descends from.
         """
         options = self["options"]
         task_id = options.setdefault("task_id", _id or new_id())
         options.setdefault("reply_to", self.app.oid)
+        for key in ("link", "link_error"):
+            if options.get(key):
+                options[key] = frozen_links(options[key], self.app)
         if group_id is not None:
             options.setdefault("group_id", group_id)
         for key, value in (
@@ -391,7 +413,9 @@ def maybe_signature(d: Any, app: Celeriac | None = None, clone: bool = False) ->
     """``d`` as a :class:`Signature` if it is one or a dictionary, else ``d`` itself (also ``None``)."""
     if not isinstance(d, Mapping):
         return d
-    result = signature(d) if clone or not isinstance(d, Signature) else d
+    if not isinstance(d, Signature):
+        return Signature.from_dict(d, app=app)
+    result = d.clone() if clone else d
     if app is not None:
         result._app = app
     return result
@@ -412,6 +436,28 @@ def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
         "subtask_type": d.get("subtask_type"),
         "immutable": bool(d.get("immutable", False)),
     }
+
+
+def frozen_links(links: Any, app: Celeriac) -> list[Any]:
+    """Copies of callbacks whose ids are fixed: a task that is delivered twice must not call others twice."""
+    frozen = []
+    for link in listed(links):
+        if not isinstance(link, Mapping):
+            raise TypeError(f"a callback is a signature, such as add.s(2), not {link!r}")
+        if not (link.get("options") or {}).get("task_id"):
+            link = maybe_signature(link, app, clone=True)
+            link.freeze()
+        frozen.append(link)
+    return frozen
+
+
+def plain(value: Any) -> Any:
+    """The same with signatures as plain dictionaries, which are written to messages ten times as fast."""
+    if isinstance(value, dict):
+        return {key: item if type(item) in _ATOMS else plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [item if type(item) in _ATOMS else plain(item) for item in value]
+    return value
 
 
 def listed(value: Any) -> list[Any]:

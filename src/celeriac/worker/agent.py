@@ -24,6 +24,7 @@ import os
 import random
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -150,6 +151,7 @@ class Agent:
         self.unreturned: list[tuple[str, list[tuple[str, int]]]] = []
         self.deaths: list[Death] = []
         self.leaving = False
+        self._watch: tuple[threading.Thread, socket.socket, socket.socket] | None = None
         self._due: dict[Callable[[], None], float] = {}
         self._warned: set[str] = set()
         self.hostname = options.name
@@ -169,20 +171,27 @@ class Agent:
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
-        while not self.leaving:
-            self._every(self.beat, interval)
-            self._every(self.recover, interval * random.uniform(0.8, 1.2))
-            self._every(self.follow_orders, CONTROL_INTERVAL)
-            if self.options.autoscale:
-                self._every(self.measure, BACKLOG_INTERVAL)
-            self.give_back_overrun()
-            self.release_dead()
-            self._listen(TICK)
-        if self._steps is not None:
-            self._steps.end()
-        chords.stop()
+        try:
+            while not self.leaving:
+                self._work(interval)
+        finally:
+            if self._steps is not None:
+                self._steps.end()
+            chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
+        self._end_watch()
+        self.channel.close()
+
+    def _work(self, interval: float) -> None:
+        self._every(self.beat, interval)
+        self._every(self.recover, interval * random.uniform(0.8, 1.2))
+        self._every(self.follow_orders, CONTROL_INTERVAL)
+        if self.options.autoscale:
+            self._every(self.measure, BACKLOG_INTERVAL)
+        self.give_back_overrun()
+        self.release_dead()
+        self._listen(TICK)
 
     # -- what is due now and then ------------------------------------------------------------------
 
@@ -323,13 +332,20 @@ class Agent:
         watch = getattr(self.app.broker, "watch_foreign", None)
         if watch is None:
             return
-        import threading
+        near, far = socket.socketpair()
+        thread = threading.Thread(
+            target=watch, args=(self.options.queues, near.fileno()), name="celeriac-watch", daemon=True
+        )
+        thread.start()
+        self._watch = (thread, near, far)
 
-        stop_end, self._stop_watch = socket.socketpair()
-        threading.Thread(
-            target=watch, args=(self.options.queues, stop_end.fileno()), name="celeriac-watch", daemon=True
-        ).start()
-        self._stop_end = stop_end
+    def _end_watch(self) -> None:
+        """End that thread: the process may live on (solo)."""
+        if self._watch is not None:
+            thread, near, far = self._watch
+            far.close()
+            thread.join(1.0)
+            near.close()
 
 
 def process_lives(pid: int, started: float) -> bool:

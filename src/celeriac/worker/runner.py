@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeriac import signals, states
+from celeriac import clock, signals, states
 from celeriac.app.request import Context
+from celeriac.app.stamps import marks
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
@@ -120,7 +121,8 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
-        if task_id in self.revoked and not notes(message).lost:
+        stamps = headers.get("stamps")
+        if (task_id in self.revoked or (stamps and self._revoked_by(stamps))) and not notes(message).lost:
             return self.endings.revoked(job, "revoked")
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
@@ -129,6 +131,9 @@ class Runner:
         if signals.task_received.receivers and result is job:
             signals.task_received.send(sender=self, request=context)
         return result
+
+    def _revoked_by(self, stamps: Any) -> bool:
+        return isinstance(stamps, dict) and not self.revoked.isdisjoint(marks(stamps))
 
     @staticmethod
     def _is_special(headers: dict[str, Any], plan: Plan) -> bool:
@@ -154,11 +159,11 @@ class Runner:
             if meta is not None:
                 logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
                 return self.endings.again(job, meta["status"], meta["result"])
-        if context.expires and _epoch(context.expires) <= time.time():
+        if context.expires and _epoch(context.expires) <= clock.now():
             return self.endings.revoked(job, "expired", expired=True)
         if context.eta and not own.held:
             due = _epoch(context.eta)
-            if due > time.time():
+            if due > clock.now():
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
         if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)

@@ -101,7 +101,7 @@ def _check_privileges(app: Celeriac) -> None:
     if reads_pickle and os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
         raise SecurityError(
             "this worker runs as root and accepts pickle, so who can write to its broker owns the "
-            "machine: run it as another user (--uid), take pickle out of accept_content, or set C_FORCE_ROOT=1"
+            "machine: run it as another user (--uid), take pickle from accept_content, or set C_FORCE_ROOT=1"
         )
 
 

@@ -34,7 +34,7 @@ class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemoryCoordinator)
     scheme = "memory"
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        name = url.partition("://")[2].rpartition("@")[2]
+        name = _name(url)
         self.url = f"memory://{name}"
         self.state = STORES.setdefault(name, Store())
         if "clock" in options:
@@ -58,6 +58,15 @@ class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemoryCoordinator)
         self._caller.close()
 
 
+def forget(url: str) -> None:
+    """Drop the store that this process keeps under a URL. Engines that are open keep theirs."""
+    STORES.pop(_name(url), None)
+
+
 def create(url: str, options: Mapping[str, Any]) -> MemoryEngine:
     """Open a memory store by its URL."""
     return MemoryEngine(url, options)
+
+
+def _name(url: str) -> str:
+    return url.partition("://")[2].rpartition("@")[2]

@@ -10,13 +10,13 @@ import itertools
 import os
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+from celeriac.clock import now as wall_clock
 from celeriac.engines.base import (
     Answer,
     DeadLetter,
@@ -139,7 +139,7 @@ class Waiter:
 class Store:
     """Everything that lives under one name, and its lock."""
 
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = wall_clock
     lock: AbstractContextManager[object] = field(default_factory=threading.RLock)
     tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     ready: dict[str, dict[int, deque[Entry]]] = field(default_factory=dict)
@@ -352,6 +352,17 @@ class Store:
         """Wake all who sleep over this queue."""
         for waiter in self.waiters:
             if queue in waiter.queues:
+                waiter.wake()
+
+    def time_passed(self) -> None:
+        """The clock was moved by hand: the living have beaten meanwhile, and all who sleep look again."""
+        with self.lock:
+            now = self.last_pass = self.clock()
+            for node in self.nodes.values():
+                node.seen = now
+            for owner in self.owners.values():
+                owner.attached = now
+            for waiter in self.waiters:
                 waiter.wake()
 
     def order(self) -> int:

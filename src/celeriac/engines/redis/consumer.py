@@ -168,11 +168,11 @@ class RedisConsumer:
             or item.unique
             or item.forget_checkpoint
             or item.records
-            or any(map(needs_all_words, publications))
+            or (publications and any(map(needs_all_words, publications)))
         ):
             words[head - 4] = f"{int(item.verdict)}+"
             self._add_more(words, item)
-            publications = [each for each in publications if not needs_all_words(each)]
+            publications = ()
         words += result_words(item.result)
         words.append(len(publications))
         for publication in publications:
@@ -183,13 +183,12 @@ class RedisConsumer:
         words[head - 1] = len(words) - head
 
     def _add_more(self, words: list[Word], item: Outcome) -> None:
-        """Append what few outcomes have."""
+        """Append what few outcomes have, and all publications: their order counts."""
         words.append(len(item.parts))
         for part in item.parts:
             words += part_words(part)
-        publications = [each for each in item.publications if needs_all_words(each)]
-        words.append(len(publications))
-        for publication in publications:
+        words.append(len(item.publications))
+        for publication in item.publications:
             words += all_words_of(publication, self._keys, self._broker.hold_delays)
         ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
         forget = item.forget_checkpoint and item.task_id
@@ -270,12 +269,12 @@ def result_words(record: ResultRecord | None) -> tuple[Word, ...]:
     """The arguments of a result in a script."""
     if record is None:
         return ("0",)
-    return ("1", *record_words(record))
+    return ("1", record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
 
 
 def record_words(record: ResultRecord) -> tuple[Word, ...]:
     """The same for a result that is there."""
-    return (record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
+    return result_words(record)[1:]
 
 
 def ttl_ms(record: ResultRecord) -> Word:

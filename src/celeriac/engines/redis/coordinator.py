@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from celeriac.engines.base import Control, NodeInfo
-from celeriac.engines.redis.connection import Links, pack
+from celeriac.engines.redis.connection import Links, Word, pack
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.scripts import Scripts
 
@@ -55,7 +55,7 @@ class RedisCoordinator:
             self.keys.of(queue, f"lease:{owner}"),
             self.keys.own(f"checkpoint:{task_id}"),
         ]
-        words = [token, payload, max(1, int(ttl * 1000))]
+        words: list[Word] = [token, payload, max(1, int(ttl * 1000))]
         with self.links.borrow() as link:
             return bool(self.scripts["checkpoint"].run(link, keys, words))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -14,20 +15,7 @@ from celeriac.engines import groups
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.keys import Keys
 
-_INCLUDES: Final[dict[str, tuple[str, ...]]] = {
-    "cancel": ("uniques", "places"),
-    "enter": ("places",),
-    "exchange": ("uniques", "publications", "places", "chords"),
-    "give_back": ("places",),
-    "hand_over": ("places",),
-    "open_chord": ("chords",),
-    "owed": ("chords",),
-    "publish": ("uniques", "publications"),
-    "purge": ("uniques", "places"),
-    "record_parts": ("chords",),
-    "settle_owed": ("uniques", "publications", "chords"),
-}
-"""Script -> what it shares with some others, beside what it shares with all (common.lua)."""
+_INCLUDE: Final = re.compile(r"^ *-- include: (\w+)\n", re.MULTILINE)
 
 
 class Layout(NamedTuple):
@@ -53,8 +41,7 @@ class Script:
     """One script; :meth:`run` sends it by hash, and whole if the server has forgotten it."""
 
     def __init__(self, name: str, layout: Layout) -> None:
-        texts = (_text(part) for part in ("common", *_INCLUDES.get(name, ()), name))
-        self.source = _constants(layout) + "".join(texts)
+        self.source = _constants(layout) + _text("common") + _text(name)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, link: Link, keys: Sequence[str], args: Sequence[Word]) -> Any:
@@ -86,7 +73,9 @@ class Scripts:
 
 @cache
 def _text(name: str) -> str:
-    return (resources.files("celeriac.engines.redis") / "scripts" / f"{name}.lua").read_text("utf-8")
+    """The text of a script; a line ``-- include: other`` stands for that of another."""
+    text = (resources.files("celeriac.engines.redis") / "scripts" / f"{name}.lua").read_text("utf-8")
+    return _INCLUDE.sub(lambda found: _text(found[1]), text)
 
 
 def _constants(layout: Layout) -> str:

@@ -114,7 +114,6 @@ class SQLiteBroker(DeadLetters, Recovery):
         count = 0
         with step(self._store, durable=True) as work:
             for queue in queues:
-                work.vacate_line(queue)
                 for table in ("ready", "delayed", "parked"):
                     unique.free_queue(work.handle, table, queue)
                     work.handle.execute(_PURGE_PAYLOADS.format(table=table), (queue,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import itemgetter
 from typing import NamedTuple
 
 from celeriac.engines.base import Publication, ResultRecord
@@ -38,8 +39,10 @@ _TAKE = f"""UPDATE chord SET taken = ?2, taken_by = ?3
 WHERE name = ?4 AND state = {OWED} AND (taken_by = ?3 OR {_FREE})"""
 _TAKEN = f"SELECT id FROM chord WHERE name = ? AND state = {OWED} AND taken_by = ?"
 _BODY = "SELECT body FROM chord_body WHERE chord = ?"
-_PARTS = "SELECT payload FROM part WHERE chord = ? ORDER BY place IS NULL, place, id"
+_PARTS = "SELECT place IS NULL, place, id, payload FROM part WHERE chord = ?"
 _END = f"UPDATE chord SET state = {DONE}, expires = ?, taken = NULL, taken_by = NULL WHERE id = ?"
+_IS_EXPIRED = """SELECT id, EXISTS (SELECT 1 FROM part p WHERE p.chord = c.id) FROM chord c
+WHERE id = ? AND expires <= ?"""
 _DROP_BODY = "DELETE FROM chord_body WHERE chord = ?"
 _DROP_PARTS = "DELETE FROM part WHERE id IN (SELECT id FROM part WHERE chord = ? LIMIT ?)"
 _DROP = "DELETE FROM chord WHERE id = ?"
@@ -110,7 +113,8 @@ class SQLiteGroups:
                 if chord is None:
                     return None
                 body = handle.execute(_BODY, chord).fetchone()
-                parts = [payload for (payload,) in handle.execute(_PARTS, chord)]
+                # Sorted here: SQLite would move all the payloads to and fro, and need disk space for it.
+                parts = [row[3] for row in sorted(handle.execute(_PARTS, chord), key=itemgetter(0, 1, 2))]
             finally:
                 handle.execute("COMMIT")
         return Owed(group, None if body is None else body[0], parts)
@@ -148,17 +152,18 @@ def record(work: Step, parts: Sequence[ChordPart], by: str) -> list[str]:
     return [group for group, some in groups.items() if _record(work, group, some, by)]
 
 
-def drop_chord(store: Store, id: int) -> None:
-    """Delete an expired chord, unless it has been renewed meanwhile."""
+def drop_expired(store: Store, ids: Sequence[int]) -> None:
+    """Delete those of these chords that are expired; what still has parts, with many small steps."""
     with step(store) as work:
-        row = work.handle.execute("SELECT expires FROM chord WHERE id = ?", (id,)).fetchone()
-        if row is None or row[0] is None or row[0] > work.now:
-            return
-        # Done, whatever it was: no part of it counts any more.
-        work.handle.execute(_END, (row[0], id))
-    _drop_parts(store, id)
-    with step(store) as work:
-        _drop(work, id)
+        expired = [row for id in ids for row in work.handle.execute(_IS_EXPIRED, (id, work.now))]
+        for id, has_parts in expired:
+            if not has_parts:
+                _drop(work, id)
+    for id, has_parts in expired:
+        if has_parts:
+            _drop_parts(store, id)
+            with step(store) as work:
+                _drop(work, id)
 
 
 def _record(work: Step, group: str, parts: Sequence[ChordPart], by: str) -> bool:

@@ -6,7 +6,7 @@ import functools
 import sqlite3
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -229,20 +229,15 @@ class SQLiteConsumer:
 
     def _claim(self, work: Step, queues: Sequence[str], limit: int) -> list[Delivery]:
         due = _next_due(work.handle, queues, work.now)
+        rows: list[Sequence[Any]] = []
         if due is not None and due <= work.now:
             work.promote(queues)
-        if len(queues) == 1:
-            rows = work.handle.execute(_CLAIM_ONE, (queues[0], limit)).fetchall()
-        else:
-            rows = work.handle.execute(
-                _claim_statement(len(queues)), _claim_arguments(queues, limit)
-            ).fetchall()
-            rows.sort(key=lambda row: (row[1], row[7], row[2]))
+            # They have waited: before the lines.
+            rows += rooms.hand_out(work.handle, queues, limit)
+        if len(rows) < limit:
+            rows += _take_ready(work.handle, queues, limit - len(rows))
         if not rows:
             return []
-        # What was claimed of a line is its beginning: one range.
-        lines = [list(line) for _, line in groupby(rows, key=lambda row: row[:2])]
-        work.handle.executemany(_DROP_READY, [(*line[0][:3], line[-1][2]) for line in lines])
         sign, owner, token = self._store.sign, self._number, work.serial
         leases, deliveries = [], []
         for row in rows:
@@ -269,6 +264,19 @@ class SQLiteConsumer:
             now = clock.now()
             due = _next_due(handle, queues, now)
         return due is not None and due <= now, None if due is None else due - now
+
+
+def _take_ready(handle: sqlite3.Connection, queues: Sequence[str], limit: int) -> Sequence[Sequence[Any]]:
+    """Take the first of the lines out of them; return queue, rank, seq, id, since, admitted, envelope, ..."""
+    if len(queues) == 1:
+        rows = handle.execute(_CLAIM_ONE, (queues[0], limit)).fetchall()
+    else:
+        rows = handle.execute(_claim_statement(len(queues)), _claim_arguments(queues, limit)).fetchall()
+        rows.sort(key=lambda row: (row[1], row[7], row[2]))
+    # What was claimed of a line is its beginning: one range.
+    lines = [list(line) for _, line in groupby(rows, key=lambda row: row[:2])]
+    handle.executemany(_DROP_READY, [(*line[0][:3], line[-1][2]) for line in lines])
+    return rows
 
 
 def _prepare(outcome: Outcome) -> Settlement:

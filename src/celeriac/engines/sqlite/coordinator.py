@@ -47,7 +47,9 @@ class SQLiteCoordinator:
     def enter(self, place: str, limit: int, lease: tuple[str, str, int]) -> bool:
         """Take one of ``limit`` places for a lease, unless none is free or messages wait for one already."""
         with step(self._store) as work:
-            return rooms.enter(work.handle, place, limit, lease)
+            if rooms.resize(work.handle, place, limit):
+                work.changed_rooms.add(place)
+            return rooms.enter(work.handle, place, lease)
 
     def holder(self, key: str) -> str | None:
         """The task id that holds a unique key now."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from celeriac.engines.base import Presence, ResultRecord
 from celeriac.engines.sqlite import clock, rooms
-from celeriac.engines.sqlite.chords import SQLiteGroups, drop_chord
+from celeriac.engines.sqlite.chords import SQLiteGroups, drop_expired
 from celeriac.engines.sqlite.dead import expire_dead
 from celeriac.engines.sqlite.listener import Listener, SQLiteSubscription
 from celeriac.engines.sqlite.step import Step, step
@@ -85,8 +85,7 @@ class SQLiteResults(SQLiteGroups):
                 with step(self._store) as work:
                     work.handle.executemany(_DROP.format(table=table), [(row, work.now) for row in overdue])
         for overdue in self._overdue("chord"):
-            for chord in overdue:
-                drop_chord(self._store, chord)
+            drop_expired(self._store, overdue)
         while True:
             with step(self._store) as work:
                 handled = work.handle.execute(_DROP_REVOKED, (work.now, CHUNK)).rowcount

@@ -10,9 +10,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
 SEATED = 2
-"""In a row's ``admitted``: the message has a seat."""
-_MOST = 100
-"""Up to so many messages get a room's seats in one step; the next step goes on."""
+"""In a row's ``admitted``: the message has a seat, in some room."""
+
+Seated = tuple[str, int, int, int, float, int, bytes]
+"""Queue, rank, seq, id, since, admitted and envelope of a message that has got a seat."""
 
 _SIZE = """INSERT INTO room (name, size) VALUES (?1, ?2)
 ON CONFLICT (name) DO UPDATE SET size = ?2 WHERE size <> ?2"""
@@ -20,30 +21,36 @@ _LEASE = """SELECT l.id, l.admitted FROM leased l JOIN owner o ON o.id = l.owner
 WHERE o.name = ? AND l.queue = ? AND l.token = ?"""
 _IS_FREE = "SELECT taken < size AND waiting = 0 FROM room WHERE name = ?"
 _SIT = "INSERT INTO seat (message, room) VALUES (?, ?)"
+_SITS = "SELECT EXISTS (SELECT 1 FROM seat WHERE message = ? AND room = ?)"
 _NOTE_SEAT = f"UPDATE leased SET admitted = admitted | {SEATED} WHERE token = ?"
 _LEAVE = "DELETE FROM seat WHERE message = ? RETURNING room"
-_LEAVE_LINE = f"""DELETE FROM seat WHERE message IN
-(SELECT id FROM ready WHERE queue = ? AND admitted & {SEATED}) RETURNING room"""
 _KNOW = "INSERT OR IGNORE INTO room (name, size) VALUES (?, 1)"
-_WAIT = """INSERT INTO parked (room, bucket, queue, seq, id, rank, since, admitted, task_id)
-VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_WAIT = """INSERT INTO parked (room, bucket, turn, queue, seq, id, rank, since, admitted, task_id)
+VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _OPEN = "SELECT name, size - taken FROM room WHERE waiting > 0 AND taken < size"
-_FIRST = """SELECT seq, queue, id, rank, since, admitted FROM parked
-WHERE queue = ? AND room = 1 AND bucket = ? ORDER BY seq LIMIT ?"""
-_STOP_WAITING = "DELETE FROM parked WHERE queue = ? AND room = 1 AND bucket = ? AND seq = ?"
-_NEXT_QUEUE = f"""SELECT min(queue) FROM parked WHERE room = 1 AND bucket = ?1 AND queue > ?2
-AND EXISTS ({_OPEN} AND name = ?1)"""
+_FIRST = """SELECT turn, bucket, queue, rank, seq, id, since, admitted FROM parked
+WHERE queue = ? AND room = 1 AND bucket = ? ORDER BY turn LIMIT ?"""
+_STOP_WAITING = "DELETE FROM parked WHERE queue = ? AND room = 1 AND bucket = ? AND turn = ?"
+_BODY = "SELECT body FROM payload WHERE id = ?"
+_IS_OPEN = f"SELECT EXISTS ({_OPEN} AND name = ?)"
+_NEXT_QUEUE = "SELECT min(queue) FROM parked WHERE room = 1 AND bucket = ? AND queue > ?"
+# Of a message that has gone: a worker of version 1, which knows no seats, has settled it.
+_SWEEP_SEATS = "DELETE FROM seat WHERE NOT EXISTS (SELECT 1 FROM payload p WHERE p.id = message)"
 _SWEEP = "DELETE FROM room WHERE taken = 0 AND waiting = 0"
 
 
-def enter(handle: sqlite3.Connection, room: str, size: int, lease: tuple[str, str, int]) -> bool:
+def resize(handle: sqlite3.Connection, room: str, size: int) -> bool:
+    """Let a room have so many seats; return whether it had not."""
+    return handle.execute(_SIZE, (room, size)).rowcount == 1
+
+
+def enter(handle: sqlite3.Connection, room: str, lease: tuple[str, str, int]) -> bool:
     """Take a seat for a lease, unless none is free or messages wait for one already."""
-    handle.execute(_SIZE, (room, size))
     row = handle.execute(_LEASE, lease).fetchone()
     if row is None:
         return False
     message, admitted = row
-    if admitted & SEATED:
+    if admitted & SEATED and handle.execute(_SITS, (message, room)).fetchone()[0]:
         return True
     if not handle.execute(_IS_FREE, (room,)).fetchone()[0]:
         return False
@@ -52,39 +59,44 @@ def enter(handle: sqlite3.Connection, room: str, size: int, lease: tuple[str, st
     return True
 
 
-def leave(handle: sqlite3.Connection, message: int) -> str:
-    """Free a message's seat; return its room."""
-    room: str = handle.execute(_LEAVE, (message,)).fetchone()[0]
-    return room
+def leave(handle: sqlite3.Connection, message: int) -> list[str]:
+    """Free a message's seats; return the rooms."""
+    return [room for (room,) in handle.execute(_LEAVE, (message,)).fetchall()]
 
 
-def leave_line(handle: sqlite3.Connection, queue: str) -> list[str]:
-    """Free the seats of what is ready in a queue, before it is purged; return the rooms."""
-    return [room for (room,) in handle.execute(_LEAVE_LINE, (queue,)).fetchall()]
-
-
-def wait(handle: sqlite3.Connection, room: str, parked: tuple[str, int, int, int, float, int, str]) -> None:
-    """Park ``(queue, seq, id, rank, since, admitted, task id)`` for a seat."""
+def wait(
+    handle: sqlite3.Connection,
+    room: str,
+    turn: int,
+    parked: tuple[str, int, int, int, float, int, str],
+) -> None:
+    """Park ``(queue, seq, id, rank, since, admitted, task id)`` for a seat, behind lower turns."""
     handle.execute(_KNOW, (room,))
-    handle.execute(_WAIT, (room, *parked))
+    handle.execute(_WAIT, (room, turn, *parked))
 
 
-def hand_out(handle: sqlite3.Connection, queues: Sequence[str]) -> list[tuple[object, ...]]:
-    """Give free seats to the messages that have waited longest in ``queues``; return their rows of ready."""
-    seated: list[tuple[object, ...]] = []
+def hand_out(handle: sqlite3.Connection, queues: Sequence[str], limit: int) -> list[Seated]:
+    """Give free seats to the up to ``limit`` messages of ``queues`` that have waited longest: the caller
+    leases them."""
+    first = []
     for room, free in handle.execute(_OPEN).fetchall():
-        most = min(free, _MOST)
+        most = min(free, limit)
         waiting = [row for queue in queues for row in handle.execute(_FIRST, (queue, room, most))]
-        for seq, queue, message, rank, since, admitted in sorted(waiting)[:most]:
-            handle.execute(_STOP_WAITING, (queue, room, seq))
-            handle.execute(_SIT, (message, room))
-            seated.append((queue, rank, seq, message, since, admitted | SEATED))
+        first += sorted(waiting)[:most]
+    seated = []
+    for turn, room, queue, rank, seq, message, since, admitted in sorted(first)[:limit]:
+        handle.execute(_STOP_WAITING, (queue, room, turn))
+        handle.execute(_SIT, (message, room))
+        (body,) = handle.execute(_BODY, (message,)).fetchone()
+        seated.append((queue, rank, seq, message, since, admitted | SEATED, body))
     return seated
 
 
 def queues_waiting(handle: sqlite3.Connection, rooms: Iterable[str]) -> Iterator[str]:
     """The queues with messages parked for one of ``rooms`` in which a seat is free."""
     for room in rooms:
+        if not handle.execute(_IS_OPEN, (room,)).fetchone()[0]:
+            continue
         # From queue to queue by the index, not along all that is parked.
         queue = ""
         while (queue := handle.execute(_NEXT_QUEUE, (room, queue)).fetchone()[0]) is not None:
@@ -93,4 +105,5 @@ def queues_waiting(handle: sqlite3.Connection, rooms: Iterable[str]) -> Iterator
 
 def sweep(handle: sqlite3.Connection) -> None:
     """Forget the rooms that nobody uses."""
+    handle.execute(_SWEEP_SEATS)
     handle.execute(_SWEEP)

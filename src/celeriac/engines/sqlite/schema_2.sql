@@ -3,13 +3,13 @@
 --
 -- Where a message's row has admitted, it is a sum: 1, it has its rate limit's token; 2, it has a seat.
 
--- bucket names a rate limit, or, with room = 1, a row of room. Workers of version 1 may be running still:
--- what they do not know has a default.
+-- bucket names a rate limit, or, with room = 1, a row of room; turn says who comes first there. Workers of
+-- version 1 may be running still: what they do not know has a default.
 CREATE TABLE parked_2 (
     bucket TEXT NOT NULL, queue TEXT NOT NULL, seq INTEGER NOT NULL,
     id INTEGER NOT NULL, rank INTEGER NOT NULL, since REAL NOT NULL, task_id TEXT NOT NULL,
-    room INTEGER NOT NULL DEFAULT 0, admitted INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (queue, room, bucket, seq)
+    room INTEGER NOT NULL DEFAULT 0, turn INTEGER NOT NULL DEFAULT 0, admitted INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (queue, room, bucket, turn, seq)
 ) WITHOUT ROWID;
 INSERT INTO parked_2 (bucket, queue, seq, id, rank, since, task_id)
 SELECT bucket, queue, seq, id, rank, since, task_id FROM parked;
@@ -18,14 +18,13 @@ ALTER TABLE parked_2 RENAME TO parked;
 CREATE INDEX parked_bucket ON parked (room, bucket);
 CREATE INDEX parked_task ON parked (task_id);
 
--- A concurrency limit: a room with so many seats, some taken, and messages parked for one. A message that
--- is leased, or in line after having been parked, sits on at most one.
+-- A concurrency limit: a room with so many seats, some taken by leased messages, and messages parked for one.
 CREATE TABLE room (
     name TEXT PRIMARY KEY, size INTEGER NOT NULL,
     taken INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX room_open ON room (name) WHERE waiting > 0 AND taken < size;
-CREATE TABLE seat (message INTEGER PRIMARY KEY, room TEXT NOT NULL);
+CREATE TABLE seat (message INTEGER, room TEXT, PRIMARY KEY (message, room)) WITHOUT ROWID;
 
 -- The counts are kept here, so that no way in which a message moves can forget them.
 CREATE TRIGGER seat_taken AFTER INSERT ON seat

@@ -37,8 +37,8 @@ _PARKED_BUCKETS = (
 WHERE p.queue = ? AND p.room = 0"
 )
 _FIRST_PARKED = """SELECT seq, id, rank, since FROM parked
-WHERE queue = ? AND room = 0 AND bucket = ? ORDER BY seq LIMIT 1"""
-_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND room = 0 AND bucket = ? AND seq = ?"
+WHERE queue = ? AND room = 0 AND bucket = ? AND turn = 0 ORDER BY seq LIMIT 1"""
+_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND room = 0 AND bucket = ? AND turn = 0 AND seq = ?"
 _TAKE_TOKEN = "UPDATE bucket SET free = ? WHERE name = ?"
 _HOLDS = """SELECT EXISTS (SELECT 1 FROM leased l JOIN owner o ON o.id = l.owner
 WHERE o.name = ? AND l.queue = ? AND l.token = ?)"""
@@ -93,8 +93,8 @@ class Step:
         """Queue -> how many messages have become ready (or will within a poll)."""
         self._news: list[tuple[str, str | None]] = []
         self._queues: set[str] = set()
-        self._left: set[str] = set()
-        """Rooms in which seats have become free."""
+        self.changed_rooms: set[str] = set()
+        """Rooms in which seats may have become free: who waits for one is woken."""
 
     def number(self) -> int:
         """A number never given before: an id, a place in line or a token."""
@@ -109,8 +109,8 @@ class Step:
 
     def finish(self) -> None:
         """Write what has been counted."""
-        if self._left:
-            self.calls.update(rooms.queues_waiting(self.handle, self._left))
+        if self.changed_rooms:
+            self.calls.update(rooms.queues_waiting(self.handle, self.changed_rooms))
         if self.serial != self._first:
             self.handle.execute(_SAVE_SERIAL, (self.serial,))
 
@@ -174,10 +174,10 @@ class Step:
         return due if delay is None else self.now + delay
 
     def vacate(self, place: Place) -> Place:
-        """End a message's lease on its seat, if it has one; return its place in line without it."""
+        """Free the seats of a message whose lease ends; return its place in line without them."""
         if not place.admitted & rooms.SEATED:
             return place
-        self._left.add(rooms.leave(self.handle, place.id))
+        self.changed_rooms.update(rooms.leave(self.handle, place.id))
         return place._replace(admitted=place.admitted & ~rooms.SEATED)
 
     def wait(self, room: str, place: Place, task_id: str) -> None:
@@ -185,13 +185,10 @@ class Step:
         rooms.wait(
             self.handle,
             room,
+            self.number(),
             (place.queue, place.seq, place.id, place.rank, place.since, place.admitted, task_id),
         )
-        self._left.add(room)  # one may have become free meanwhile
-
-    def vacate_line(self, queue: str) -> None:
-        """Free the seats of what is ready in a queue that is to be purged."""
-        self._left.update(rooms.leave_line(self.handle, queue))
+        self.changed_rooms.add(room)  # one may have become free meanwhile
 
     def restore(self, places: Sequence[Place]) -> None:
         """Put messages back to just where they came from."""
@@ -237,9 +234,8 @@ class Step:
 
     # -- falling due -----------------------------------------------------------------------------------
 
-    def promote(self, queues: Sequence[str]) -> None:
-        """Move due messages into line: delayed ones to the back; to their old places one parked one a token,
-        and as many as there are seats."""
+    def promote(self, queues: Iterable[str]) -> None:
+        """Move due messages into line: delayed ones to the back, one parked one a token to its old place."""
         for queue in queues:
             due = self.handle.execute(_DUE, (queue, self.now, PROMOTED_AT_ONCE)).fetchall()
             if due:
@@ -250,7 +246,6 @@ class Step:
                 # A free time further off than one interval is a clock that was set back.
                 if free <= self.now or free > self.now + interval:
                     self._admit_parked(queue, bucket, interval)
-        self.handle.executemany(_ADD_READY, rooms.hand_out(self.handle, queues))
 
     def _admit_parked(self, queue: str, bucket: str, interval: float) -> None:
         seq, id, rank, since = self.handle.execute(_FIRST_PARKED, (queue, bucket)).fetchone()

@@ -12,10 +12,12 @@ AND (h.until <> '{Hold.DELAYED}' OR EXISTS (SELECT 1 FROM delayed d
     WHERE d.task_id = h.task_id AND d.id = h.message AND d.due = h.due))"""
 _TAKE = """INSERT OR REPLACE INTO held (key, task_id, until, expires, message, due)
 VALUES (?, ?, ?, ?, ?, ?)"""
+_DROP = "DELETE FROM held WHERE key = ?"
 _FREE = f"DELETE FROM held WHERE key = ? AND task_id = ? AND until <> '{Hold.EXPIRY}'"
 _FREE_MESSAGE = f"DELETE FROM held WHERE message = ? AND until <> '{Hold.EXPIRY}'"
 _FREE_QUEUE = f"""DELETE FROM held WHERE until <> '{Hold.EXPIRY}'
 AND message IN (SELECT id FROM {{table}} WHERE queue = ?)"""
+_ANY = "SELECT EXISTS (SELECT 1 FROM held)"
 _DROP_DELAYED = "DELETE FROM delayed WHERE task_id = ? AND id = ?"
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
 
@@ -47,9 +49,10 @@ def take(
     handle: sqlite3.Connection, unique: Unique, task_id: str, message: int, due: float | None, now: float
 ) -> None:
     """Let a task hold the key of its publication, stored as ``message`` to be delivered at ``due``."""
-    if unique.until is not Hold.DELAYED or due is not None:
-        values = (unique.key, task_id, unique.until.value, now + unique.ttl, message, due)
-        handle.execute(_TAKE, values)
+    if unique.until is Hold.DELAYED and due is None:
+        handle.execute(_DROP, (unique.key,))  # what it came instead of held the key
+        return
+    handle.execute(_TAKE, (unique.key, task_id, unique.until.value, now + unique.ttl, message, due))
 
 
 def free(handle: sqlite3.Connection, key: str, task_id: str) -> None:
@@ -64,4 +67,5 @@ def free_messages(handle: sqlite3.Connection, messages: Sequence[tuple[int]]) ->
 
 def free_queue(handle: sqlite3.Connection, table: str, queue: str) -> None:
     """Free what a queue's messages in ``table`` hold, before they are purged."""
-    handle.execute(_FREE_QUEUE.format(table=table), (queue,))
+    if handle.execute(_ANY).fetchone()[0]:  # else a million messages would be listed for nothing
+        handle.execute(_FREE_QUEUE.format(table=table), (queue,))

@@ -3,6 +3,9 @@
 -- ARGV  1 number of queues, then the queues, then the ids
 -- Returns the ids found.
 
+-- include: uniques
+-- include: places
+
 local queues, found = tonumber(ARGV[1]), {}
 local unique_keys, held_places, now = uniques(), places(), clock()
 

@@ -21,7 +21,7 @@
 local owner, control = KEYS[1], KEYS[2]
 local seq, limit, name = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local claims, total = tonumber(ARGV[4]), tonumber(ARGV[5])
-local queues, leases, number = {}, {}, {}
+local queues, leases = {}, {}
 for i = 1, total do
   queues[i] = ARGV[5 + i]
   leases[i] = own(queues[i], 'lease:' .. name)
@@ -38,10 +38,167 @@ if not record[1] or record[2] then
   return redis.error_reply('FENCED lease owner ' .. name .. ' is not known any more: others took over its messages')
 end
 
--- settling ------------------------------------------------------------------------------------------------
-
 local refused, applied, woken, owed = {}, {}, {}, {}
-local unique_keys, held_places, chord_store -- made when they are needed: most exchanges do without
+local found, count, token, fields, broken = {}, 0, 0, {}, ''
+
+local function lease(index, lane, flags, envelope)
+  token = token + 1
+  count = count + 1
+  local name_of_token = string.format('%.0f', token)
+  local list = fields[index]
+  if not list then
+    list = {}
+    fields[index] = list
+  end
+  list[#list + 1] = name_of_token
+  list[#list + 1] = lane .. '|' .. flags .. '|' .. envelope
+  local n = #found
+  found[n + 1], found[n + 2], found[n + 3], found[n + 4], found[n + 5] = index, token, lane, flags, envelope
+end
+
+-- What few exchanges need. Made when it is needed: each function costs every run of a script that makes it.
+local made
+local function rare()
+  if made then return made end
+  local M = {}
+  -- include: uniques
+  -- include: publications
+  -- include: places
+  -- include: chords
+  local place_list, chord_store
+
+  local function held_places()
+    place_list = place_list or places()
+    return place_list
+  end
+
+  function M.bury(queue, token, lane, meta, envelope)
+    local index, letters = own(queue, 'dead'), own(queue, 'dead:letters')
+    local key = token .. '@' .. queue
+    call('HSET', letters, key, lane .. '|' .. meta .. '\n' .. envelope)
+    call('ZADD', index, seconds(now), key)
+    local old = call('ZRANGEBYSCORE', index, '-inf', seconds(now - DEAD_AGE), 'LIMIT', 0, 100)
+    local surplus = call('ZCARD', index) - #old - DEAD_MAX
+    if surplus > 0 then
+      old = call('ZRANGE', index, 0, #old + math.min(surplus, 100) - 1)
+    end
+    for i = 1, #old do
+      call('ZREM', index, old[i])
+      call('HDEL', letters, old[i])
+    end
+  end
+
+  local function next_token(rate)
+    local state = call('HMGET', rate, 'taken', 'interval')
+    return tonumber(state[1] or 0) + tonumber(state[2] or 0)
+  end
+
+  function M.park(queue, bucket, id, value)
+    local place = string.byte(bucket) == 1 and string.sub(bucket, 2)
+    local waited_for = PREFIX .. 'celeriac:' .. (place and 'place:' .. place or 'rate:' .. bucket)
+    local member = keep(own(queue, 'parked'), id, value)
+    call('LPUSH', own(queue, 'parked:' .. bucket), member)
+    call('SADD', own(queue, 'buckets'), bucket)
+    call('SADD', waited_for .. ':queues', queue)
+    if not place then
+      call('ZADD', own(queue, 'delayed'), seconds(next_token(waited_for)), '\0' .. bucket)
+    else
+      if held_places().free(place) > 0 then held_places().offer(place, now) end
+    end
+  end
+
+  -- What few outcomes have. Returns where the others' words begin.
+  function M.settle_more(first)
+    local parts = tonumber(ARGV[first])
+    first = first + 1
+    if parts > 0 then
+      chord_store = chord_store or chords()
+      first = with_results(chord_store.record, first, parts, name, now, owed)
+    end
+    first = publish_all(first + 1, tonumber(ARGV[first]), now, woken)
+    if ARGV[first] ~= '' then uniques().free(ARGV[first], ARGV[first + 1]) end
+    if ARGV[first + 2] == '1' then call('DEL', PREFIX .. 'celeriac:checkpoint:' .. ARGV[first + 1]) end
+    first = first + 4
+    for _ = 1, tonumber(ARGV[first - 1]) do -- results of other tasks
+      with_results(store, ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3], ARGV[first + 4])
+      first = first + 5
+    end
+    return first
+  end
+
+  -- Texts in one: each with its length before it.
+  function M.joined(texts)
+    local words = {}
+    for i = 1, #texts do words[i] = #texts[i] .. ':' .. texts[i] end
+    return table.concat(words)
+  end
+
+  function M.parted(text, texts)
+    local at = 1
+    while true do
+      local length, start = string.match(text, '^(%d+):()', at)
+      if not length then return end
+      at = start + length
+      texts[#texts + 1] = string.sub(text, start, at - 1)
+    end
+  end
+
+  -- Hand out what is parked for a place. Returns when to look again, or nil: when somebody leaves his.
+  local function grant_places(index, bucket)
+    local queue, place = queues[index], string.sub(bucket, 2)
+    local list = own(queue, 'parked:' .. bucket)
+    while count < limit and held_places().free(place) > 0 do
+      local member = call('RPOP', list)
+      if not member then break end
+      local value = call('HGET', own(queue, 'parked'), member)
+      if value then
+        call('HDEL', own(queue, 'parked'), member)
+        local lane, flags, envelope = split(value)
+        lease(index, lane, flags .. 'p', envelope)
+        held_places().take(place, owner, leases[index], string.format('%.0f', token))
+      end
+    end
+    if call('EXISTS', list) == 1 then
+      if held_places().free(place) <= 0 then return nil end
+      woken[queue] = true -- there is more than we were asked for
+      return now
+    end
+    call('SREM', own(queue, 'buckets'), bucket)
+    call('SREM', PREFIX .. 'celeriac:place:' .. place .. ':queues', queue)
+    return nil
+  end
+
+  -- Hand out what is parked for a bucket, one message a token. Returns when the next token is there, or nil.
+  function M.grant(index, bucket)
+    if string.byte(bucket) == 1 then return grant_places(index, bucket) end
+    local queue = queues[index]
+    local rate, list = PREFIX .. 'celeriac:rate:' .. bucket, own(queue, 'parked:' .. bucket)
+    while count < limit and next_token(rate) <= now do
+      local member = call('RPOP', list)
+      if not member then break end
+      local value = call('HGET', own(queue, 'parked'), member)
+      if value then -- else it was cancelled
+        call('HDEL', own(queue, 'parked'), member)
+        local lane, flags, envelope = split(value)
+        lease(index, lane, flags .. 'a', envelope)
+        call('HSET', rate, 'taken', seconds(now))
+      end
+    end
+    if call('EXISTS', list) == 1 then return next_token(rate) end
+    call('SREM', own(queue, 'buckets'), bucket)
+    call('SREM', rate .. ':queues', queue)
+    return nil
+  end
+
+  function M.leave(lease, token) held_places().leave(lease, token, now) end
+
+  function M.free_of(member) uniques().free_of(member) end
+
+  made = M
+  return M
+end
+
+-- settling ------------------------------------------------------------------------------------------------
 
 local function publish(first)
   local count = tonumber(ARGV[first])
@@ -53,68 +210,10 @@ local function publish(first)
   return first + 1 + count * 6
 end
 
-local function bury(queue, token, lane, meta, envelope)
-  local index, letters = own(queue, 'dead'), own(queue, 'dead:letters')
-  local key = token .. '@' .. queue
-  call('HSET', letters, key, lane .. '|' .. meta .. '\n' .. envelope)
-  call('ZADD', index, seconds(now), key)
-  local old = call('ZRANGEBYSCORE', index, '-inf', seconds(now - DEAD_AGE), 'LIMIT', 0, 100)
-  local surplus = call('ZCARD', index) - #old - DEAD_MAX
-  if surplus > 0 then
-    old = call('ZRANGE', index, 0, #old + math.min(surplus, 100) - 1)
-  end
-  for i = 1, #old do
-    call('ZREM', index, old[i])
-    call('HDEL', letters, old[i])
-  end
-end
-
-local function next_token(rate)
-  local state = call('HMGET', rate, 'taken', 'interval')
-  return tonumber(state[1] or 0) + tonumber(state[2] or 0)
-end
-
-local function park(queue, bucket, id, value)
-  local place = string.byte(bucket) == 1 and string.sub(bucket, 2)
-  local waited_for = PREFIX .. 'celeriac:' .. (place and 'place:' .. place or 'rate:' .. bucket)
-  local member = keep(own(queue, 'parked'), id, value)
-  call('LPUSH', own(queue, 'parked:' .. bucket), member)
-  call('SADD', own(queue, 'buckets'), bucket)
-  call('SADD', waited_for .. ':queues', queue)
-  if not place then
-    call('ZADD', own(queue, 'delayed'), seconds(next_token(waited_for)), '\0' .. bucket)
-  else
-    held_places = held_places or places()
-    if held_places.free(place) > 0 then held_places.offer(place, now) end
-  end
-end
-
--- What few outcomes have. Returns where the others' words begin.
-local function settle_more(first)
-  local parts = tonumber(ARGV[first])
-  first = first + 1
-  if parts > 0 then
-    chord_store = chord_store or chords()
-    first = with_results(chord_store.record, first, parts, name, now, owed)
-  end
-  first = publish_all(first + 1, tonumber(ARGV[first]), now, woken)
-  if ARGV[first] ~= '' then
-    unique_keys = unique_keys or uniques()
-    unique_keys.free(ARGV[first], ARGV[first + 1])
-  end
-  if ARGV[first + 2] == '1' then call('DEL', PREFIX .. 'celeriac:checkpoint:' .. ARGV[first + 1]) end
-  first = first + 4
-  for _ = 1, tonumber(ARGV[first - 1]) do -- results of other tasks
-    with_results(store, ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3], ARGV[first + 4])
-    first = first + 5
-  end
-  return first
-end
-
 local function settle(verdict, index, token, first)
   local queue, lease = queues[index], leases[index]
   if #verdict > 1 then
-    first = settle_more(first)
+    first = rare().settle_more(first)
     verdict = string.sub(verdict, 1, 1)
   end
   if ARGV[first] == '1' then
@@ -138,10 +237,10 @@ local function settle(verdict, index, token, first)
     elseif verdict == '3' then -- PARK
       -- Who waits for a place keeps the token of its rate limit.
       local lost = string.byte(ARGV[first]) == 1 and '[op]' or '[aop]'
-      park(queue, ARGV[first], ARGV[first + 1], lane .. '|' .. string.gsub(flags, lost, '') .. '|' .. envelope)
+      rare().park(queue, ARGV[first], ARGV[first + 1], lane .. '|' .. string.gsub(flags, lost, '') .. '|' .. envelope)
     elseif verdict == '4' then -- DEAD
       if ARGV[first + 1] ~= '' then envelope = ARGV[first + 1] end
-      bury(queue, token, lane, ARGV[first], envelope)
+      rare().bury(queue, token, lane, ARGV[first], envelope)
     else -- REQUEUE
       if ARGV[first] ~= '' then envelope, flags = ARGV[first], '' end
       if string.find(flags, 'r', 1, true) then
@@ -154,25 +253,7 @@ local function settle(verdict, index, token, first)
   end
   call('HDEL', lease, token)
   if record[5] then
-    held_places = held_places or places()
-    held_places.leave(lease, token, now)
-  end
-end
-
--- Texts in one: each with its length before it.
-local function joined(texts)
-  local words = {}
-  for i = 1, #texts do words[i] = #texts[i] .. ':' .. texts[i] end
-  return table.concat(words)
-end
-
-local function parted(text, texts)
-  local at = 1
-  while true do
-    local length, start = string.match(text, '^(%d+):()', at)
-    if not length then return end
-    at = start + length
-    texts[#texts + 1] = string.sub(text, start, at - 1)
+    rare().leave(lease, token)
   end
 end
 
@@ -181,7 +262,7 @@ local function settle_all()
   local done, failure = {}, nil
   if record[4] then
     if string.match(record[4], '^(%d+)|') == seq then
-      parted(call('HGET', owner, 'partial:owed') or '', owed)
+      rare().parted(call('HGET', owner, 'partial:owed') or '', owed)
     end
     call('HDEL', owner, 'partial', 'partial:owed')
   end
@@ -206,77 +287,12 @@ local function settle_all()
     at = at + 4 + tonumber(ARGV[at + 4])
   end
   if failure then
-    call('HSET', owner, 'partial', seq .. '|' .. table.concat(applied, ','), 'partial:owed', joined(owed))
+    call('HSET', owner, 'partial', seq .. '|' .. table.concat(applied, ','), 'partial:owed', rare().joined(owed))
   end
   return failure
 end
 
 -- claiming ------------------------------------------------------------------------------------------------
-
-local found, count, token, fields, broken = {}, 0, 0, {}, ''
-
-local function lease(index, lane, flags, envelope)
-  token = token + 1
-  count = count + 1
-  local name_of_token = string.format('%.0f', token)
-  local list = fields[index]
-  if not list then
-    list = {}
-    fields[index] = list
-  end
-  list[#list + 1] = name_of_token
-  list[#list + 1] = lane .. '|' .. flags .. '|' .. envelope
-  local n = #found
-  found[n + 1], found[n + 2], found[n + 3], found[n + 4], found[n + 5] = index, token, lane, flags, envelope
-end
-
--- Hand out what is parked for a place. Returns when to look again, or nil: when somebody leaves his.
-local function grant_places(index, bucket)
-  local queue, place = queues[index], string.sub(bucket, 2)
-  local list = own(queue, 'parked:' .. bucket)
-  held_places = held_places or places()
-  while count < limit and held_places.free(place) > 0 do
-    local member = call('RPOP', list)
-    if not member then break end
-    local value = call('HGET', own(queue, 'parked'), member)
-    if value then
-      call('HDEL', own(queue, 'parked'), member)
-      local lane, flags, envelope = split(value)
-      lease(index, lane, flags .. 'p', envelope)
-      held_places.take(place, owner, leases[index], string.format('%.0f', token))
-    end
-  end
-  if call('EXISTS', list) == 1 then
-    if held_places.free(place) <= 0 then return nil end
-    woken[queue] = true -- there is more than we were asked for
-    return now
-  end
-  call('SREM', own(queue, 'buckets'), bucket)
-  call('SREM', PREFIX .. 'celeriac:place:' .. place .. ':queues', queue)
-  return nil
-end
-
--- Hand out what is parked for a bucket, one message a token. Returns when the next token is there, or nil.
-local function grant(index, bucket)
-  if string.byte(bucket) == 1 then return grant_places(index, bucket) end
-  local queue = queues[index]
-  local rate, list = PREFIX .. 'celeriac:rate:' .. bucket, own(queue, 'parked:' .. bucket)
-  while count < limit and next_token(rate) <= now do
-    local member = call('RPOP', list)
-    if not member then break end
-    local value = call('HGET', own(queue, 'parked'), member)
-    if value then -- else it was cancelled
-      call('HDEL', own(queue, 'parked'), member)
-      local lane, flags, envelope = split(value)
-      lease(index, lane, flags .. 'a', envelope)
-      call('HSET', rate, 'taken', seconds(now))
-    end
-  end
-  if call('EXISTS', list) == 1 then return next_token(rate) end
-  call('SREM', own(queue, 'buckets'), bucket)
-  call('SREM', rate .. ':queues', queue)
-  return nil
-end
 
 -- Move what is due to ready; returns when the next one is due, or nil.
 local function promote(index)
@@ -291,7 +307,7 @@ local function promote(index)
     local member = due[i]
     if string.byte(member) == 0 then
       if count < limit then
-        local again = grant(index, string.sub(member, 2))
+        local again = rare().grant(index, string.sub(member, 2))
         if again then
           call('ZADD', delayed, seconds(again), member)
         else
@@ -308,8 +324,7 @@ local function promote(index)
           call('LPUSH', line(queue, lane), envelope)
         end
         if string.find(flags, 'u', 1, true) then
-          unique_keys = unique_keys or uniques()
-          unique_keys.free_of(member)
+          rare().free_of(member)
         end
         call('HDEL', payloads, member)
         woken[queue] = true
@@ -400,10 +415,10 @@ local function answer(next_due, version)
   return reply
 end
 
--- The answer that was given to this request before; what it claimed is read from the lease.
-local function same_answer()
+if record[1] == seq then
+  -- The answer that was given to this request before; what it claimed is read from the lease.
   local first, second, third = string.match(record[3], '^([^;]*);([^;]*);?(.*)$')
-  parted(third, owed)
+  if third ~= '' then rare().parted(third, owed) end
   for old in string.gmatch(first, '%d+') do refused[#refused + 1] = old end
   for index, old in string.gmatch(second, '(%d+):(%d+)') do
     local value = call('HGET', leases[tonumber(index)], old)
@@ -416,8 +431,6 @@ local function same_answer()
   end
   return answer(nil, tonumber(call('HGET', control, 'version') or 0))
 end
-
-if record[1] == seq then return same_answer() end
 local failure = settle_all()
 if failure then return redis.error_reply('FAILED ' .. failure) end
 local next_due, version = claim_all()
@@ -425,6 +438,6 @@ for queue in pairs(woken) do wake(queue) end
 local claimed = {}
 for i = 1, #found, 5 do claimed[#claimed + 1] = found[i] .. ':' .. string.format('%.0f', found[i + 1]) end
 local given = table.concat(refused, ',') .. ';' .. table.concat(claimed, ',')
-if owed[1] then given = given .. ';' .. joined(owed) end
+if owed[1] then given = given .. ';' .. rare().joined(owed) end
 call('HSET', owner, 'seq', seq, 'answer', given)
 return answer(next_due, version)

@@ -4,6 +4,8 @@
 -- ARGV  1 owner, then pairs of queue and token, the youngest first
 -- Returns how many were held.
 
+-- include: places
+
 local held, woken = 0, {}
 local held_places, now = call('HEXISTS', KEYS[1], 'places') == 1 and places(), clock()
 for i = 2, #ARGV, 2 do

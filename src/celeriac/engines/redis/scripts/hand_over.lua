@@ -5,6 +5,8 @@
 -- ARGV  1 queue, then for each message, the youngest first: token, value (lane|flags|envelope)
 -- Returns how many were put back.
 
+-- include: places
+
 local held = 0
 local held_places, now = call('EXISTS', KEYS[1] .. ':places') == 1 and places(), clock()
 for i = 2, #ARGV, 2 do

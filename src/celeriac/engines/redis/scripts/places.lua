@@ -1,4 +1,4 @@
--- Places under concurrency limits. (Included; the function is run where it is needed first.)
+-- Places under concurrency limits. To be included; the function is run where it is needed.
 --   place:<place>            HASH limit, and token -> lease of each that holds a place
 --   place:<place>:queues     SET queues with messages parked for it, in the bucket \1<place>
 --   {q}:lease:<owner>:places HASH token -> place: what is to be freed when the lease ends

@@ -1,4 +1,5 @@
--- Publications that are more than a push: delayed, tracked, on condition of a unique key. (Included; needs uniques.)
+-- Publications that are more than a push: delayed, tracked, on condition of a unique key. To be included, after
+-- uniques.lua.
 
 -- Store count publications from ARGV[first] on, for each 11 words: queue, lane, how ('n', 's', 'd'), when, task id,
 -- envelope, ms to track it ('' not at all), unique key ('' none), ms to hold it, until when, instead of whom.

@@ -4,6 +4,9 @@
 -- ARGV  for each message the words in publications.lua
 -- Returns for each message that was left out: index (from 0), task id that holds its key or ''.
 
+-- include: uniques
+-- include: publications
+
 local woken = {}
 local _, left = publish_all(1, #ARGV / 11, (clock()), woken)
 for queue in pairs(woken) do

@@ -3,6 +3,9 @@
 -- ARGV  1 queue
 -- Returns how many there were.
 
+-- include: uniques
+-- include: places
+
 local queue, lists = ARGV[1], {}
 local count = call('HLEN', own(queue, 'delayed:payload')) + call('HLEN', own(queue, 'parked'))
 for lane = 0, #LANES - 1 do lists[lane + 1] = line(queue, lane) end

@@ -1,4 +1,4 @@
--- Unique keys: who holds which, and when they get free. (Included; the function is run where it is needed first.)
+-- Unique keys: who holds which, and when they get free. To be included; the function is run where it is needed.
 --   unique:<key>   HASH id, queue, until (ended, delayed, expiry);  holds:<id>  STRING key;  both expire with the hold
 --   {q}:unique     ZSET id -> when its hold expires (ms): whom a purge of the queue has to look at
 
