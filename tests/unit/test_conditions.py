@@ -220,6 +220,25 @@ def test_a_retry_gives_its_place_back(app: Celeriac) -> None:
     assert second.verdict is Verdict.DELAY
 
 
+def test_who_waits_for_a_rate_limit_leaves_the_place_and_takes_one_token(app: Celeriac) -> None:
+    @app.task(name="both", max_concurrency=1, rate_limit="1/h")
+    def both(x: int) -> int:
+        return x
+
+    first, second = both.delay(1), both.delay(2)
+    bench = Bench(app)
+    bench.step()
+    assert first.get(timeout=1) == 1
+    outcome = bench.step()
+    assert outcome is not None
+    assert (outcome.verdict, outcome.bucket) == (Verdict.PARK, "both")
+    both.delay(3)
+    outcome = bench.step()
+    assert outcome is not None
+    assert outcome.bucket == "both"  # and not for want of a place
+    assert second.state == "PENDING"
+
+
 # -- checkpoints ---------------------------------------------------------------------------------------
 
 

@@ -176,11 +176,12 @@ class Runner:
             due = _epoch(context.eta)
             if due > clock.now():
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
-        if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
-            return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)
         if job.plan.places and not job.place and not self._entered(job):
             place = job.plan.place(context)
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, place=place)
+        # A place goes back when the message is parked, a rate limit's token would be lost: so it comes last.
+        if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
+            return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)
         return job
 
     def _admitted(self, job: Job) -> bool:
@@ -211,7 +212,7 @@ class Runner:
         """The outcome with what the run held: freed in the same step."""
         context = job.context
         outcome.task_id = outcome.task_id or context.id or ""
-        if job.place:
+        if job.place and outcome.verdict is not Verdict.PARK:
             outcome.place = job.place
         if job.moved or outcome.verdict not in (Verdict.ACK, Verdict.DEAD):
             return outcome
