@@ -50,7 +50,8 @@ class Chords:
 
         ``body`` must be frozen. ``ttl_extra``: seconds to keep the chord beyond ``result_chord_expires``, for
         a header with delayed tasks. Repeating it is harmless. Raises ``ImproperlyConfigured`` if results
-        are turned off, ``EncodeError`` if the body cannot be written down.
+        are turned off, ``EncodeError`` if the body cannot be written down, ``OperationalError`` if the store
+        cannot be reached within ``broker_publish_timeout``.
         """
         frame = worker_frame()
         parent = frame.request if frame is not None else None
@@ -61,8 +62,9 @@ class Chords:
             parent_id=parent.id if parent is not None else None,
         )
         ttl = self._ttl()
-        backend = self._backend()
-        backend.open_chord(group, size, self._encode_plan(plan), None if ttl is None else ttl + ttl_extra)
+        until = None if ttl is None else ttl + ttl_extra
+        backend, written = self._backend(), self._encode_plan(plan)
+        self._app.publisher.patiently(lambda: backend.open_chord(group, size, written, until))
 
     def part(
         self,

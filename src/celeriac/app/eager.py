@@ -7,11 +7,12 @@ import contextvars
 import inspect
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac import serialization, signals, states
 from celeriac.app.einfo import ExceptionInfo
+from celeriac.app.errbacks import call_errbacks
 from celeriac.app.request import Context
 from celeriac.app.state import denied_join_result, running
 from celeriac.canvas.signature import maybe_signature
@@ -157,8 +158,7 @@ class _Run:
             sender=task, task_id=request.id, exception=exc, args=request.args, kwargs=request.kwargs,
             traceback=einfo.tb, einfo=einfo,
         )  # fmt: skip
-        for errback in request.errbacks or ():
-            call_errback(maybe_signature(errback, task.app), request, exc, einfo)
+        call_errbacks(task.app, request.errbacks or (), request, exc, einfo.traceback)
 
     def _store(self, state: str, value: Any, einfo: ExceptionInfo | None) -> None:
         task = self.task
@@ -202,23 +202,6 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     if not done:
         raise value
     return value
-
-
-def call_errback(errback: Any, request: Context, exc: BaseException, einfo: Any) -> None:
-    """Call an error callback: here with ``(request, exc, traceback)`` if its function takes more than one
-    argument (or any number), else send it with the failed task's id."""
-    if errback._known() and _takes_error(errback.type.run) and not errback["immutable"]:
-        errback.type(request, exc, einfo.traceback, *errback["args"], **errback["kwargs"])
-    else:
-        errback.apply_async((request.id,), parent_id=request.id, root_id=request.root_id)
-
-
-def _takes_error(function: Callable[..., Any]) -> bool:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return True
-    return sum(p.kind in kinds for p in parameters) > 1
 
 
 def _has_custom_call(task: Task[..., Any]) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from celeriac import clock, signals
 from celeriac.app import ids, times
@@ -27,6 +27,8 @@ from celeriac.serialization import repr_args
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.task import Task
+
+T = TypeVar("T")
 
 _NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -373,6 +375,21 @@ class Publisher:
         )
         failed.maybe_done = error.maybe_done
         raise failed from error
+
+    def patiently(self, step: Callable[[], T]) -> T:
+        """Do something that may be repeated: again if the store is away, as often as messages are sent again
+        (``task_publish_retry_policy``, within ``broker_publish_timeout``). Then ``OperationalError``."""
+        conf = self._app.conf
+        deadline = time.monotonic() + conf.broker_publish_timeout
+        for pause in _pauses(conf.task_publish_retry_policy if conf.task_publish_retry else None):
+            started = time.monotonic()
+            try:
+                return step()
+            except OperationalError:
+                if 2 * time.monotonic() - started + pause >= deadline:
+                    raise
+            time.sleep(pause)
+        return step()
 
     def _announce_before(
         self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None

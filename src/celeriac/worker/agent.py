@@ -158,20 +158,25 @@ class Agent:
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
-        while not self.leaving:
-            self._every(self.beat, interval)
-            self._every(self.recover, interval * random.uniform(0.8, 1.2))
-            self._every(self.follow_orders, CONTROL_INTERVAL)
-            if self.options.autoscale:
-                self._every(self.measure, BACKLOG_INTERVAL)
-            self.give_back_overrun()
-            self.release_dead()
-            self._listen(TICK)
-        chords.stop()
+        try:
+            while not self.leaving:
+                self._work(interval)
+        finally:
+            chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
         self._end_watch()
         self.channel.close()
+
+    def _work(self, interval: float) -> None:
+        self._every(self.beat, interval)
+        self._every(self.recover, interval * random.uniform(0.8, 1.2))
+        self._every(self.follow_orders, CONTROL_INTERVAL)
+        if self.options.autoscale:
+            self._every(self.measure, BACKLOG_INTERVAL)
+        self.give_back_overrun()
+        self.release_dead()
+        self._listen(TICK)
 
     # -- what is due now and then ------------------------------------------------------------------
 
