@@ -207,9 +207,9 @@ def test_a_frozen_group_can_become_a_header(bench: Bench) -> None:
 
 
 def test_a_body_travels_once_in_each_message_however_deep_it_lies(bench: Bench) -> None:
-    sig = bench.add.s(1, 1)
+    sig: Any = bench.add.si(1, 1)
     for depth in range(4):
-        sig = chord([sig | bench.add.s(1), bench.add.s(1, 1)], bench.total.s().set(shadow=f"body{depth}"))
+        sig = chord([sig | bench.add.s(1), bench.add.si(1, 1)], bench.total.s().set(shadow=f"body{depth}"))
     chain(bench.add.s(0, 0), bench.add.si(1, 1), sig.clone()).delay()
     (found,) = messages(bench.app)
     for depth in range(4):
