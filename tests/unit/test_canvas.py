@@ -283,6 +283,22 @@ def test_results_of_a_header_that_are_ignored_reach_the_body_all_the_same(bench:
     assert result.parent[0].state == states.PENDING
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_nobody_waits_for_a_result_that_is_ignored(bench: Bench, told: bool) -> None:
+    sig = bench.note.s()
+    if told:
+        sig.set(ignore_result=True)
+    else:
+        bench.note.ignore_result = True
+    for canvas, expected in (
+        (bench.add.s(1, 2) | sig, None),
+        (group(sig.clone(), bench.add.s(1, 2)), [None, 3]),
+    ):
+        result = canvas.delay()
+        bench.work()
+        assert result.get(timeout=1) == expected
+
+
 def test_a_canvas_of_another_application_stays_in_it(bench: Bench) -> None:
     other = Bench()
     written = json.loads(json.dumps(bench.add.s(1, 1) | group(bench.add.s(1)) | bench.total.s()))
