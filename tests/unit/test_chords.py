@@ -39,7 +39,7 @@ class Bench:
         self._lives = 0
         calls = self.calls
 
-        @app.task(name="one", bind=True)
+        @app.task(name="one", shared=False, bind=True)
         def one(self: Task, value: Any = 1, how: str = "") -> Any:
             match how:
                 case "fail":
@@ -52,20 +52,20 @@ class Bench:
                     raise self.retry(countdown=0)
             return value
 
-        @app.task(name="total")
+        @app.task(name="total", shared=False)
         def total(values: Any, more: int = 0) -> Any:
             calls.append(("total", values))
             return sum(values) + more
 
-        @app.task(name="plain")
+        @app.task(name="plain", shared=False)
         def plain() -> None:
             calls.append(("plain",))
 
-        @app.task(name="old_errback")
+        @app.task(name="old_errback", shared=False)
         def old_errback(task_id: str) -> None:
             calls.append(("old", task_id))
 
-        @app.task(name="new_errback")
+        @app.task(name="new_errback", shared=False)
         def new_errback(request: Any, error: BaseException, traceback: Any) -> None:
             calls.append(("new", request.id, type(error).__name__, str(error)))
 
@@ -180,7 +180,7 @@ def test_an_ignored_result_is_a_part_all_the_same(bench: Bench) -> None:
 
 
 def test_tasks_join_the_header_in_the_step_that_ends_their_maker(bench: Bench) -> None:
-    @bench.app.task(name="more", bind=True)
+    @bench.app.task(name="more", shared=False, bind=True)
     def more(self: Task) -> int:
         extra = bench.signature("one", 10, task_id="x", group_id=self.request.group, chord=self.request.chord)
         self.request.chord_additions = [extra]
@@ -266,7 +266,7 @@ def test_new_style_error_callbacks_are_called_where_the_body_is_taken(bench: Ben
 
 
 def test_a_result_that_cannot_be_written_fails_the_task_and_the_body(bench: Bench) -> None:
-    @bench.app.task(name="odd", ignore_result=True)
+    @bench.app.task(name="odd", shared=False, ignore_result=True)
     def odd() -> Any:
         return object()
 
@@ -403,7 +403,7 @@ def test_a_slow_error_callback_keeps_the_body_taken(bench: Bench, monkeypatch: p
 
     renewed = threading.Event()
 
-    @bench.app.task(name="slow")
+    @bench.app.task(name="slow", shared=False)
     def slow(request: Any, error: Any, traceback: Any) -> None:
         bench.calls.append(renewed.wait(5))
 
