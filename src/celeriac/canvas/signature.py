@@ -55,7 +55,13 @@ class Signature(dict[str, Any]):
         Raises ``ValueError`` for a ``subtask_type`` that nobody has registered.
         """
         kind = d.get("subtask_type")
-        target = cls.TYPES.get(kind) if kind else cls.TASKS.get(d.get("task", ""), cls) if cls is Signature else cls
+        target = (
+            cls.TYPES.get(kind)
+            if kind
+            else cls.TASKS.get(d.get("task", ""), cls)
+            if cls is Signature
+            else cls
+        )
         if target is None:
             raise ValueError(
                 f"there is no type of signature {kind!r}; Signature.register_type makes one known"
