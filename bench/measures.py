@@ -118,6 +118,20 @@ def latency(system: System, server: Server, seconds: float, delay: float = 0.001
     return {"rate": figures["rate"], "ping_ms": statistics.median(times) * 1000}
 
 
+def chord(system: System, server: Server | None, count: int) -> Figures:
+    """A chord of so many no-op tasks: tasks a second from the call to its body, and what sending took."""
+    with fresh_stores(system, server) as stores, system.running(stores) as worker:
+        reply = system.call(stores, "one_chord", count, warm=20)
+        memory = machine.pss(machine.tree(worker.pid)) / 2**20
+    return {
+        "size": count,
+        "rate": count / reply.seconds,
+        "seconds": reply.seconds,
+        "sending": reply.returned,
+        "memory": memory,
+    }
+
+
 @contextmanager
 def _proxy(server: Server, delay: float) -> Iterator[int]:
     command = [sys.executable, "-m", "bench.proxy", str(server.port), str(delay)]

@@ -95,6 +95,17 @@ COLUMNS: dict[str, tuple[str, str | None, list[tuple[str, str, Format]]]] = {
         "rate",
         [("tasks/s", "rate", _whole), ("measured ping, ms", "ping_ms", _hundredths)],
     ),
+    "chord": (
+        "A chord, from the call to the result of its body",
+        "rate",
+        [
+            ("header tasks", "size", _whole),
+            ("header tasks/s", "rate", _whole),
+            ("seconds", "seconds", _hundredths),
+            ("of them sending", "sending", _hundredths),
+            ("memory after it, PSS MiB", "memory", _whole),
+        ],
+    ),
     "backlog": ("Throughput over the head of a large backlog", None, []),
 }
 BACKLOGS = ("small", "ready", "delayed")

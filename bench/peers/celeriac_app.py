@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from time import perf_counter
 
-from celeriac import Celeriac
+from celeriac import Celeriac, chord
 
 app = Celeriac("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ["BENCH_RESULTS"])
 
@@ -38,3 +38,17 @@ def round_trips(count: int) -> list[float]:
         noop.delay(number).get(timeout=30)
         times.append(perf_counter() - started)
     return times
+
+
+@app.task(name="bench.last")
+def last(results: list[int]) -> int:
+    return len(results)
+
+
+def one_chord(count: int) -> float:
+    """Send a chord of so many header tasks and wait for its body; return the seconds that sending took."""
+    started = perf_counter()
+    result = chord([noop.s(number) for number in range(count)])(last.s())
+    sent = perf_counter() - started
+    assert result.get(timeout=120) == count
+    return sent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from celeriac.app import state
@@ -20,6 +21,8 @@ from celeriac.exceptions import (
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.app.keys import Key
+    from celeriac.app.redaction import Rule
     from celeriac.canvas.maps import chunks
     from celeriac.engines.base import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
@@ -37,8 +40,16 @@ class _Setting:
         self.name = name
 
     def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
-        app = owner.app if task is None else task.app
-        return getattr(app.conf, self.name)
+        conf = (owner.app if task is None else task.app).conf
+        try:
+            return conf.__dict__[self.name]
+        except KeyError:
+            # Reading the settings annotates the tasks, and then this attribute may be the task's own.
+            conf.load()
+            return getattr(owner if task is None else task, self._attribute)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
 
 
 def _setting(name: str) -> Any:
@@ -60,6 +71,7 @@ class Task(Generic[P, R]):
     """
 
     _app: ClassVar[Celeriac | None] = None
+    _annotated: ClassVar[bool]
     app: Any = _App()
     name: str = None  # type: ignore[assignment]  # given at registration
     abstract: bool = True
@@ -102,13 +114,30 @@ class Task(Generic[P, R]):
     delivery_mode: int | str | None = None
     options: Mapping[str, Any] | None = None
     """More options of ``apply_async``."""
+    unique_for: float | timedelta | None = None
+    """Send no second copy of a call while one waits or runs, for so many seconds at most. ``delay`` then
+    returns the handle of that one, with ``duplicate`` set."""
+    unique_key: Key | None = None
+    """By what calls are the same (``celeriac.app.keys``): ``"user:{user_id}"``, names of parameters, or a
+    function of the arguments. Default: all arguments. Alone, it makes calls unique for a day at most."""
+    debounce: float | timedelta | None = None
+    """Wait so many seconds before a call runs, and let a newer call of the same key take its place."""
+    max_concurrency: int | None = None
+    """How many calls may run at once, in all workers; others wait in order."""
+    concurrency_key: Key | None = None
+    """Count ``max_concurrency`` for each value of this key by itself (given as ``unique_key``)."""
     pydantic: bool = False
+    sensitive: Iterable[str] = ()
+    """Names of parameters whose values are shown nowhere: not in logs, events, pages or extended results."""
+    sensitive_result: bool = False
+    """Do not show the task's result in the log."""
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
     OperationalError: ClassVar[type[OperationalError]] = OperationalError
 
     _backend: Any = None
     _check: Callable[[Any, Any], None] | None = None
+    _redaction: Rule | None = None
     _default_request: Context | None = None
     _is_async: bool | None = None
     __wrapped__: Callable[..., Any]
@@ -148,10 +177,40 @@ class Task(Generic[P, R]):
     def on_bound(cls, app: Any) -> None:
         """Called when the task has been registered with ``app``."""
 
+    @classmethod
+    def annotate(cls) -> None:
+        """Set what the setting ``task_annotations`` says about this task; once, when both are known."""
+        if "_annotated" in cls.__dict__:
+            return
+        cls._annotated = True
+        from celeriac.app.annotations import resolve
+
+        for attributes in resolve(cls.app.annotations, cls):
+            for name, value in attributes.items():
+                if name.startswith("@"):
+                    cls.add_around(name[1:], value)
+                else:
+                    setattr(cls, name, value)
+
+    @classmethod
+    def add_around(cls, attr: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put ``around(method)`` in the place of the method ``attr``; done again, it replaces the first."""
+        original = getattr(cls, attr)
+        original = getattr(original, "__around__", original)
+        method: Any = around(original)
+        method.__around__ = original
+        setattr(cls, attr, method)
+
     # -- calling -----------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the task's function here and now."""
+        """Run the task's function here and now.
+
+        While the task runs (a subclass's ``__call__`` may call this one), ``request`` stays that of the run.
+        """
+        frame = state.running.get()
+        if frame is not None and frame.task is self:
+            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
         context = Context(None, args, kwargs)
         if self.is_async:
             return self._call_async(context, args, kwargs)  # type: ignore[return-value]
@@ -316,12 +375,11 @@ class Task(Generic[P, R]):
     def replace(self, sig: Any) -> Any:
         """Let ``sig`` (a signature, chain, group or chord) take the place of the running call, and end it.
 
-        The replacement gets the call's id, callbacks, stamps, and what follows it in its chain, group or
-        chord; the last task of ``sig`` gives the call's result (of a group, the list of its results). Write
-        ``return self.replace(...)``: it raises ``Ignore``, and the worker sends the replacement in the step
-        that ends this task. In eager mode, and if the task was called directly, it is run here instead and
-        its value returned. Raises ``ImproperlyConfigured`` for an empty chain, or a signature that belongs
-        to a chord.
+        It gets the call's id, callbacks, stamps, and what follows it in its chain, group or chord; the last
+        task of ``sig`` gives the call's result (of a group, the list of its results). Write ``return
+        self.replace(...)``: it raises ``Ignore``, and the worker sends ``sig`` in the step that ends this
+        task. In eager mode, or called directly, it is run here and its value returned. Raises
+        ``ImproperlyConfigured`` for an empty chain, or a signature that belongs to a chord.
         """
         from celeriac.canvas.replacing import replacement
 
@@ -352,7 +410,27 @@ class Task(Generic[P, R]):
         the state ``PROGRESS``, at most ten times a second, so it may be called in every round of a loop; the
         last one (``done`` has reached ``total``) is always stored. A task called directly stores nothing.
         """
-        self.app.results.progress(self, done, total, note)
+        meta = self.app.results.progress(self, done, total, note)
+        if meta is not None:
+            self.update_state(state="PROGRESS", meta=meta)
+
+    async def aprogress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """:meth:`progress` for coroutines: the event loop is not held up by the store."""
+        meta = self.app.results.progress(self, done, total, note)
+        if meta is not None:
+            import asyncio
+
+            await asyncio.to_thread(self.update_state, state="PROGRESS", meta=meta)
+
+    def checkpoint(self, state: Any) -> bool:
+        """Keep ``state`` in the store, in place of an earlier one, for the case that this run does not end.
+
+        The next delivery or retry of the same call finds it in ``self.request.checkpoint``. It must be
+        serialisable as JSON (``EncodeError``), is deleted when the task ends, and kept for
+        ``checkpoint_expires`` at most. Returns ``False``, with a warning in the log, once another worker has
+        taken the task over. Called directly, nothing is stored.
+        """
+        return self.request.keep_checkpoint(self.app, state)
 
     @property
     def request(self) -> Context:

@@ -1,7 +1,7 @@
 """The application of the chord faults: its processes die once at each step that a chord is named for.
 
-A group is named ``<step>.<outcome>``. A process that comes to the step for this group kills itself, unless
-one has done so before (a marker file says so).
+A group is named ``<step>.<outcome>.<number>``. A process that comes to the step for this group kills itself,
+unless one has done so before (a marker file says so).
 """
 
 from __future__ import annotations
@@ -30,11 +30,6 @@ app = Celeriac(
     "chords", broker=os.environ.get("FAULTS_BROKER", "memory://"), backend=os.environ.get("FAULTS_BACKEND")
 )
 app.conf.update(json.loads(os.environ.get("FAULTS_CONF", "{}")))
-
-STEPS = (
-    "in_header", "before_parts", "before_exchange", "after_exchange", "after_take", "before_settle",
-    "after_settle", "in_end", "in_recovery", "recovery_settle",
-)  # fmt: skip
 
 
 def note(text: str) -> None:
@@ -86,14 +81,14 @@ def errback(task_id: str) -> None:
 def _around(
     owner: Any, name: str, before: Callable[..., None], after: Callable[..., None] | None = None
 ) -> None:
-    """Call ``before`` and ``after`` with the arguments of a method whenever it is called."""
+    """Call ``before`` with the arguments of a method and ``after`` with its value and them, at each call."""
     inner = getattr(owner, name)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         before(*args)
         value = inner(self, *args, **kwargs)
         if after is not None:
-            after(*args)
+            after(value, *args)
         return value
 
     setattr(owner, name, call)
@@ -126,7 +121,9 @@ def _settle(group: str, by: str, *rest: Any) -> None:
     reach("recovery_settle" if ":agent:" in by else "before_settle", group)
 
 
-def _settled(group: str, by: str, *rest: Any) -> None:
+def _settled(owed: Any, group: str, *rest: Any) -> None:
+    if owed is not None:
+        note(f"settled {group}")
     reach("after_settle", group)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from celeriac.exceptions import StoreFull
 from celeriac.message import encode_envelope
+from tests.faults.chord_stage import Stage
 from tests.faults.field import LEASE, Field, Stuck, await_true
 from tests.faults.ledger import Entry
 from tests.faults.project import job, poison
@@ -329,6 +330,24 @@ def _insert(path: Path, payload: bytes) -> None:
         handle.execute("COMMIT")
 
 
+def chords(engine: str, seed: int, tasks: int) -> Entry:
+    """Chords of three tasks, half of them with one that fails, for each of which a process is killed: in a
+    header task, before or after the last part is stored, while the body is taken, before and after it is
+    sent, in the body or the error callback, and in the agent that sends it after such a death. Each must end
+    in exactly one body or exactly one error callback. (The numbers are those of the chords.)"""
+    entry = Entry("chords")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="celeriac-faults-")))
+        if engine == "sqlite":
+            broker = f"sqlite:///{folder}/store.db"
+        else:
+            broker = stack.enter_context(RedisServer("aof-always")).url()
+        stage = Stage(broker, None, folder)
+        stack.callback(stage.close)
+        stage.play(entry, tasks)
+    return entry
+
+
 @contextlib.contextmanager
 def _field(
     engine: str, scenario: str, seed: int, dead: dict[str, int] | None = None, **conf: Any
@@ -383,6 +402,7 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (producers, 5_000),
         (messages, 2_000),
         (disk, 10_000),
+        (chords, 600),
     ],
     "redis": [
         (processes, 50_000),
@@ -392,6 +412,7 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (memory, 10_000),
         (producers, 5_000),
         (messages, 2_000),
+        (chords, 600),
     ],
 }
 """For each engine: scenario and number of tasks of the long form."""

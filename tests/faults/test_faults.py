@@ -18,6 +18,7 @@ SHORT = {
     "messages": 100,
     "disk": 600,
     "memory": 600,
+    "chords": 36,
 }
 
 

@@ -182,6 +182,33 @@ def test_options_go_where_they_belong(bench: Bench) -> None:
     assert [each.properties["priority"] for each in messages(bench.app, "inner")] == [3]
 
 
+def test_what_follows_a_group_is_its_chords_body_wherever_that_is_seen_first(bench: Bench) -> None:
+    following = bench.listed.s()
+    promised = following.freeze()
+    members = group(bench.add.s(1, 1), bench.add.s(2, 2))
+    members.apply_async(chain=[dict(following)])
+    bench.work()
+    assert promised.get(timeout=1) == [[2, 4]]
+    following = bench.listed.s()
+    promised = following.freeze()
+    body = group(bench.total.s(), bench.listed.s())
+    chord([bench.add.s(1, 1), bench.add.s(2, 2)], body).apply_async(chain=[dict(following)])
+    bench.work()
+    assert promised.get(timeout=1) == [[6, [[2, 4]]]]
+
+
+def test_a_frozen_group_can_become_a_header(bench: Bench) -> None:
+    members = group(bench.add.si(1, 1), bench.add.si(2, 2))
+    members.freeze()
+    assert bench.value(chain(bench.add.si(1, 1), members, bench.listed.s())) == [[2, 4]]
+    inner = chord([bench.add.s(1, 1)], bench.total.s())
+    inner.apply_async()
+    inner.freeze()
+    inner.apply_async()
+    bench.work()
+    assert bench.value(chord([inner, bench.add.s(3, 3)], bench.listed.s())) == [[2, 6]]
+
+
 def test_a_map_goes_where_its_task_goes() -> None:
     bench = Bench(task_routes={"t.add": "adders"})
     bench.add.starmap([(1, 2)]).delay()
@@ -266,6 +293,22 @@ async def _wait(bench: Bench) -> Any:
 
 def test_canvases_are_sent_and_awaited_by_coroutines(bench: Bench) -> None:
     assert asyncio.run(_wait(bench)) == [4, 5]
+
+
+def test_callbacks_have_their_ids_before_anything_is_sent(bench: Bench) -> None:
+    inner = bench.note.s()
+    callback = bench.add.s(1)
+    callback.link(inner)
+    group(bench.add.s(1, 1), bench.add.s(2, 2), bench.add.s(3, 3)).set(link=callback).delay()
+    ids = set()
+    for found in messages(bench.app):
+        (link,) = body(found)[2]["callbacks"]
+        ids |= {link["options"]["task_id"], link["options"]["link"][0]["options"]["task_id"]}
+    assert len(ids) == 6
+    assert "task_id" not in callback.options
+    assert "task_id" not in inner.options
+    with pytest.raises(TypeError, match="a callback is a signature"):
+        bench.add.apply_async((1, 2), link="note")
 
 
 # -- errors --------------------------------------------------------------------------------------------

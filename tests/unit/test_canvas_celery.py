@@ -197,14 +197,18 @@ def normal(value: Any, key: str = "") -> Any:
     """Without what differs by nature (origin, times) or has no meaning.
 
     Celery leaves options without a value, ``add_to_parent`` and the ids of parents in frozen signatures; it
-    gives the members of a pending group no group id, or that of another group; a pending header is a group
-    there and a list here; an empty chain is the same as none. Names of stamps have no order.
+    gives callbacks their ids when they are sent, and the members of a pending group no group id, or that of
+    another group; a pending header is a group there and a list here; an empty chain is the same as none.
+    Names of stamps have no order.
     """
     if isinstance(value, list):
         return sorted(value) if key == "stamped_headers" else [normal(v) for v in value]
     if not isinstance(value, dict):
         return value
     value = {k: normal(v, k) for k, v in value.items() if k not in _FREE}
+    for name in ("callbacks", "errbacks", "link", "link_error"):
+        for link in value.get(name) or ():
+            _forget_ids(link)
     if "chain" in value:
         value["chain"] = value["chain"] or None
     if "subtask_type" in value:
@@ -216,6 +220,12 @@ def normal(value: Any, key: str = "") -> Any:
         for member in kwargs.get("header") or (kwargs["tasks"] if value["subtask_type"] == "group" else ()):
             member["options"].pop("group_id", None)
     return value
+
+
+def _forget_ids(sig: Any) -> None:
+    sig["options"].pop("task_id", None)
+    for link in [*sig["options"].get("link", ()), *sig["options"].get("link_error", ())]:
+        _forget_ids(link)
 
 
 def numbered(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, chain, chord
 from celeriac.app.chords import Chords
 from celeriac.canvas import maybe_signature
 from celeriac.engines import groups
@@ -548,6 +548,60 @@ def test_how_long_a_chord_is_kept(app: Celeriac) -> None:
     assert app.chords.part("t", "g", 0, "SUCCESS", 1).ttl == 7
     app.conf.result_chord_expires = 0
     assert app.chords.part("t", "g", 0, "SUCCESS", 1).ttl is None
+
+
+def test_a_chord_is_kept_for_the_delays_of_its_header(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(bench.app.backend, "open_chord", lambda *args: opened.append(args[3]))
+    bench.app.conf.result_expires = 100
+    one, total = bench.app.tasks["one"], bench.app.tasks["total"]
+    later = chain(one.si(1).set(countdown=1000), chord([one.si(1).set(countdown=300)], total.s()))
+    chord([one.si(1), later])(total.s())
+    chord([one.si(1)], total.s()).apply_async(countdown=50)
+    assert opened == [1400, 150]
+
+
+def test_a_store_that_is_away_for_a_moment_keeps_no_chord_from_being_opened(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = bench.app.backend
+    assert backend is not None
+    open_chord, attempts = backend.open_chord, []
+
+    def flaky(*args: Any) -> None:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise OperationalError("away")
+        open_chord(*args)
+
+    monkeypatch.setattr(backend, "open_chord", flaky)
+    bench.start(["", ""])
+    bench.work()
+    assert bench.calls == [("total", [1, 2])]
+    monkeypatch.setattr(backend, "open_chord", lambda *_: (_ for _ in ()).throw(OperationalError("away")))
+    with pytest.raises(OperationalError):
+        bench.app.chords.open("other", 1, maybe_signature(bench.body(), bench.app))
+
+
+def test_a_worker_waits_for_the_store_in_which_it_opens_a_chord(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, total = bench.app.tasks["one"], bench.app.tasks["total"]
+    bench.app.conf.task_publish_retry = False
+    (one.si(1) | chord([one.si(2), one.si(3)], total.s())).apply_async()
+    backend = bench.app.backend
+    assert backend is not None
+    open_chord, attempts = backend.open_chord, []
+
+    def flaky(*args: Any) -> None:
+        attempts.append(1)
+        if len(attempts) < 2:
+            raise OperationalError("away")
+        open_chord(*args)
+
+    monkeypatch.setattr(backend, "open_chord", flaky)
+    bench.work()
+    assert bench.calls == [("total", [2, 3])]
 
 
 def test_a_revoked_delayed_task_counts_as_an_error_before_its_message_goes(bench: Bench) -> None:

@@ -50,7 +50,8 @@ class Chords:
 
         ``body`` must be frozen. ``ttl_extra``: seconds to keep the chord beyond ``result_chord_expires``, for
         a header with delayed tasks. Repeating it is harmless. Raises ``ImproperlyConfigured`` if results
-        are turned off, ``EncodeError`` if the body cannot be written down.
+        are turned off, ``EncodeError`` if the body cannot be written down, ``OperationalError`` if the store
+        cannot be reached within ``broker_publish_timeout``.
         """
         frame = worker_frame()
         parent = frame.request if frame is not None else None
@@ -61,8 +62,9 @@ class Chords:
             parent_id=parent.id if parent is not None else None,
         )
         ttl = self._ttl()
-        backend = self._backend()
-        backend.open_chord(group, size, self._encode_plan(plan), None if ttl is None else ttl + ttl_extra)
+        until = None if ttl is None else ttl + ttl_extra
+        backend, written = self._backend(), self._encode_plan(plan)
+        self._app.publisher.patiently(lambda: backend.open_chord(group, size, written, until))
 
     def part(
         self,
@@ -243,7 +245,7 @@ class Chords:
                 return [value(member) for member in members]
             if task_id not in found:
                 raise ChordError(f"the result of {task_id}, a task of the chord's header, no longer exists")
-            meta = self._app.results.decode(found[task_id])
+            meta = self._app.results.decode(found[task_id], task_id)
             if meta["status"] in states.PROPAGATE_STATES:
                 raise _dependency(task_id, meta["result"])
             return meta["result"]
@@ -286,11 +288,8 @@ class Chords:
     # -- in the store ------------------------------------------------------------------------------------
 
     def _payload(self, task_id: str, state: str, value: Any) -> bytes:
-        conf = self._app.conf
-
         def dumps(result: Any) -> bytes:
-            part = [1, task_id, state, result]
-            return serialization.dumps(part, conf.result_serializer, {"result": result})[2]
+            return self._app.results.write([1, task_id, state, result], {"result": result})
 
         if not isinstance(value, BaseException) or state not in states.EXCEPTION_STATES:
             return dumps(value)
@@ -301,7 +300,7 @@ class Chords:
 
     def _encode_plan(self, plan: _Plan) -> bytes:
         written = msgspec.structs.asdict(plan)
-        return serialization.dumps(written, self._app.conf.result_serializer, {"body": plan.body})[2]
+        return self._app.results.write(written, {"body": plan.body})
 
     def _ttl(self) -> float | None:
         conf = self._app.conf

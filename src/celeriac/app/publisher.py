@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from celeriac import clock, signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
 from celeriac.app.state import Frame, worker_frame
-from celeriac.engines.base import Publication
+from celeriac.canvas.signature import frozen_links
+from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
-from celeriac.serialization import repr_args
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.task import Task
+
+T = TypeVar("T")
 
 _NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -41,10 +43,12 @@ _PROPERTIES = frozenset(
 
 _OPTIONS = frozenset(
     ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "countdown",
-     "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id", "group_index", "headers",
+     "debounce", "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id",
+     "group_index", "headers",
      "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
      "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "routing_key",
-     "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout")
+     "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout",
+     "unique_for", "unique_key")
 )  # fmt: skip
 
 
@@ -104,18 +108,23 @@ class Publisher:
         stamped_headers: list[str] | None = None,
         replaced_task_nesting: int = 0,
         route_name: str | None = None,
+        unique: Unique | None = None,
         **options: Any,
     ) -> Publication:
         """Return the message of a call, addressed; nothing is sent.
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
         that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
-        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``,
-        ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        address for the result, if it is not this process) serve the worker; ``unique`` is the condition of a
+        call (``app.keys``). Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
         stamps: dict[str, Any] = {}
+        if link is not None:
+            link = frozen_links(link, app)
+        if link_error is not None:
+            link_error = frozen_links(link_error, app)
         if stamped_headers:
             stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
         if options:
@@ -143,7 +152,10 @@ class Publisher:
             expires = defaults.expires
         when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
         task_id = task_id or new_id()
-        levels = app.conf.task_repr_maxlevels
+        if argsrepr is None or kwargsrepr is None:
+            shown = app.redact.args_repr(task, args, kwargs)
+            argsrepr = shown[0] if argsrepr is None else argsrepr
+            kwargsrepr = shown[1] if kwargsrepr is None else kwargsrepr
         header: dict[str, Any] = {
             "lang": "py",
             "task": name,
@@ -157,10 +169,8 @@ class Publisher:
             "timelimit": [time_limit, soft_time_limit],
             "root_id": root_id or task_id,
             "parent_id": parent_id,
-            "argsrepr": repr_args(args, levels=levels) if argsrepr is None else argsrepr,
-            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs, levels=levels))
-            if kwargsrepr is None
-            else kwargsrepr,
+            "argsrepr": argsrepr,
+            "kwargsrepr": kwargsrepr,
             "origin": ids.origin(),
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,
@@ -205,9 +215,12 @@ class Publisher:
             address = reply or behalf.reply or app.reply_address()
             if address is not None:
                 note["reply"] = address
+        if unique is not None and unique.until is Hold.ENDED:
+            note["unique"] = unique.key
         header[OWN_HEADER] = note
+        message = Message(header, properties, body, content_type, encoding)
         return Publication(
-            Message(header, properties, body, content_type, encoding),
+            message if app.signing is None else app.signing.sign(message),
             target.queue,
             priority,
             when.delay if held else None,
@@ -215,6 +228,7 @@ class Publisher:
             target.exchange,
             target.routing_key,
             self._track(when) if not ignore_result and app.tracks_queued else None,
+            unique,
         )
 
     @contextmanager
@@ -267,6 +281,11 @@ class Publisher:
         whoever called the running task."""
         return _behalf_of(worker_frame()).reply or self._app.reply_address()
 
+    @property
+    def is_collecting(self) -> bool:
+        """Whether what is sent here is only collected (:meth:`collecting`)."""
+        return _collected.get() is not None
+
     def embed(self, options: Mapping[str, Any]) -> Embed:
         """What follows a call with these options, for its body."""
         return _embed(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
@@ -303,8 +322,10 @@ class Publisher:
         timeout: float | None = None,
         retry: bool | None = None,
         retry_policy: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Store the messages, all or none.
+    ) -> dict[int, str]:
+        """Store the messages, all or none but those whose unique key is held.
+
+        These are returned as ``Broker.publish`` returns them: index -> the task id that holds the key.
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
@@ -312,12 +333,12 @@ class Publisher:
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         if signals.before_task_publish.receivers:
-            self._announce_before(publications, retry_policy)
+            self.announce_before(publications, retry_policy)
         collected = _collected.get()
         if collected is not None:
             collected.extend(publications)
-            return
-        self._store(publications, timeout, retry, retry_policy)
+            return {}
+        return self._store(publications, timeout, retry, retry_policy)
 
     def _store(
         self,
@@ -325,17 +346,20 @@ class Publisher:
         timeout: float | None,
         retry: bool | None,
         retry_policy: Mapping[str, Any] | None,
-    ) -> None:
+    ) -> dict[int, str]:
         conf = self._app.conf
         started = time.monotonic()
         try:
-            self._app.write_broker.publish(publications)
+            held = self._app.write_broker.publish(publications)
         except OperationalError as exc:
             policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
             wanted = conf.task_publish_retry if retry is None else retry
-            self._send_again(publications, exc, started, policy if wanted else None, timeout, bool(retry))
+            held = self._send_again(
+                publications, exc, started, policy if wanted else None, timeout, bool(retry)
+            )
         if signals.after_task_publish.receivers:
-            self._announce_after(publications)
+            self.announce_after(p.message for index, p in enumerate(publications) if index not in held)
+        return held
 
     def _send_again(
         self,
@@ -345,7 +369,7 @@ class Publisher:
         policy: Mapping[str, Any] | None,
         timeout: float | None,
         told: bool,
-    ) -> None:
+    ) -> dict[int, str]:
         seconds = self._app.conf.broker_publish_timeout if timeout is None else timeout
         deadline = started + seconds
         for pause in _pauses(policy):
@@ -356,8 +380,7 @@ class Publisher:
             time.sleep(pause)
             started = time.monotonic()
             try:
-                self._app.write_broker.publish(publications)
-                return
+                return self._app.write_broker.publish(publications)
             except OperationalError as exc:
                 error = exc
         doubt = " The messages may have been stored: the answer got lost." if error.maybe_done else ""
@@ -369,15 +392,32 @@ class Publisher:
         failed.maybe_done = error.maybe_done
         raise failed from error
 
-    def _announce_before(
-        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None
+    def patiently(self, step: Callable[[], T]) -> T:
+        """Do something that may be repeated: again if the store is away, as often as messages are sent again
+        (``task_publish_retry_policy``, within ``broker_publish_timeout``). Then ``OperationalError``."""
+        conf = self._app.conf
+        deadline = time.monotonic() + conf.broker_publish_timeout
+        for pause in _pauses(conf.task_publish_retry_policy if conf.task_publish_retry else None):
+            started = time.monotonic()
+            try:
+                return step()
+            except OperationalError:
+                if 2 * time.monotonic() - started + pause >= deadline:
+                    raise
+            time.sleep(pause)
+        return step()
+
+    def announce_before(
+        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None = None
     ) -> None:
+        """Send ``before_task_publish`` for messages that are about to be stored."""
         policy = {**self._app.conf.task_publish_retry_policy, **(retry_policy or {})}
         for publication in publications:
             message = publication.message
+            body = _body(self._app, message)
             signals.before_task_publish.send(
                 sender=message.headers["task"],
-                body=_body(self._app, message),
+                body=body,
                 exchange=publication.exchange,
                 routing_key=publication.routing_key,
                 declare=[self._app.queues[publication.queue]],
@@ -385,20 +425,26 @@ class Publisher:
                 properties=message.properties,
                 retry_policy=policy,
             )
+            if self._app.signing is not None:
+                # A receiver may have changed a header that is under the signature.
+                publication.message = self._app.signing.renew(message)
 
-    def _announce_after(self, publications: Iterable[Publication]) -> None:
-        for publication in publications:
-            message = publication.message
+    def announce_after(self, messages: Iterable[Message]) -> None:
+        """Send ``after_task_publish`` for messages that have been stored."""
+        for message in messages:
+            place = message.properties["delivery_info"]
             signals.after_task_publish.send(
                 sender=message.headers["task"],
                 body=_body(self._app, message),
                 headers=message.headers,
-                exchange=publication.exchange,
-                routing_key=publication.routing_key,
+                exchange=place["exchange"],
+                routing_key=place["routing_key"],
             )
 
 
 def _body(app: Celeriac, message: Message) -> Any:
+    if app.signing is not None:
+        message = app.signing.open(message)
     return decode_body(message, {message.content_type})
 
 

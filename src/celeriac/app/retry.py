@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac.app.request import Context
 from celeriac.engines.base import Publication
 from celeriac.exceptions import Reject, Retry
-from celeriac.message import notes
+from celeriac.message import OWN_HEADER, Notes, notes
 
 if TYPE_CHECKING:
     from celeriac.task import Task
@@ -37,8 +37,9 @@ def retry(
     if limit is not None and attempt > limit:
         if exc is not None:
             raise exc
+        argsrepr, kwargsrepr = task.app.redact.args_repr(task, call_args, call_kwargs)
         raise task.MaxRetriesExceededError(
-            f"Can't retry {task.name}[{request.id}] args:{call_args} kwargs:{call_kwargs}",
+            f"Can't retry {task.name}[{request.id}] args:{argsrepr} kwargs:{kwargsrepr}",
             task_args=call_args,
             task_kwargs=call_kwargs,
         )
@@ -95,10 +96,12 @@ def next_attempt(
     }
     if request.queue and not options.keys() & {"queue", "exchange", "routing_key"}:
         same["queue"] = request.queue
-    if request.message is not None:
-        same["reply"] = notes(request.message).reply
+    own = notes(request.message) if request.message is not None else Notes()
+    same["reply"] = own.reply
     built: Publication = task.app.publisher.build(
         request.task_name or task.name, args, kwargs, task=task, retries=attempt, **{**same, **options}
     )
     built.message.headers["stamps"] = request.stamps or {}
+    if own.unique:
+        built.message.headers[OWN_HEADER]["unique"] = own.unique
     return built

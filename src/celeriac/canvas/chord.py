@@ -126,7 +126,8 @@ class chord(Signature):
         if not header.tasks:
             body.apply_async(([],), add_to_parent=False)
             return result
-        app.chords.open(header.id, len(header.tasks), body, ttl_extra=_seconds(delay, app))
+        wait = _seconds(delay, app) + max(_wait(task, app) for task in header.tasks)
+        app.chords.open(header.id, len(header.tasks), body, ttl_extra=wait)
         header.send_members(args, kwargs, {**options, **delay}, plain(body))
         frame = worker_frame() if add_to_parent else None
         if frame is not None:
@@ -277,7 +278,7 @@ class chord(Signature):
         return {**kwargs, "kwargs": dict(kwargs.get("kwargs") or {}), "header": members, "body": body}
 
 
-_POLLING = ("interval", "max_retries", "producer", "publisher", "connection", "router", "result_cls", "eager")
+_POLLING = ("interval", "max_retries")
 
 
 def _members(header: Any, app: Celeriac | None, clone: bool = True) -> list[Any]:
@@ -331,9 +332,26 @@ def _add_callback(body: Any, key: str, callback: Any) -> None:
         body._append("link_error", callback)
 
 
+def _wait(sig: Mapping[str, Any], app: Celeriac) -> float:
+    """How long the delays in a call may hold up its end, in seconds."""
+    parts = sig["kwargs"]
+    match sig["subtask_type"]:
+        case "chain":
+            inner = sum(_wait(step, app) for step in parts["tasks"])
+        case "group":
+            inner = max((_wait(task, app) for task in parts["tasks"]), default=0.0)
+        case "chord":
+            inner = max((_wait(task, app) for task in parts["header"]), default=0.0) + _wait(
+                parts["body"], app
+            )
+        case _:
+            inner = 0.0
+    return inner + _seconds(sig["options"], app)
+
+
 def _seconds(delay: Mapping[str, Any], app: Celeriac) -> float:
-    """How long the header waits before it may start."""
-    if not delay:
+    """How long a call with these options waits."""
+    if not (delay.get("countdown") or delay.get("eta")):
         return 0.0
     when = times.when(delay.get("countdown"), delay.get("eta"), app.timezone)
     return when.delay if when.delay is not None else max(0.0, (when.due or 0.0) - time.time())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
-from celeriac.canvas.signature import Signature, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
@@ -130,6 +130,13 @@ class group(Signature):
         options = self["options"]
         gid = options.setdefault("task_id", _id or new_id())
         members = list(self._members())
+        for member in members:
+            for callback in listed(options.get("link")):
+                member.link(maybe_signature(callback, app, clone=True))
+            for errback in listed(options.get("link_error")):
+                member.link_error(maybe_signature(errback, app, clone=True))
+        for key in ("link", "link_error"):
+            options.pop(key, None)
         if chord is not None:
             members = [synchronised(member, app) for member in members]
         self["kwargs"]["tasks"] = members
@@ -155,10 +162,11 @@ class group(Signature):
                 yield member
 
     def _followed_by(self, chained: list[Any], app: Celeriac) -> Signature:
-        from celeriac.canvas.joining import fold
+        from celeriac.canvas.chain import chain
 
-        made: Signature = fold([self.clone(), *(maybe_signature(step, app) for step in reversed(chained))])
-        return made
+        first = self.clone()
+        first["options"].pop("chain", None)
+        return chain.of([first, *(maybe_signature(step, app) for step in reversed(chained))], app)
 
     # -- the rest --------------------------------------------------------------------------------------
 

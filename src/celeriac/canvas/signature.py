@@ -181,16 +181,18 @@ class Signature(dict[str, Any]):
     ) -> AsyncResult[Any]:
         """Fix the id that the task will have, and return its result's handle, without sending.
 
-        An id that was fixed before stays. The other arguments become options: the group the task is a member
-        of and its place in it, the body of the chord whose header it belongs to, and the tasks it descends
-        from.
+        An id that was fixed before stays. Callbacks get ids as well. The other arguments become options: the
+        group the task is a member of and its place in it, the body of the chord whose header it belongs to,
+        and the tasks it descends from.
         """
         options = self["options"]
         task_id = options.setdefault("task_id", _id or new_id())
         options.setdefault("reply_to", self.app.oid)
-        if group_id is not None:
-            options.setdefault("group_id", group_id)
+        for key in ("link", "link_error"):
+            if options.get(key):
+                options[key] = frozen_links(options[key], self.app)
         for key, value in (
+            ("group_id", group_id),
             ("root_id", root_id),
             ("parent_id", parent_id),
             ("chord", chord),
@@ -433,6 +435,19 @@ def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
         "subtask_type": d.get("subtask_type"),
         "immutable": bool(d.get("immutable", False)),
     }
+
+
+def frozen_links(links: Any, app: Celeriac) -> list[Any]:
+    """Copies of callbacks whose ids are fixed: a task that is delivered twice must not call others twice."""
+    frozen = []
+    for link in listed(links):
+        if not isinstance(link, Mapping):
+            raise TypeError(f"a callback is a signature, such as add.s(2), not {link!r}")
+        if not (link.get("options") or {}).get("task_id"):
+            link = maybe_signature(link, app, clone=True)
+            link.freeze()
+        frozen.append(link)
+    return frozen
 
 
 def plain(value: Any) -> Any:

@@ -47,5 +47,7 @@ class ChordRecovery(threading.Thread):
                     logger.warning("Finished %d chord(s) whose worker had died", count)
 
     def stop(self) -> None:
-        """End the thread after what it is at; do not wait for it."""
+        """End the thread after what it is at, and wait a moment for that."""
         self._stop_event.set()
+        if self.is_alive():
+            self.join(1.0)

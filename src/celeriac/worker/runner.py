@@ -20,15 +20,17 @@ from celeriac.app.stamps import marks
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
+    ContentDisallowed,
     DecodeError,
     Fenced,
     InvalidTaskError,
     NotRegistered,
     OperationalError,
+    SecurityError,
     TimeLimitExceeded,
     WorkerLostError,
 )
-from celeriac.message import Message, Notes, decode_body, decode_envelope, notes
+from celeriac.message import OWN_HEADER, Message, Notes, decode_body, decode_envelope, notes
 from celeriac.worker.endings import Endings
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
 logger = logging.getLogger("celeriac.worker.strategy")
+
+_AUTHENTICATED = "application/data"
+"""The content type of bodies signed with a certificate (``celeriac.security.certificates``)."""
 
 
 class Runner:
@@ -59,9 +64,11 @@ class Runner:
         self.default_limits = limits
         self.endings = Endings(app)
         self.accept = app.accept_content
+        self.signing = app.signing
         self.plans: dict[str, Plan] = {}
         self.revoked: set[str] = set()
         self.rates: dict[str, str] = {}
+        self._unlimited: set[str] = set()
         self.version = 0
         self.lookup_redelivered = not app.fused or bool(app.conf.worker_deduplicate_successful_tasks)
         self.max_size = app.conf.message_max_size
@@ -90,6 +97,8 @@ class Runner:
         if self.max_size and len(delivery.payload) > self.max_size:
             raise DecodeError(f"{len(delivery.payload)} bytes are over message_max_size ({self.max_size})")
         message = decode_envelope(delivery.payload)
+        if self.signing is not None:
+            message = self.signing.open(message)
         args, kwargs, embed = decode_body(message, self.accept)
         headers = message.headers
         try:
@@ -113,13 +122,20 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
+        if delivery.placed:
+            job.place = plan.place(context)
         stamps = headers.get("stamps")
-        if (task_id in self.revoked or (stamps and self._revoked_by(stamps))) and not notes(message).lost:
-            return self.endings.revoked(job, "revoked")
+        revoked = task_id in self.revoked or (stamps and self._revoked_by(stamps))
+        if revoked and not (own := notes(message)).lost:
+            job.unique = own.unique or ""
+            return self._freed(job, self.endings.revoked(job, "revoked"))
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
-        return self._special(job, message) if self._is_special(headers, plan) else job
+        result = self._special(job, message) if self._is_special(headers, plan) else job
+        if signals.task_received.receivers and result is job:
+            signals.task_received.send(sender=self, request=context)
+        return result
 
     def _revoked_by(self, stamps: Any) -> bool:
         return isinstance(stamps, dict) and not self.revoked.isdisjoint(marks(stamps))
@@ -138,6 +154,12 @@ class Runner:
 
     def _special(self, job: Job, message: Message) -> Job | Outcome:
         own = notes(message)
+        if own.unique:
+            job.unique = own.unique
+        decided = self._decide(job, own)
+        return decided if decided is job else self._freed(job, decided)  # type: ignore[arg-type]
+
+    def _decide(self, job: Job, own: Notes) -> Job | Outcome:
         if own.lost or own.deliveries >= self.max_deliveries:
             return self._post_mortem(job, own)
         if own.deliveries and job.plan.task.reject_on_worker_lost is False:
@@ -154,6 +176,10 @@ class Runner:
             due = _epoch(context.eta)
             if due > clock.now():
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
+        if job.plan.places and not job.place and not self._entered(job):
+            place = job.plan.place(context)
+            return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, place=place)
+        # A place goes back when the message is parked, a rate limit's token would be lost: so it comes last.
         if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)
         return job
@@ -165,13 +191,43 @@ class Runner:
         queue, bucket, interval = job.delivery.queue, job.name, job.plan.interval
         return persist("ask for a rate limit's token", lambda: coordinator.admit(queue, bucket, interval))
 
+    def _entered(self, job: Job) -> bool:
+        """Whether the run has a place under its task's concurrency limit now."""
+        coordinator, context = self.app.coordinator, job.context
+        if coordinator is None or context.lease is None:
+            if job.name not in self._unlimited:
+                self._unlimited.add(job.name)
+                logger.warning(
+                    "max_concurrency of %s is not kept: %s cannot count across workers. "
+                    "Set result_backend to SQLite or Redis", job.name, self.app.broker_shown,
+                )  # fmt: skip
+            return True
+        place, limit, lease = job.plan.place(context), job.plan.places, context.lease
+        if not persist("ask for a place", lambda: coordinator.enter(place, limit, lease)):
+            return False
+        job.place = place
+        return True
+
+    def _freed(self, job: Job, outcome: Outcome) -> Outcome:
+        """The outcome with what the run held: freed in the same step."""
+        context = job.context
+        outcome.task_id = outcome.task_id or context.id or ""
+        if job.place and outcome.verdict is not Verdict.PARK:
+            outcome.place = job.place
+        if job.moved or outcome.verdict not in (Verdict.ACK, Verdict.DEAD):
+            return outcome
+        outcome.unique = job.unique
+        # A dead letter that is replayed goes on from where it was.
+        outcome.forget_checkpoint = context.has_checkpoint and outcome.verdict is Verdict.ACK
+        return outcome
+
     def _result_of(self, task_id: str | None) -> dict[str, Any] | None:
         """The stored result of a task that has ended."""
         backend = self.app.backend
         if backend is None or task_id is None:
             return None
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
-        meta = None if payload is None else self.app.results.decode(payload)
+        meta = None if payload is None else self.app.results.decode(payload, task_id)
         return meta if meta is not None and meta["status"] in states.READY_STATES else None
 
     def _plan(self, name: str) -> Plan | None:
@@ -186,6 +242,11 @@ class Runner:
 
     def run(self, job: Job, call: Callable[[Job], Any] | None = None) -> Outcome:
         """Run the task and say how it ended. ``call`` runs the body where the pool has a way of its own."""
+        outcome = self._run(job, call)
+        holds = job.unique or job.place or job.context._checkpoint
+        return self._freed(job, outcome) if holds else outcome
+
+    def _run(self, job: Job, call: Callable[[Job], Any] | None) -> Outcome:
         plan, context = job.plan, job.context
         job.started = time.perf_counter()
         plan.task.push_request(context)
@@ -206,6 +267,11 @@ class Runner:
 
     async def arun(self, job: Job) -> Outcome:
         """The same for a coroutine on a running event loop."""
+        outcome = await self._arun(job)
+        holds = job.unique or job.place or job.context._checkpoint
+        return self._freed(job, outcome) if holds else outcome
+
+    async def _arun(self, job: Job) -> Outcome:
         plan, context = job.plan, job.context
         job.started = time.perf_counter()
         plan.task.push_request(context)
@@ -223,7 +289,7 @@ class Runner:
 
     def interrupted(self, job: Job, error: BaseException) -> Outcome:
         """The outcome of a job whose limit was raised in the moment it ended, outside its own code."""
-        return self.endings.failed(job, error)
+        return self._freed(job, self.endings.failed(job, error))
 
     def _before(self, job: Job) -> None:
         plan, context = job.plan, job.context
@@ -254,14 +320,20 @@ class Runner:
         detail = f"{type(error).__name__}: {error}"
         logger.error("Cannot read a message from %r, now a dead letter: %s", delivery.queue, detail)
         if signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=self.app, message=delivery.payload, exc=error)
+            signals.task_rejected.send(sender=self, message=delivery.payload, exc=error)
         outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
         try:
             headers = decode_envelope(delivery.payload).headers
             outcome.task, outcome.task_id = str(headers.get("task", "")), str(headers.get("id", ""))
+            outcome.unique = _unique(headers)
         except DecodeError:
             return outcome
-        if outcome.task_id and self.app.backend is not None:
+        # Nobody vouches for the id in a message whose signature is wrong or missing: its result is not ours
+        # to write (and to sign).
+        forged = isinstance(error, SecurityError) and (
+            not isinstance(error, ContentDisallowed) or _AUTHENTICATED in self.accept
+        )
+        if outcome.task_id and self.app.backend is not None and not forged:
             context = Context(None, None, None, None, id=outcome.task_id)
             outcome.result = self.app.results.record(states.FAILURE, error, context)
             outcome.parts = self._unread_part(headers, error)
@@ -290,7 +362,7 @@ class Runner:
         error = NotRegistered(name)
         if signals.task_unknown.receivers:
             signals.task_unknown.send(
-                sender=self.app, message=context.message, exc=error, name=name, id=context.id
+                sender=self, message=context.message, exc=error, name=name, id=context.id
             )
         record = None
         if self.app.backend is not None and not context.ignore_result:
@@ -298,6 +370,7 @@ class Runner:
         outcome = Outcome(
             delivery.token, delivery.queue, Verdict.DEAD, record, reason="unknown",
             detail=f"no task named {name!r} is registered", task=name, task_id=context.id or "",
+            unique=_unique(context.message.headers) if context.message else "",
         )  # fmt: skip
         return self.endings.lost(outcome, context, states.FAILURE, error)
 
@@ -323,6 +396,13 @@ class Runner:
             return self.endings.failed(job, lost)
         finally:
             job.plan.task.pop_request()
+
+
+def _unique(headers: dict[str, Any]) -> str:
+    """The unique key that a message's task holds, of headers that may be garbage."""
+    own = headers.get(OWN_HEADER)
+    key = own.get("unique") if isinstance(own, dict) else None
+    return key if isinstance(key, str) else ""
 
 
 def _epoch(moment: str | float | int) -> float:

@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
+from celeriac.exceptions import SecurityError
+from celeriac.serialization import serializer
 from celeriac.worker.options import Options, resolve
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class Worker:
         app.finalize()
         opened_early = app.opened
         app.conf.check()
+        _check_privileges(app)
+        if any(app.steps.values()):
+            from celeriac.worker.steps import check
+
+            check(app)
         options = resolve(app, flags)
         self.hostname = options.name
         app.log.setup(
@@ -86,6 +93,16 @@ class Worker:
         count = self.app.broker.purge(options.queues)
         self.app.disconnect()
         logger.warning("Purged %d message(s) from %s", count, ", ".join(options.queues))
+
+
+def _check_privileges(app: Celeriac) -> None:
+    """Raise ``SecurityError`` if root would read pickle, unless ``C_FORCE_ROOT`` is set, as in Celery."""
+    reads_pickle = serializer("pickle").content_type in app.accept_content
+    if reads_pickle and os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
+        raise SecurityError(
+            "this worker runs as root and accepts pickle, so who can write to its broker owns the "
+            "machine: run it as another user (--uid), take pickle from accept_content, or set C_FORCE_ROOT=1"
+        )
 
 
 def _pool_notes(app: Celeriac, options: Options) -> list[str]:

@@ -85,6 +85,12 @@ ROWS = (
         False,
         "A task that failed for good also leaves a dead letter, so that it can be replayed.",
     ),
+    own(
+        "checkpoint_expires",
+        SECONDS,
+        7 * 86400.0,
+        "Seconds for which a task's checkpoint (Task.checkpoint) is kept for its next run.",
+    ),
     # -- running -----------------------------------------------------------------------------------------
     works(
         "task_time_limit",
@@ -131,7 +137,6 @@ ROWS = (
         STRUCTURE,
         None,
         "Changes to attributes of tasks, by task name or '*'.",
-        pending="annotations",
     ),
     works(
         "task_allow_error_cb_on_chord_header",

@@ -11,7 +11,7 @@ local function chords()
   local OWED = RESULT_PREFIX .. 'celeriac:owed'
   local OWED_KEPT = 30 * 86400 -- seconds that an owed body waits for somebody to send it
   local DONE_KEPT = 86400
-  local marked = 0
+  local marked, kept = 0, {}
 
   local function key_of(group, what) return RESULT_PREFIX .. 'celery-taskset-meta-' .. group .. what end
 
@@ -81,7 +81,11 @@ local function chords()
           if ARGV[i + 6] ~= '0' then call('INCRBY', key_of(group, '.t'), ARGV[i + 6]) end
         end
         if ARGV[i + 5] ~= '' then call('SET', RESULT_PREFIX .. 'celeriac:chord:' .. group, ARGV[i + 5], 'NX') end
-        keep_for(group, ARGV[i + 4])
+        -- Once a step is enough, unless there are new keys: a batch mostly has many parts of one chord.
+        if kept[group] ~= ARGV[i + 4] or ARGV[i + 5] ~= '' or ARGV[i + 6] ~= '0' then
+          keep_for(group, ARGV[i + 4])
+          kept[group] = ARGV[i + 4]
+        end
         if complete(group, by, now) then owed[#owed + 1] = group end
       end
     end
