@@ -263,3 +263,31 @@ def test_a_chord_is_completed(app: Celeriac) -> None:
     empty = chord([], total.s()).delay()
     drain(app)
     assert empty.get(timeout=1) == 0
+
+
+def test_debounced_unique_and_limited_tasks(app: Celeriac, log: list[Any]) -> None:
+    @app.task(name="reindex", debounce=10)
+    def reindex(what: str) -> None:
+        log.append(what)
+
+    @app.task(name="report", unique_for=3600)
+    def report(day: str) -> None:
+        log.append(day)
+
+    @app.task(name="one", max_concurrency=1)
+    def one(number: int) -> None:
+        log.append(number)
+
+    with frozen(app) as time:
+        for what in ("a", "a", "a"):
+            reindex.delay(what)
+            time.advance(5)
+        assert drain(app).ran == 0
+        time.advance(5)
+        assert drain(app).ran == 1
+        first, second = report.delay("monday"), report.delay("monday")
+        assert (second.duplicate, second.id) == (True, first.id)
+        for number in range(3):
+            one.delay(number)
+        assert time.run_until_idle() == 4
+    assert log == ["a", "monday", 0, 1, 2]
