@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, clock
+from celeriac import Celeriac, chord, clock
 from celeriac.contrib.testing import Drained, drain, frozen
 from celeriac.contrib.testing.worker import start_worker
 from celeriac.exceptions import ImproperlyConfigured, TaskRevokedError
@@ -257,10 +257,37 @@ def test_a_chord_is_completed(app: Celeriac) -> None:
     def total(numbers: list[int]) -> int:
         return sum(numbers)
 
-    body = total.s()
-    body.freeze("body")
-    app.chords.open("g", 2, body)
-    for index in range(2):
-        add.apply_async((index, 1), group_id="g", group_index=index, chord=body)
-    assert drain(app).ran == 3
-    assert app.AsyncResult("body").get(timeout=1) == 3
+    result = chord([add.s(number, 1) for number in range(2)], total.s() | add.s(10)).delay()
+    assert drain(app).ran == 4
+    assert result.get(timeout=1) == 13
+    empty = chord([], total.s()).delay()
+    drain(app)
+    assert empty.get(timeout=1) == 0
+
+
+def test_debounced_unique_and_limited_tasks(app: Celeriac, log: list[Any]) -> None:
+    @app.task(name="reindex", debounce=10)
+    def reindex(what: str) -> None:
+        log.append(what)
+
+    @app.task(name="report", unique_for=3600)
+    def report(day: str) -> None:
+        log.append(day)
+
+    @app.task(name="one", max_concurrency=1)
+    def one(number: int) -> None:
+        log.append(number)
+
+    with frozen(app) as time:
+        for what in ("a", "a", "a"):
+            reindex.delay(what)
+            time.advance(5)
+        assert drain(app).ran == 0
+        time.advance(5)
+        assert drain(app).ran == 1
+        first, second = report.delay("monday"), report.delay("monday")
+        assert (second.duplicate, second.id) == (True, first.id)
+        for number in range(3):
+            one.delay(number)
+        assert time.run_until_idle() == 4
+    assert log == ["a", "monday", 0, 1, 2]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,15 @@ def hello(name):
 def test_celerys_names(tmp_path: Path) -> None:
     (tmp_path / "project_tasks.py").write_text(TASKS)
     assert "7 passed" in run(tmp_path, FIXTURES, CONFTEST, *CELERY)
+
+
+def test_the_plugin_that_is_registered_exists() -> None:
+    project = tomllib.loads((SRC.parent / "pyproject.toml").read_text())
+    plugins = project["project"]["entry-points"]["pytest11"]
+    assert list(plugins) == ["celeriac"]
+    fixtures = vars(import_module(plugins["celeriac"]))
+    assert "celeriac_app" in fixtures
+    assert not [name for name in fixtures if "celery" in name], "nobody else's names are taken"
 
 
 def test_our_names(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from celeriac.contrib.testing import worker as testing
 from celeriac.contrib.testing.tasks import ping
 from celeriac.contrib.testing.worker import start_worker
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.utils.log import get_task_logger
 from tests.conformance.helpers import eventually
 
 
@@ -186,6 +187,14 @@ def test_an_error_of_the_test_goes_through(app: Celeriac) -> None:
     with pytest.raises(ZeroDivisionError), start_worker(app):
         raise ZeroDivisionError
     assert app.coordinator.nodes() == []
+
+
+def test_what_tasks_log_can_be_looked_at(app: Celeriac, caplog: pytest.LogCaptureFixture) -> None:
+    app.add_task(lambda: get_task_logger("shop").info("sold"), name="sell")
+    caplog.set_level("INFO")
+    with start_worker(app):
+        app.tasks["sell"].delay().get(timeout=10)
+    assert caplog.messages == ["sold"], "and nothing of the worker's own"
 
 
 def test_a_log_file_is_written_for_the_block(app: Celeriac, tmp_path: Path) -> None:

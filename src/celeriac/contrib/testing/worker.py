@@ -19,6 +19,7 @@ from celeriac.app.state import allow_join_result, restored_apps
 from celeriac.contrib.testing.tasks import answer
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.signals import Signal
+from celeriac.utils.log import base_logger, mlevel
 from celeriac.worker.options import Options, resolve
 from celeriac.worker.solo import Solo
 
@@ -205,7 +206,8 @@ def start_worker(
     With the pools ``solo``, ``threads`` and ``asyncio`` it is a thread of this process, so that ``memory://``
     works and tasks can be looked into; signals, time limits and revokes with ``terminate`` need a real
     process. With ``prefork`` a worker is forked from this process (``sqlite:///``, ``redis://``).
-    Messages of ``loglevel`` and above go where this process logs to, and to ``logfile``.
+    The worker's messages of ``loglevel`` and above go where this process logs to, and to ``logfile``; what
+    tasks log is not touched.
 
     With ``perform_ping_check`` the task ``celery.ping`` is sent through the worker's first queue and must
     answer within ``ping_task_timeout`` seconds (not if results are turned off). ``app`` is the current
@@ -282,18 +284,22 @@ def _ping(app: Celeriac, queue: str, timeout: float) -> None:
 
 @contextmanager
 def _logging(loglevel: str | int, logfile: str | None) -> Iterator[None]:
-    """Set the level of our loggers for the block, and write to a file; other handlers stay as they are."""
-    from celeriac.utils.log import base_logger, mlevel
+    """Set the level of the worker's own loggers for the block, and write to a file.
 
-    before = base_logger.level
-    base_logger.setLevel(mlevel(loglevel))
+    The tasks' loggers and all other handlers stay as they are: a test may look at what its tasks log.
+    """
+    loggers = [logging.getLogger(name) for name in ("celeriac.worker", "celeriac.app")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(mlevel(loglevel))
     handler = logging.FileHandler(logfile) if logfile else None
     if handler is not None:
         base_logger.addHandler(handler)
     try:
         yield
     finally:
-        base_logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
         if handler is not None:
             base_logger.removeHandler(handler)
             handler.close()
