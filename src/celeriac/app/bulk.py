@@ -68,6 +68,10 @@ class Bulk:
         """
         app, name = self._app, task.name
         build = app.publisher.build
+        if app.router.dynamic:
+            for args, kwargs in _calls(task, calls):
+                yield self._build_one(task, args, kwargs, dict(options))
+            return
         serializer, compression = app.publisher.coding(name, task, options)
         embed = app.publisher.embed(options)
         levels = app.conf.task_repr_maxlevels
@@ -109,8 +113,19 @@ class Bulk:
             )
             yield Publication(
                 message, first.queue, first.priority, first.delay, first.due, first.exchange,
-                first.routing_key, first.track,
+                first.routing_key, first.track, also=first.also,
             )  # fmt: skip
+
+    def _build_one(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> Publication:
+        """A message whose queue may depend on its arguments."""
+        if self._app.strict_typing if task.typing is None else task.typing:
+            task.check_arguments(args, kwargs)
+        sent = task.prepare(args, kwargs)
+        if "shadow" not in options:
+            options["shadow"] = task.shadow_name(*sent, options)
+        return self._app.publisher.build(task.name, *sent, task=task, **options)
 
 
 def _calls(task: Task[..., Any], calls: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

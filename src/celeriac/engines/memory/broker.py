@@ -19,6 +19,7 @@ from celeriac.engines.base import (
     Recovered,
 )
 from celeriac.engines.envelopes import for_replay
+from celeriac.engines.memory.bindings import MemoryBindings, fanned, unbind
 from celeriac.engines.memory.state import Entry, Owner, Store
 from celeriac.exceptions import Fenced
 from celeriac.message import Message, encode_envelope
@@ -47,8 +48,13 @@ def task_id_of(message: Message) -> str:
 
 
 def post(store: Store, parcel: Parcel, now: float) -> None:
-    """Put an encoded publication in line, or among the delayed."""
+    """Put an encoded publication in line, or among the delayed; a fanout's into each queue bound to it."""
     publication = parcel.publication
+    if not publication.queue:
+        for queue in fanned(store, publication.exchange):
+            copy = msgspec.structs.replace(publication, queue=queue)
+            post(store, Parcel(copy, parcel.payload, parcel.task_id), now)
+        return
     entry = Entry(parcel.payload, publication.queue, publication.priority, parcel.task_id, now)
     due = publication.due if publication.due is not None else now + (publication.delay or 0.0)
     if publication.due is None and publication.delay is None:
@@ -77,7 +83,7 @@ def bury(store: Store, entry: Entry, outcome: Outcome, now: float, most: int) ->
         del store.dead[key]
 
 
-class MemoryBroker:
+class MemoryBroker(MemoryBindings):
     """The part of the engine that is a :class:`celeriac.engines.base.Broker`."""
 
     state: Store
@@ -146,6 +152,7 @@ class MemoryBroker:
             for name, _ in self.state.owners_of(node):
                 self.state.end_owner(name, {})
             self.state.nodes.pop(node, None)
+            unbind(self.state, node)
 
     def _refuse_fenced(self, node: str) -> None:
         if node in self.state.fenced:
@@ -169,6 +176,7 @@ class MemoryBroker:
             recovered.append(Recovered(name, messages, len(started)))
         self.state.nodes.pop(node, None)
         self.state.fenced.add(node)
+        unbind(self.state, node)
         return recovered or [Recovered(node, 0, 0)]
 
     # -- looking and ordering ------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from celeriac.engines.base import Answer, DeadLetter, Delivery, Incarnation, Loss, NodeInfo, ResultRecord
+from celeriac.engines.base import Answer, Binding, DeadLetter, Delivery, Incarnation, Loss, NodeInfo, ResultRecord
 from celeriac.engines.envelopes import after_loss
 
 ONCE = "once"
@@ -134,6 +134,10 @@ class Store:
     """Task id -> until when it is remembered that its result has expired."""
     listeners: dict[str, list[Any]] = field(default_factory=dict)
     """Task id -> open subscriptions."""
+    bindings: dict[Binding, str] = field(default_factory=dict)
+    """Tie of a queue to an exchange -> the node whose own the queue is, or ""."""
+    lower_first: bool = False
+    """Whether lower priorities are served first."""
     waiters: list[Waiter] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -208,7 +212,7 @@ class Store:
     def ready_entries(self, queue: str) -> list[Entry]:
         """The queue's ready messages in the order in which they will be claimed, urgent lanes first."""
         lanes = self.ready.get(queue, {})
-        return [entry for lane in sorted(lanes, reverse=True) for entry in lanes[lane]]
+        return [entry for lane in sorted(lanes, reverse=not self.lower_first) for entry in lanes[lane]]
 
     def parked_entries(self, queue: str) -> list[Entry]:
         """The queue's parked messages, a bucket at a time."""
