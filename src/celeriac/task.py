@@ -190,10 +190,11 @@ class Task(Generic[P, R]):
         """Send the task to its queue and return the handle of its result.
 
         Options: ``countdown`` (seconds), ``eta`` (``datetime``), ``expires`` (seconds or ``datetime``),
-        ``queue``, ``exchange``, ``routing_key``, ``priority`` or ``urgency``, ``serializer``,
-        ``compression``, ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``, ``retry_policy``,
-        ``timeout``, ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``, ``group_index``, ``chord``,
-        ``chain``, ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
+        ``queue``, ``exchange``, ``routing_key``, ``route_name`` (route it as this task would be),
+        ``priority``, or ``urgency`` (``"high"``, ``"normal"``, ``"low"``), ``serializer``,
+        ``compression``, ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``,
+        ``retry_policy``, ``timeout``, ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``,
+        ``group_index``, ``chord``, ``chain``, ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
 
         Raises ``TypeError`` if the arguments do not fit the function, ``EncodeError`` if one cannot be
         serialised, ``OperationalError`` if the broker cannot be reached within ``broker_publish_timeout``.

@@ -117,8 +117,9 @@ class Publisher:
         router = app.router
         if router.dynamic:
             given = {
-                "task_id": task_id, "countdown": countdown, "eta": eta, "expires": expires, "priority": priority,
-                "group_id": group_id, "serializer": serializer, "headers": headers, "retries": retries, **options,
+                "task_id": task_id, "countdown": countdown, "eta": eta, "expires": expires,
+                "priority": priority, "group_id": group_id, "serializer": serializer, "headers": headers,
+                "retries": retries, **options,
             }  # fmt: skip
             told = {key: value for key, value in given.items() if value is not None}
             target = router.target(options.get("route_name") or name, place, task, args, kwargs, told)

@@ -439,7 +439,7 @@ class Broker(Protocol):
         """Tie queues to exchanges; what is tied already stays so.
 
         With ``node`` the queues are that living node's own: they go, with what waits in them, when it leaves
-        or is recovered. Only a fanout to the nodes' own queues is published with an empty ``queue``.
+        or is recovered.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from celeriac.exceptions import ImproperlyConfigured
 
-PLACE: Final = ("queue", "exchange", "routing_key", "exchange_type")
+PLACE: Final[tuple[str, ...]] = ("queue", "exchange", "routing_key", "exchange_type")
 """The keys of a route that say where a message goes; the others are options of the call."""
 
 OPTIONS: Final = frozenset(
@@ -134,7 +134,7 @@ def _source(item: Any) -> Table | Callable[[Call], Any]:
     if isinstance(item, Mapping):
         return Table(item.items())
     if isinstance(item, list | tuple):
-        pairs = [item] if _is_pair(item) else list(item)
+        pairs: list[Any] = [item] if _is_pair(item) else list(item)
         if all(_is_pair(pair) for pair in pairs):
             return Table(pairs)
     elif isinstance(item, str):

@@ -10,7 +10,9 @@ Responsibilities:
 5. Watch for orders: revoked tasks that run here are named to the supervisor, who alone kills.
 6. Send the worker's signals (``worker_ready``, ``worker_shutting_down``, ``worker_shutdown``): handlers may
    open connections, which the supervisor must not have.
-7. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
+7. Tie the node's queues to their exchanges, and bring in what foreign clients broadcast where the engine
+   offers to (``relay_foreign``).
+8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
@@ -48,6 +50,8 @@ after 20 ms, where it can run Python)."""
 TICK = 0.05
 CONTROL_INTERVAL = 0.5
 BACKLOG_INTERVAL = 1.0
+BIND_INTERVAL = 30.0
+"""Seconds after which the queues are tied to their exchanges again: the store may have been emptied."""
 
 
 class Death(msgspec.Struct, tag=True):
@@ -150,9 +154,18 @@ class Agent:
     def run(self) -> None:
         interval = self.options.lease / 5
         self._try("check the stores", self._check)
-        self._watch_foreign()
+        self._start_helpers()
+        try:
+            self._speak(interval)
+        finally:
+            self._stop.close()
+        signals.worker_shutdown.send(sender=self)
+        self._try("sign off", lambda: self.app.broker.leave(self.node.id))
+
+    def _speak(self, interval: float) -> None:
         while not self.leaving:
             self._every(self.beat, interval)
+            self._every(self.bind, BIND_INTERVAL)
             self._every(self.recover, interval * random.uniform(0.8, 1.2))
             self._every(self.follow_orders, CONTROL_INTERVAL)
             if self.options.autoscale:
@@ -160,8 +173,6 @@ class Agent:
             self.give_back_overrun()
             self.release_dead()
             self._listen(TICK)
-        signals.worker_shutdown.send(sender=self)
-        self._try("sign off", lambda: self.app.broker.leave(self.node.id))
 
     # -- what is due now and then ------------------------------------------------------------------
 
@@ -177,6 +188,18 @@ class Agent:
                 Path(self.options.heartbeat_file).touch()
         else:
             self._due[self.beat] = time.monotonic() + TICK
+
+    def bind(self) -> None:
+        """Tie the queues to their exchanges; after a beat, for a node's own queues are a living node's."""
+
+        def step() -> None:
+            if self.options.bindings:
+                self.app.broker.bind(self.options.bindings)
+            if self.options.own_bindings:
+                self.app.broker.bind(self.options.own_bindings, self.node.id)
+
+        if not self._try("tie the queues to their exchanges", step):
+            self._due[self.bind] = time.monotonic() + TICK
 
     def recover(self) -> None:
         def step() -> None:
@@ -287,18 +310,23 @@ class Agent:
             for warning in getattr(store, "check", list)():
                 logger.warning("%s", warning)
 
-    def _watch_foreign(self) -> None:
-        """Let the engine wake our idle children for messages of other programs, if it can."""
-        watch = getattr(self.app.broker, "watch_foreign", None)
-        if watch is None:
-            return
-        import threading
+    def _start_helpers(self) -> None:
+        """Let the engine do in threads what it offers to: wake our idle children for messages of other
+        programs, and bring in their broadcasts."""
+        self._stop, stopped = socket.socketpair()
+        self._stopped = stopped  # kept: it would be closed
+        broker, options = self.app.broker, self.options
+        watch, relay = getattr(broker, "watch_foreign", None), getattr(broker, "relay_foreign", None)
+        if watch is not None:
+            _thread("celeriac-watch", watch, options.queues, stopped.fileno())
+        if relay is not None and options.own_bindings:
+            _thread("celeriac-relay", relay, options.own_bindings, stopped.fileno())
 
-        stop_end, self._stop_watch = socket.socketpair()
-        threading.Thread(
-            target=watch, args=(self.options.queues, stop_end.fileno()), name="celeriac-watch", daemon=True
-        ).start()
-        self._stop_end = stop_end
+
+def _thread(name: str, target: Callable[..., None], *args: Any) -> None:
+    import threading
+
+    threading.Thread(target=target, args=args, name=name, daemon=True).start()
 
 
 def process_lives(pid: int, started: float) -> bool:

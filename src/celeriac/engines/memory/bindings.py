@@ -29,9 +29,9 @@ class MemoryBindings:
 
 
 def fanned(store: Store, exchange: str) -> Iterator[str]:
-    """The nodes' own queues on a fanout exchange. The store's lock is held."""
-    owned = [tie for tie, node in store.bindings.items() if node and tie.type == "fanout"]
-    yield from dict.fromkeys(tie.queue for tie in owned if tie.exchange == exchange)
+    """The queues tied to a fanout exchange. The store's lock is held."""
+    ties = [tie for tie in store.bindings if tie.exchange == exchange and tie.type == "fanout"]
+    yield from dict.fromkeys(tie.queue for tie in ties)
 
 
 def unbind(store: Store, node: str) -> None:

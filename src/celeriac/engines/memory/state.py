@@ -17,7 +17,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from celeriac.engines.base import Answer, Binding, DeadLetter, Delivery, Incarnation, Loss, NodeInfo, ResultRecord
+from celeriac.engines.base import (
+    Answer,
+    Binding,
+    DeadLetter,
+    Delivery,
+    Incarnation,
+    Loss,
+    NodeInfo,
+    ResultRecord,
+)
 from celeriac.engines.envelopes import after_loss
 
 ONCE = "once"

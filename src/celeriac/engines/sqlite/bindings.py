@@ -10,8 +10,7 @@ from celeriac.engines.sqlite.store import Store
 
 _BIND = "INSERT OR REPLACE INTO binding (exchange, type, routing_key, queue, node) VALUES (?, ?, ?, ?, ?)"
 _BINDINGS = "SELECT exchange, type, routing_key, queue FROM binding WHERE exchange = ? ORDER BY queue"
-_FANNED = """SELECT DISTINCT queue FROM binding
-WHERE exchange = ? AND type = 'fanout' AND node != '' ORDER BY queue"""
+_FANNED = "SELECT DISTINCT queue FROM binding WHERE exchange = ? AND type = 'fanout' ORDER BY queue"
 _UNBIND = "DELETE FROM binding WHERE node = ? RETURNING queue"
 _PAYLOADS = "DELETE FROM payload WHERE id IN (SELECT id FROM {table} WHERE queue = ?)"
 _ROWS = "DELETE FROM {table} WHERE queue = ?"
@@ -39,7 +38,7 @@ class SQLiteBindings:
 
 
 def fanned(handle: sqlite3.Connection, exchange: str) -> list[str]:
-    """The nodes' own queues on a fanout exchange."""
+    """The queues tied to a fanout exchange."""
     return [queue for (queue,) in handle.execute(_FANNED, (exchange,))]
 
 

@@ -58,8 +58,57 @@ local function delay(queue, due, id, value)
   delays = delays + 1 -- a microsecond keeps what falls due together in order
 end
 
--- how: 'n' now, 's' in so many seconds, 'd' at an epoch second
-local function put(queue, lane, how, when, id, envelope, now)
+local function announce(channel, message) redis.pcall('PUBLISH', channel, message) end
+
+-- Delete a queue's ready, delayed and parked messages; return how many there were.
+local function empty(queue)
+  local lists = {}
+  local count = call('HLEN', own(queue, 'delayed:payload')) + call('HLEN', own(queue, 'parked'))
+  for lane = 0, #LANES - 1 do lists[lane + 1] = line(queue, lane) end
+  lists[#lists + 1] = own(queue, 'returned')
+  for i = 1, #lists do count = count + call('LLEN', lists[i]) end
+  for _, bucket in ipairs(call('SMEMBERS', own(queue, 'buckets'))) do
+    call('SREM', PREFIX .. 'celeriac:rate:' .. bucket .. ':queues', queue)
+    lists[#lists + 1] = own(queue, 'parked:' .. bucket)
+  end
+  for _, what in ipairs({ 'delayed', 'delayed:payload', 'parked', 'buckets' }) do lists[#lists + 1] = own(queue, what) end
+  call('UNLINK', unpack(lists))
+  return count
+end
+
+-- Forget a queue that was a node's own.
+local function drop(bound, queue)
+  call('HDEL', bound, queue)
+  empty(queue)
+  call('DEL', own(queue, 'wake'))
+  if call('EXISTS', own(queue, 'dead')) == 0 then call('SREM', PREFIX .. 'celeriac:queues', queue) end
+end
+
+local put
+
+-- A message for a fanout exchange, named "\0exchange\0channel" in place of a queue: a copy to each queue that is
+-- bound to it, unless its node is dead, and one to Celery's workers, who listen on the channel.
+local function spread(target, lane, how, when, id, envelope, now)
+  local exchange, channel = string.match(target, '^%z([^%z]*)%z(.*)$')
+  local bound = PREFIX .. 'celeriac:bound:' .. exchange
+  local flat = call('HGETALL', bound)
+  for i = 1, #flat, 2 do
+    if flat[i + 1] == '' or call('ZSCORE', PREFIX .. 'celeriac:beats', flat[i + 1]) then
+      put(flat[i], lane, how, when, id, envelope, now)
+      wake(flat[i])
+    else
+      drop(bound, flat[i])
+    end
+  end
+  announce(channel, envelope)
+end
+
+-- how: 'n' now, 's' in so many seconds, 'd' at an epoch second. Whether the queue has a ready message more.
+function put(queue, lane, how, when, id, envelope, now)
+  if string.byte(queue) == 0 then
+    spread(queue, lane, how, when, id, envelope, now)
+    return false
+  end
   if how == 'n' then
     call('LPUSH', line(queue, lane), envelope)
     return true
@@ -69,8 +118,6 @@ local function put(queue, lane, how, when, id, envelope, now)
   delay(queue, due, id, lane .. '||' .. envelope)
   return false
 end
-
-local function announce(channel, message) redis.pcall('PUBLISH', channel, message) end
 
 -- Whether a stored result is final: a SUCCESS is never replaced.
 local function succeeded(key, id)
