@@ -10,13 +10,16 @@ import base64
 import datetime
 import decimal
 import json
+import re
 import sys
 import uuid
 
 import celery
 import celery.exceptions
+import shared_routers
 import kombu.compression
 import kombu.serialization
+import kombu.transport.memory
 import kombu.utils.json
 from celery.utils.saferepr import saferepr
 
@@ -43,6 +46,7 @@ class Picky(Exception):
         super().__init__(f"{a}-{b}")
 
 
+ROUTING = {"Queue": kombu.Queue, "Exchange": kombu.Exchange, "re": re, "routers": shared_routers}
 NAMES.update(Odd=Odd, Picky=Picky, exceptions=celery.exceptions)
 
 
@@ -95,8 +99,36 @@ def decompress(label, data):
     return kombu.compression.decompress(base64.b64decode(data), label).decode()
 
 
+def nothing(*args, **kwargs):
+    """A task."""
+
+
+def route(scenario):
+    """Send a call with these settings, task attributes and options; return who got it, at what priority."""
+    given = eval(scenario, ROUTING)
+    sender = celery.Celery(
+        "routes", broker="memory://", backend="cache+memory://", set_as_current=False, **given["settings"]
+    )
+    task = sender.task(nothing, name=given["name"], **given["task"])
+    kombu.transport.memory.Transport.global_state.clear()
+    kombu.transport.memory.Channel.queues.clear()
+    with sender.connection_for_write() as connection:
+        channel = connection.default_channel
+        for queue in list(sender.amqp.queues.values()):
+            queue(channel).declare()
+        try:
+            task.apply_async(given["args"], given["kwargs"], connection=connection, **given["call"])
+        except Exception as error:
+            return type(error).__name__
+        got = {}
+        for name, messages in kombu.transport.memory.Channel.queues.items():
+            for message in list(messages.queue):
+                got[name] = message["properties"]["priority"]
+        return got
+
+
 def main():
-    commands = (write, read, write_json, read_json, write_error, read_error, repr_args, compress, decompress)
+    commands = (write, read, write_json, route, read_json, write_error, read_error, repr_args, compress, decompress)
     by_name = {command.__name__: command for command in commands}
     for line in sys.stdin:
         name, *arguments = json.loads(line)

@@ -78,15 +78,21 @@ class Router:
         exchange = _name(place.get("exchange"))
         routing_key = place.get("routing_key") or ""
         kind = place.get("exchange_type")
-        if queue is None and exchange:
-            return self._by_exchange(exchange, kind, routing_key, None, extra)
-        known = self._queue(self.queues.default if queue is None else queue)
-        if (kind or known.exchange.type) == "direct" and not (exchange and routing_key):
-            # A direct queue is reached by its name: nothing needs to be bound for it.
+        if exchange and "fanout" in (kind, self.queues.kind(exchange)):
+            return Target("", exchange, routing_key or self._key_of(exchange), extra)
+        known = None if queue is None else self._queue(queue)
+        if exchange and routing_key:
+            return self._by_exchange(exchange, routing_key, known, extra)
+        known = known or self.queues[self.queues.default]
+        if (kind or known.exchange.type) == "direct":
+            # A direct queue is reached by its name: nothing needs to be bound for it. (That an exchange
+            # without a key says nothing is Celery's rule.)
             return Target(known.name, "", known.name, extra)
-        kind = kind if exchange else known.exchange.type
-        exchange = exchange or known.exchange.name
-        return self._by_exchange(exchange, kind, routing_key or known.routing_key, known, extra)
+        if not exchange and known.is_fanout:
+            return Target("", known.exchange.name, routing_key or known.routing_key, extra)
+        return self._by_exchange(
+            exchange or known.exchange.name, routing_key or known.routing_key, known, extra
+        )
 
     def _queue(self, queue: Any) -> Queue:
         if isinstance(queue, str):
@@ -95,15 +101,12 @@ class Router:
         return self.queues.get(made.name) or self.queues.add(made)
 
     def _by_exchange(
-        self, exchange: str, kind: str | None, routing_key: str, named: Queue | None, extra: dict[str, Any]
+        self, exchange: str, routing_key: str, named: Queue | None, extra: dict[str, Any]
     ) -> Target:
         """The queues bound to ``exchange``; ``named`` is the one that the route names besides, which gets the
         message if no other would."""
-        if exchange == DIRECT and routing_key:
+        if exchange == DIRECT:
             return Target(f"{routing_key}.dq2", exchange, routing_key, extra)
-        known = self.queues.kind(exchange) or kind
-        if known == "fanout":
-            return Target("", exchange, routing_key or self._key_of(exchange), extra)
         names = [queue.name for queue in self.queues.bound(exchange, routing_key)]
         if not names and named is not None:
             names = [named.name]
@@ -137,24 +140,19 @@ class Router:
 
 
 def _place(*sources: Mapping[str, Any]) -> dict[str, Any]:
-    """The place that the sources name, the first one's word going before the next one's.
+    """The place that the sources name together, each one's word going before the next one's.
 
-    Who names a queue or an exchange names the place alone, unless the next one names the same: a queue from
-    one source and an exchange from another would be a place that nobody meant.
+    Where a queue has been named, a source that names another place adds nothing: a queue from one source and
+    the exchange of another would be a place that nobody meant.
     """
     place: dict[str, Any] = {}
     for source in sources:
         said = {key: source[key] for key in PLACE if source.get(key) is not None}
         if not said:
             continue
-        apart = any(
-            key in place and key in said and _name(place[key]) != _name(said[key])
-            for key in ("queue", "exchange")
-        )
-        names_one = "queue" in place or "exchange" in place
-        shares_one = any(key in place and key in said for key in ("queue", "exchange"))
-        if apart or (names_one and not shares_one and ("queue" in said or "exchange" in said)):
-            continue
+        if "queue" in place and ("queue" in said or "exchange" in said):
+            if "queue" not in said or _name(said["queue"]) != _name(place["queue"]):
+                continue
         place = {**said, **place}
     return place
 
