@@ -16,12 +16,13 @@ import uuid
 
 import celery
 import celery.exceptions
-import shared_routers
 import kombu.compression
 import kombu.serialization
 import kombu.transport.memory
 import kombu.utils.json
 from celery.utils.saferepr import saferepr
+
+import shared_routers
 
 NAMES = {
     "datetime": datetime,
@@ -128,7 +129,18 @@ def route(scenario):
 
 
 def main():
-    commands = (write, read, write_json, route, read_json, write_error, read_error, repr_args, compress, decompress)
+    commands = (
+        write,
+        read,
+        write_json,
+        route,
+        read_json,
+        write_error,
+        read_error,
+        repr_args,
+        compress,
+        decompress,
+    )
     by_name = {command.__name__: command for command in commands}
     for line in sys.stdin:
         name, *arguments = json.loads(line)
