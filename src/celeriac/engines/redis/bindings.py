@@ -1,7 +1,8 @@
 """Exchanges on Redis: which queues are tied to them.
 
-Those on direct and topic exchanges are written where kombu looks for them, so that Celery's clients reach
-queues that only our workers take from. Those on fanout exchanges are in keys of ours: see keys.py.
+They are written where kombu looks for them, so that Celery's clients reach queues that only our workers take
+from. (Of a fanout too: a client of Celery's that has not declared the exchange takes it for a direct one, and
+pushes to the queues it finds there.) Those on fanout exchanges are in keys of ours as well: see keys.py.
 """
 
 from __future__ import annotations
@@ -44,10 +45,9 @@ class RedisBindings:
                 commands.append(("HSET", self.keys.own(f"bound:{tie.exchange}"), tie.queue, node))
                 if node:
                     commands.append(("SADD", self.keys.own(f"exchanges:{node}"), tie.exchange))
-            else:
-                member = SEP.join((tie.routing_key, _pattern(tie), tie.queue))
-                for name in ("binding", "binding_permanent"):
-                    commands.append(("SADD", f"{self.keys.prefix}_kombu.{name}.{tie.exchange}", member))
+            member = SEP.join((tie.routing_key, _pattern(tie), tie.queue))
+            for name in ("binding", "binding_permanent"):
+                commands.append(("SADD", f"{self.keys.prefix}_kombu.{name}.{tie.exchange}", member))
         if commands:
             commands = [("MULTI",), *commands, ("EXEC",)]
             with self.links.borrow() as link:
@@ -66,6 +66,8 @@ class RedisBindings:
         ties = [Binding(exchange, "fanout", "", queue.decode()) for queue in sorted(own)]
         for member in sorted(members):
             key, pattern, queue = member.decode().split(SEP)
+            if queue.encode() in own:
+                continue
             # Celery's broadcast queues are no lists: their workers listen on the channel.
             kind = "fanout" if queue.startswith("bcast.") else "topic" if pattern else "direct"
             ties.append(Binding(exchange, kind, key, queue))

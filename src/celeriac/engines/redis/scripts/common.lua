@@ -76,9 +76,16 @@ local function empty(queue)
   return count
 end
 
--- Forget a queue that was a node's own.
-local function drop(bound, queue)
-  call('HDEL', bound, queue)
+-- Forget a queue that was a node's own, also where kombu looks for it.
+local function drop(exchange, queue)
+  call('HDEL', PREFIX .. 'celeriac:bound:' .. exchange, queue)
+  local table_of_kombu = PREFIX .. '_kombu.binding.' .. exchange
+  for _, member in ipairs(call('SMEMBERS', table_of_kombu)) do
+    if string.sub(member, -#queue) == queue then
+      call('SREM', table_of_kombu, member)
+      call('SREM', PREFIX .. '_kombu.binding_permanent.' .. exchange, member)
+    end
+  end
   empty(queue)
   call('DEL', own(queue, 'wake'))
   if call('EXISTS', own(queue, 'dead')) == 0 then call('SREM', PREFIX .. 'celeriac:queues', queue) end
@@ -90,14 +97,13 @@ local put
 -- bound to it, unless its node is dead, and one to Celery's workers, who listen on the channel.
 local function spread(target, lane, how, when, id, envelope, now)
   local exchange, channel = string.match(target, '^%z([^%z]*)%z(.*)$')
-  local bound = PREFIX .. 'celeriac:bound:' .. exchange
-  local flat = call('HGETALL', bound)
+  local flat = call('HGETALL', PREFIX .. 'celeriac:bound:' .. exchange)
   for i = 1, #flat, 2 do
     if flat[i + 1] == '' or call('ZSCORE', PREFIX .. 'celeriac:beats', flat[i + 1]) then
       put(flat[i], lane, how, when, id, envelope, now)
       wake(flat[i])
     else
-      drop(bound, flat[i])
+      drop(exchange, flat[i])
     end
   end
   announce(channel, envelope)

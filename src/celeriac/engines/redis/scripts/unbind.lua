@@ -6,11 +6,10 @@
 
 local count = 0
 for _, exchange in ipairs(call('SMEMBERS', KEYS[1])) do
-  local bound = PREFIX .. 'celeriac:bound:' .. exchange
-  local flat = call('HGETALL', bound)
+  local flat = call('HGETALL', PREFIX .. 'celeriac:bound:' .. exchange)
   for i = 1, #flat, 2 do
     if flat[i + 1] == ARGV[1] then
-      drop(bound, flat[i])
+      drop(exchange, flat[i])
       count = count + 1
     end
   end
