@@ -273,7 +273,7 @@ def test_a_callable_sees_the_options_and_the_task() -> None:
         seen.append((name, args, kwargs, options, task))
 
     app = Celeriac("x", broker="memory://routes", set_as_current=False, task_routes=(route,))
-    task = app.task(lambda x, y: None, name="add")
+    task = app.task(lambda x, y: None, name="add", shared=False)
     app.publisher.build("add", (1,), {"y": 2}, task=task, priority=3, headers={"a": 1})
     assert seen[0][:3] == ("add", (1,), {"y": 2})
     assert {"priority": 3, "headers": {"a": 1}}.items() <= seen[0][3].items()
@@ -282,7 +282,7 @@ def test_a_callable_sees_the_options_and_the_task() -> None:
 
 def test_each_call_of_a_bulk_is_routed_by_its_arguments() -> None:
     app = Celeriac("x", broker="memory://bulk", set_as_current=False, task_routes=shared_routers.by_argument)
-    task = app.task(lambda x: None, name="add")
+    task = app.task(lambda x: None, name="add", shared=False)
     task.enqueue_many([1, 9, 2, 8])
     assert [app.broker.depth([q])[q].ready for q in ("celery", "q2")] == [2, 2]
 
@@ -321,7 +321,7 @@ def built(order: str = "higher", route: Any = None, conf: Any = None, task: Any 
         **(conf or {}),
     }
     app = Celeriac("x", broker=f"memory://{uuid.uuid4().hex}", set_as_current=False, **settings)
-    made = app.task(lambda: None, name="add", **(task or {}))
+    made = app.task(lambda: None, name="add", shared=False, **(task or {}))
     return app.publisher.build("add", task=made, **call).priority
 
 
@@ -359,8 +359,8 @@ def test_a_child_has_its_parent_s_priority_unless_it_has_its_own() -> None:
         settings = {"task_inherit_parent_priority": True, "task_default_priority": 1}
         settings["task_routes"] = {"add": route} if route else None
         app = Celeriac("x", broker="memory://inherit", set_as_current=False, **settings)
-        parent = app.task(lambda: None, name="parent")
-        made = app.task(lambda: None, name="add", **(task or {}))
+        parent = app.task(lambda: None, name="parent", shared=False)
+        made = app.task(lambda: None, name="add", shared=False, **(task or {}))
         parent.push_request(called_directly=False, id="p", delivery_info={"priority": 6})
         try:
             return app.publisher.build("add", task=made, **call).priority

@@ -98,7 +98,9 @@ def ours(text: str) -> Any:
     app = Celeriac("routes", broker=f"memory://{uuid.uuid4().hex}", set_as_current=False, **given["settings"])
     sent: dict[str, int] = {}
     try:
-        task = app.task(lambda *args, **kwargs: None, name=given["name"], typing=False, **given["task"])
+        task = app.task(
+            lambda *args, **kwargs: None, name=given["name"], typing=False, shared=False, **given["task"]
+        )
         for queue in list(app.queues.values()):
             app.broker.bind(queue.bindings())
         app.publisher.watch.queues.update(QUEUES)  # no thread for each of thousands of applications

@@ -562,6 +562,8 @@ class Celeriac:
 
     def disconnect(self) -> None:
         """Close the connections to the stores; they are opened again when they are needed."""
+        if "publisher" in self.__dict__:
+            self.publisher.watch.close()
         with self._lock:
             opened = {
                 id(s): s for s in (self._broker, self._write_broker, self._backend) if hasattr(s, "close")

@@ -40,6 +40,7 @@ class QueueWatch:
         self._app = app
         self._clock = clock
         self._since: dict[str, float] = {}
+        self._warned: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -49,11 +50,12 @@ class QueueWatch:
         """Watch a queue from now on. Of a fanout ("") nothing waits, so there is nothing to warn of."""
         with self._lock:
             self.queues.add(queue)
-            if not queue:
+            if not queue or queue in self._warned:
                 return
             self._since[queue] = self._clock()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="celeriac-queues", daemon=True)
+                run, stop = self._run, self._stop
+                self._thread = threading.Thread(target=run, args=(stop,), name="celeriac-queues", daemon=True)
                 self._thread.start()
 
     def look(self) -> list[str]:
@@ -66,10 +68,11 @@ class QueueWatch:
         depths = self._app.write_broker.depth(late) if late else {}
         late = [queue for queue in late if any(depths[queue][:4])]
         with self._lock:
-            for queue in watched.keys() - set(unserved):
+            for queue in (watched.keys() & self._since.keys()) - set(unserved):
                 self._since[queue] = now
             for queue in late:
-                del self._since[queue]
+                self._since.pop(queue, None)
+                self._warned.add(queue)
         for queue in late:
             logger.warning(
                 "No worker has taken from queue %r for %d s, and tasks wait in it: start one with "
@@ -79,25 +82,26 @@ class QueueWatch:
         return late
 
     def close(self) -> None:
-        """End the thread, without waiting for it."""
+        """End the thread, without waiting for it; the next message starts another one."""
         self._stop.set()
+        self.forget()
 
     def forget(self) -> None:
-        """Begin anew, in a forked process."""
+        """Begin anew: in a forked process the thread is not there."""
         self.queues.clear()
         self._since.clear()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = None
 
-    def _run(self) -> None:
-        while not self._stop.wait(self.interval):
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(self.interval):
             try:
                 self.look()
             except CeleriacError as error:
                 logger.debug("Cannot see now who takes from the queues: %s", error)
             except Exception:
-                if not self._stop.is_set():  # else the process is ending under us
+                if not stop.is_set():  # else the process is ending under us
                     logger.debug("Cannot see who takes from the queues", exc_info=True)
 
 

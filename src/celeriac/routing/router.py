@@ -150,9 +150,11 @@ def _place(*sources: Mapping[str, Any]) -> dict[str, Any]:
         said = {key: source[key] for key in PLACE if source.get(key) is not None}
         if not said:
             continue
-        if "queue" in place and ("queue" in said or "exchange" in said):
-            if "queue" not in said or _name(said["queue"]) != _name(place["queue"]):
-                continue
+        elsewhere = (
+            _name(said["queue"]) != _name(place.get("queue")) if "queue" in said else "exchange" in said
+        )
+        if "queue" in place and elsewhere:
+            continue
         place = {**said, **place}
     return place
 
