@@ -113,7 +113,7 @@ def mixed(alone: InteropSite) -> InteropSite:  # noqa: F811
 def test_a_broadcast_of_either_library_reaches_both_s_workers_once(mixed: InteropSite, library: str) -> None:
     for worker in ("celeriac", "celeriac", "celery"):
         mixed.worker(worker, "news", "-c", "1", "-P", "solo", broadcast="news")
-    # Without this a client of Celery's does not know that the exchange is a fanout: it misses Celery's worker.
+    # Without this a client of Celery's does not know that it is a fanout, and misses Celery's worker.
     more = ", declare=[app.amqp.queues['news'].exchange]" if library == "celery" else ""
     mixed.client(library).run(f"mark.apply_async(('told',), queue='news'{more})")
     mixed.await_true(lambda: len(mixed.journal()) >= 3)
