@@ -86,9 +86,14 @@ class RedisBindings:
 
 
 def unbind(server: Server, link: Link, node: str) -> None:
-    """Forget a node's own queues."""
-    own = server.keys.own
-    server.scripts["unbind"].run(link, [own(f"exchanges:{node}"), own("queues")], [node])
+    """Forget a node's own queues with what waits in them; dead letters stay."""
+    own, of = server.keys.own, server.keys.of
+    for name in server.scripts["unbind"].run(link, [own(f"exchanges:{node}")], [node]):
+        queue = name.decode()
+        server.scripts["purge"].run(link, [], [queue])
+        commands: list[tuple[Word, ...]] = [("DEL", of(queue, "wake")), ("EXISTS", of(queue, "dead"))]
+        if not link.calls(b"".join(map(pack, commands)), 2)[1]:
+            link.call(pack(("SREM", own("queues"), queue)))
 
 
 def _pattern(tie: Binding) -> str:

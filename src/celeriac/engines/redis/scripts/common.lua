@@ -60,24 +60,8 @@ end
 
 local function announce(channel, message) redis.pcall('PUBLISH', channel, message) end
 
--- Delete a queue's ready, delayed and parked messages; return how many there were.
-local function empty(queue)
-  local lists = {}
-  local count = call('HLEN', own(queue, 'delayed:payload')) + call('HLEN', own(queue, 'parked'))
-  for lane = 0, #LANES - 1 do lists[lane + 1] = line(queue, lane) end
-  lists[#lists + 1] = own(queue, 'returned')
-  for i = 1, #lists do count = count + call('LLEN', lists[i]) end
-  for _, bucket in ipairs(call('SMEMBERS', own(queue, 'buckets'))) do
-    call('SREM', PREFIX .. 'celeriac:rate:' .. bucket .. ':queues', queue)
-    lists[#lists + 1] = own(queue, 'parked:' .. bucket)
-  end
-  for _, what in ipairs({ 'delayed', 'delayed:payload', 'parked', 'buckets' }) do lists[#lists + 1] = own(queue, what) end
-  call('UNLINK', unpack(lists))
-  return count
-end
-
--- Forget a queue that was a node's own, also where kombu looks for it.
-local function drop(exchange, queue)
+-- Untie a queue that was a node's own, also where kombu looks for it.
+local function untie(exchange, queue)
   call('HDEL', PREFIX .. 'celeriac:bound:' .. exchange, queue)
   local table_of_kombu = PREFIX .. '_kombu.binding.' .. exchange
   for _, member in ipairs(call('SMEMBERS', table_of_kombu)) do
@@ -86,9 +70,6 @@ local function drop(exchange, queue)
       call('SREM', PREFIX .. '_kombu.binding_permanent.' .. exchange, member)
     end
   end
-  empty(queue)
-  call('DEL', own(queue, 'wake'))
-  if call('EXISTS', own(queue, 'dead')) == 0 then call('SREM', PREFIX .. 'celeriac:queues', queue) end
 end
 
 local put
@@ -103,7 +84,7 @@ local function spread(target, lane, how, when, id, envelope, now)
       put(flat[i], lane, how, when, id, envelope, now)
       wake(flat[i])
     else
-      drop(exchange, flat[i])
+      untie(exchange, flat[i])
     end
   end
   announce(channel, envelope)

@@ -1,18 +1,18 @@
--- Forget a node's own queues on fanout exchanges, with what waits in them; dead letters stay.
+-- Untie a node's own queues from their exchanges.
 --
--- KEYS  1 the node's exchanges, 2 set of known queues
+-- KEYS  1 the node's exchanges
 -- ARGV  1 node
--- Returns the number of queues.
+-- Returns the queues.
 
-local count = 0
+local queues = {}
 for _, exchange in ipairs(call('SMEMBERS', KEYS[1])) do
   local flat = call('HGETALL', PREFIX .. 'celeriac:bound:' .. exchange)
   for i = 1, #flat, 2 do
     if flat[i + 1] == ARGV[1] then
-      drop(exchange, flat[i])
-      count = count + 1
+      untie(exchange, flat[i])
+      queues[#queues + 1] = flat[i]
     end
   end
 end
 call('DEL', KEYS[1])
-return count
+return queues
