@@ -9,17 +9,20 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import functools
 import json
 import re
 import sys
 import uuid
 
 import celery
+import celery.app.task
 import celery.exceptions
 import kombu.compression
 import kombu.serialization
 import kombu.transport.memory
 import kombu.utils.json
+from celery import canvas
 from celery.utils.saferepr import saferepr
 
 import shared_routers
@@ -49,6 +52,58 @@ class Picky(Exception):
 
 ROUTING = {"Queue": kombu.Queue, "Exchange": kombu.Exchange, "re": re, "routers": shared_routers}
 NAMES.update(Odd=Odd, Picky=Picky, exceptions=celery.exceptions)
+CANVAS = {
+    name: getattr(canvas, name)
+    for name in ("chain", "group", "chord", "chunks", "xmap", "xstarmap", "signature", "Signature")
+}
+
+
+@app.task(name="t.add")
+def add(x, y):
+    return x + y
+
+
+@app.task(name="t.total")
+def total(values):
+    return sum(values)
+
+
+@app.task(name="t.listed")
+def listed(*values, **more):
+    return [*values, *([more] if more else [])]
+
+
+@app.task(name="t.old")
+def old(task_id):
+    pass
+
+
+class Visitor(canvas.StampingVisitor):
+    """Stamps each part with the hooks that came to it."""
+
+    def on_signature(self, sig, **headers):
+        return {"on_signature": sig.task}
+
+    def on_group_start(self, sig, **headers):
+        return {"on_group_start": len(sig.tasks)}
+
+    def on_chain_start(self, sig, **headers):
+        return {"on_chain_start": len(sig.tasks)}
+
+    def on_chord_header_start(self, sig, **header):
+        return {"on_chord_header_start": 1}
+
+    def on_chord_body(self, sig, **header):
+        return {"on_chord_body": 1}
+
+    def on_callback(self, callback, **header):
+        return {"on_callback": callback.task}
+
+    def on_errback(self, errback, **header):
+        return {"on_errback": errback.task}
+
+
+CANVAS.update(add=add, total=total, listed=listed, old=old, Visitor=Visitor)
 
 
 def write(options):
@@ -91,6 +146,50 @@ def repr_args(value, limit):
     return saferepr(eval(value, NAMES), limit)
 
 
+def make(source):
+    """Run the lines; return the signature that they leave in ``c``, as JSON, and its text."""
+    names = dict(CANVAS)
+    exec(source, names)
+    return [kombu.utils.json.dumps(names["c"]), repr(names["c"])]
+
+
+def send(source):
+    """The same, and send it; return headers and body of the messages, and the ids of result and parents."""
+    names = dict(CANVAS)
+    exec(source, names)
+    with app.connection_for_write() as connection:
+        queue = connection.default_channel._queue_for("celery")
+        while not queue.empty():
+            queue.get_nowait()
+        result = names["c"].apply_async()
+        sent = []
+        while not queue.empty():
+            message = queue.get_nowait()
+            body = json.loads(base64.b64decode(message["body"]))
+            sent.append([message["headers"], body])
+    return [sent, ids_of(result)]
+
+
+def ids_of(result):
+    """The id of a result, of its members, and so of all its parents."""
+    if result is None:
+        return None
+    members = [ids_of(member) for member in getattr(result, "results", None) or ()]
+    return [result.id, members, ids_of(result.parent)]
+
+
+def run(source):
+    """The same, but run it here; return state and value."""
+    names = dict(CANVAS)
+    exec(source, names)
+    return json.loads(json.dumps(names["c"].apply().get()))
+
+
+def read_signature(text):
+    """Make a signature of its JSON, and write it again."""
+    return kombu.utils.json.dumps(canvas.maybe_signature(kombu.utils.json.loads(text), app))
+
+
 def compress(method, text):
     data, label = kombu.compression.compress(text, method)
     return [base64.b64encode(data).decode(), label]
@@ -128,19 +227,32 @@ def route(scenario):
         return got
 
 
+@functools.cache
+def redis_app(url):
+    return celery.Celery("chords", broker=url, backend=url)
+
+
+def chord_size(url, group, size):
+    redis_app(url).backend.set_chord_size(group, size)
+
+
+def chord_joined(url, group):
+    redis_app(url).backend.add_to_chord(group, None)
+
+
+def chord_part(url, group, task_id, index, value):
+    """End a header task as Celery's worker does; its body is a call of ``peer.body``."""
+    app = redis_app(url)
+    body = app.signature("peer.body")
+    request = celery.app.task.Context(id=task_id, group=group, group_index=index, chord=body)
+    app.backend.on_chord_part_return(request, "SUCCESS", value)
+
+
 def main():
     commands = (
-        write,
-        read,
-        write_json,
-        route,
-        read_json,
-        write_error,
-        read_error,
-        repr_args,
-        compress,
-        decompress,
-    )
+        write, read, write_json, read_json, route, write_error, read_error, repr_args, make, send, run,
+        read_signature, compress, decompress, chord_size, chord_joined, chord_part,
+    )  # fmt: skip
     by_name = {command.__name__: command for command in commands}
     for line in sys.stdin:
         name, *arguments = json.loads(line)

@@ -31,9 +31,16 @@ _NAMES = {
     "Task": "celeriac.task",
     "AsyncResult": "celeriac.result",
     "Signature": "celeriac.canvas",
+    "StampingVisitor": "celeriac.canvas",
+    "chain": "celeriac.canvas",
+    "chord": "celeriac.canvas",
+    "chunks": "celeriac.canvas",
+    "group": "celeriac.canvas",
     "signature": "celeriac.canvas",
     "subtask": "celeriac.canvas",
     "maybe_signature": "celeriac.canvas",
+    "xmap": "celeriac.canvas",
+    "xstarmap": "celeriac.canvas",
     "Queue": "celeriac.routing",
     "Exchange": "celeriac.routing",
     "Broadcast": "celeriac.routing",
@@ -52,8 +59,15 @@ if TYPE_CHECKING:
     from celeriac.app.shared import shared_task as shared_task
     from celeriac.app.state import app_or_default as app_or_default
     from celeriac.canvas import Signature as Signature
+    from celeriac.canvas import StampingVisitor as StampingVisitor
+    from celeriac.canvas import chunks as chunks
     from celeriac.canvas import maybe_signature as maybe_signature
     from celeriac.canvas import subtask as subtask
+    from celeriac.canvas import xmap as xmap
+    from celeriac.canvas import xstarmap as xstarmap
+    from celeriac.canvas.chain import chain as chain
+    from celeriac.canvas.chord import chord as chord
+    from celeriac.canvas.group import group as group
     from celeriac.canvas.signature import signature as signature
     from celeriac.result import AsyncResult as AsyncResult
     from celeriac.routing import Broadcast as Broadcast

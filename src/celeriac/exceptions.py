@@ -68,7 +68,13 @@ class Retry(TaskPredicate):
 
 
 class Ignore(TaskPredicate):
-    """The task ends without a result: its state stays what it is."""
+    """The task ends without a result: its state stays what it is.
+
+    ``publications`` are messages that take its place, to be stored in the step that ends it
+    (``Task.replace``).
+    """
+
+    publications: Any = ()
 
 
 class Reject(TaskPredicate):

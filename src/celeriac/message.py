@@ -40,6 +40,9 @@ class Notes(msgspec.Struct, omit_defaults=True):
     lost: str | None = None
     """Set when the last run was ended from outside and must not be repeated (see ``engines.base.Loss``):
     whoever claims the message records the end instead of running it."""
+    foreign: bool = False
+    """It was sent on behalf of a message of another program, which may have begun the chord it belongs to:
+    the chord's parts must bring the body along (``ChordPart.body``)."""
 
 
 class Message(msgspec.Struct):

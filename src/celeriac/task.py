@@ -20,6 +20,7 @@ from celeriac.exceptions import (
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.canvas.maps import chunks
     from celeriac.engines.base import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
 
@@ -318,6 +319,47 @@ class Task(Generic[P, R]):
         """
         self.app.results.update(self, task_id, state, meta, **kwargs)
 
+    def replace(self, sig: Any) -> Any:
+        """Let ``sig`` (a signature, chain, group or chord) take the place of the running call, and end it.
+
+        The replacement gets the call's id, callbacks, stamps, and what follows it in its chain, group or
+        chord; the last task of ``sig`` gives the call's result (of a group, the list of its results). Write
+        ``return self.replace(...)``: it raises ``Ignore``, and the worker sends the replacement in the step
+        that ends this task. In eager mode, and if the task was called directly, it is run here instead and
+        its value returned. Raises ``ImproperlyConfigured`` for an empty chain, or a signature that belongs
+        to a chord.
+        """
+        from celeriac.canvas.replacing import replacement
+
+        return self.on_replace(replacement(self, sig))
+
+    def on_replace(self, sig: Any) -> Any:
+        """Called by :meth:`replace` with the finished replacement; an override must call this one."""
+        from celeriac.canvas.replacing import send_replacement
+
+        return send_replacement(self, sig)
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Add a call to the header of the chord that the running task belongs to; return its result.
+
+        It takes effect in the step that ends this task, if it succeeds: then the call is sent, and the
+        chord's body waits for it too. Its result comes after those of the header. ``lazy`` returns the
+        signature instead; it goes out all the same (sending it is allowed and does nothing more). Raises
+        ``ValueError`` outside of a chord's header.
+        """
+        from celeriac.canvas.replacing import add_to_chord
+
+        return add_to_chord(self, sig, lazy)
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell how far the running call has come, for ``AsyncResult.progress`` and ``updates``.
+
+        ``done`` of ``total`` (``None``: not known), in any unit, and a ``note`` for people. It is stored as
+        the state ``PROGRESS``, at most ten times a second, so it may be called in every round of a loop; the
+        last one (``done`` has reached ``total``) is always stored. A task called directly stores nothing.
+        """
+        self.app.results.progress(self, done, total, note)
+
     @property
     def request(self) -> Context:
         """The call that is running here; outside of one, a context with the defaults."""
@@ -363,6 +405,24 @@ class Task(Generic[P, R]):
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
         """An immutable signature: it takes no result of a previous task."""
         return self.signature(args, kwargs, immutable=True)
+
+    def map(self, it: Iterable[Any]) -> Signature:
+        """A signature of one message that runs the task for each item: ``[task(x) for x in it]``."""
+        from celeriac.canvas import xmap
+
+        return xmap(self.s(), it, app=self.app)  # type: ignore[call-arg]
+
+    def starmap(self, it: Iterable[Any]) -> Signature:
+        """The same with each item as the arguments: ``[task(*x) for x in it]``."""
+        from celeriac.canvas import xstarmap
+
+        return xstarmap(self.s(), it, app=self.app)  # type: ignore[call-arg]
+
+    def chunks(self, it: Iterable[Any], n: int) -> chunks:
+        """A group of messages each of which runs the task for ``n`` items of ``it``, their arguments."""
+        from celeriac.canvas import chunks
+
+        return chunks(self.s(), it, n, app=self.app)  # type: ignore[call-arg]
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The handle of the result of the call with this id."""

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from celeriac.engines.base import Answer, Consumer, Delivery, Depth, Incarnation, Loss, Outcome, Verdict
+from celeriac.engines.base import (
+    Answer,
+    Delivery,
+    Depth,
+    Incarnation,
+    Loss,
+    Outcome,
+    Unique,
+    Verdict,
+)
 from celeriac.exceptions import Fenced, OperationalError
 from tests.conformance.helpers import id_of, message, node, notes_of, pub, record
+from tests.conformance.model import Known, Line, Worker
 from tests.conformance.rigs import Rig
 
 QUEUES = ("q1", "q2")
@@ -24,41 +33,11 @@ FAR = 1e6
 
 RARELY = st.sampled_from((False, False, False, True))
 ORDERS = (["q1", "q2"], ["q2", "q1"], ["q1"], ["q2"])
-ENDS = ("ack", "give_back", "delay", "requeue", "park", "bury", "mark_once", "settle_in_vain")
+ENDS = ("ack", "give_back", "delay", "requeue", "park", "enter", "bury", "mark_once", "settle_in_vain")
+PLACES = 2
+"""How many may be inside of each place."""
+
 STATES = ("ready", "delayed", "leased", "parked", "dead")
-
-Line = tuple[str, bool]
-"""A queue and whether it is its urgent lane."""
-
-
-@dataclass
-class Known:
-    """What the model knows of one message."""
-
-    line: Line
-    state: str = "ready"
-    place: int = 0
-    """When it last went to the back of its line."""
-    step: int | None = None
-    """The step that returned it to the front of its line; ``None`` while it has not been claimed."""
-    token: int = 0
-    due: float = 0.0
-    order: int = 0
-    """When it was delayed or parked: settles equal due times."""
-    deliveries: int = 0
-    lost: str | None = None
-    once: bool = False
-    key: str = ""
-    """Its dead letter's."""
-
-
-@dataclass
-class Worker:
-    """A consumer and what it holds."""
-
-    consumer: Consumer
-    held: dict[int, Delivery] = field(default_factory=dict)
-    """By token."""
 
 
 class Diagram(RuleBasedStateMachine):
@@ -77,6 +56,8 @@ class Diagram(RuleBasedStateMachine):
         self.count = 0
         self.taken: dict[str, float] = {}
         """When each queue's bucket gave its last token."""
+        self.inside: dict[str, set[int]] = {queue: set() for queue in QUEUES}
+        """The tokens inside of each queue's place."""
 
     def teardown(self) -> None:
         self.rig.close()
@@ -115,6 +96,7 @@ class Diagram(RuleBasedStateMachine):
             known.deliveries += loss.counted
             known.lost = loss.mark or ("once" if known.once else known.lost)
             known.state, known.step, known.token, known.once = "ready", step, token, False
+            self.inside[delivery.queue].discard(token)
             self.ended.append((delivery.queue, token))
         worker.held.clear()
 
@@ -145,6 +127,7 @@ class Diagram(RuleBasedStateMachine):
         assert answer.deliveries == []
         for outcome in outcomes:
             del worker.held[outcome.token]
+            self.inside[outcome.queue].discard(outcome.token)
             self.ended.append((outcome.queue, outcome.token))
 
     # -- publishing ------------------------------------------------------------------------------------
@@ -162,8 +145,10 @@ class Diagram(RuleBasedStateMachine):
     @rule(
         lines=st.lists(st.tuples(st.sampled_from(QUEUES), st.booleans()), min_size=2, max_size=8),
         delay=st.sampled_from((None, None, 0.0, 1.0, FAR)),
+        key=st.sampled_from(("", "", "k1", "k2")),
     )
-    def publish(self, lines: list[Line], delay: float | None) -> None:
+    def publish(self, lines: list[Line], delay: float | None, key: str) -> None:
+        """A batch; the last of it under a unique key, sometimes."""
         batch = []
         now = self.now()
         if delay == 1.0 and not self.rig.drives_clock:
@@ -172,13 +157,27 @@ class Diagram(RuleBasedStateMachine):
             task_id = f"t{self.tick()}"
             priority = self.rig.urgent if line[1] else self.rig.lax
             batch.append(pub(task_id, line[0], priority=priority, delay=delay))
-            self.known[task_id] = Known(line)
+            if delay is not None:
+                batch[-1].delay = delay * self.rig.unit
+            if key and len(batch) == len(lines):
+                batch[-1].unique = Unique(key, FAR)
+                if holder := self.holder(key):
+                    assert self.engine.publish(batch) == {len(batch) - 1: holder}
+                    return
+            self.known[task_id] = Known(line, unique=batch[-1].unique.key if batch[-1].unique else "")
             if delay is None:
                 self.line_up(task_id)
             else:
                 self.put_off(task_id, now + delay * self.rig.unit)
-                batch[-1].delay = delay * self.rig.unit
-        self.engine.publish(batch)
+        assert self.engine.publish(batch) == {}
+
+    def holder(self, key: str) -> str | None:
+        """The task that holds a unique key."""
+        return next((task_id for task_id, known in self.known.items() if known.unique == key), None)
+
+    def gone(self, task_id: str) -> None:
+        """It has ended, and holds its key no more."""
+        self.known[task_id].state, self.known[task_id].unique = "gone", ""
 
     # -- claiming --------------------------------------------------------------------------------------
 
@@ -188,15 +187,23 @@ class Diagram(RuleBasedStateMachine):
         answer = self.exchange(worker, [], queues, limit)
         self.promote(queues, answer.now)
         admissible = {queue: parked[0] for queue in queues if (parked := self.admissible(queue, answer.now))}
+        placeable = {queue: self.placeable(queue) for queue in queues}
         ready = sum(len(self.ids("ready", queue)) for queue in queues)
-        assert len(answer.deliveries) == min(limit, ready + len(admissible))
-        self.check_order([each for each in answer.deliveries if not each.admitted], queues)
+        unparked = len(admissible) + sum(map(len, placeable.values()))
+        assert len(answer.deliveries) == min(limit, ready + unparked)
+        self.check_order(
+            [each for each in answer.deliveries if not each.admitted and not each.placed], queues
+        )
         for delivery in answer.deliveries:
             task_id = id_of(delivery.payload)
             assert delivery.token > self.highest_token
             self.highest_token = delivery.token
             known = self.known[task_id]
-            if delivery.admitted:
+            if delivery.placed:
+                assert placeable[delivery.queue].pop(0) == task_id
+                assert delivery.admitted is known.admitted
+                self.inside[delivery.queue].add(delivery.token)
+            elif delivery.admitted:
                 assert admissible.pop(delivery.queue) == task_id
                 self.taken[delivery.queue] = answer.now
             else:
@@ -204,6 +211,7 @@ class Diagram(RuleBasedStateMachine):
             noted = notes_of(delivery)
             assert (noted.deliveries, noted.lost) == (known.deliveries, known.lost)
             known.state, known.token, known.once = "leased", delivery.token, False
+            known.admitted = delivery.admitted
             worker.held[delivery.token] = delivery
 
     def promote(self, queues: list[str], now: float) -> None:
@@ -218,9 +226,16 @@ class Diagram(RuleBasedStateMachine):
 
     def admissible(self, queue: str, now: float) -> list[str]:
         """The queue's parked messages in order, if there is a token for the first."""
-        if self.taken.get(queue, 0.0) + self.interval > now:
-            return []
-        return sorted(self.ids("parked", queue), key=lambda task_id: self.known[task_id].order)
+        return [] if self.taken.get(queue, 0.0) + self.interval > now else self.line_for("bucket", queue)
+
+    def placeable(self, queue: str) -> list[str]:
+        """The queue's parked messages in order for which there is a place."""
+        return self.line_for("place", queue)[: PLACES - len(self.inside[queue])]
+
+    def line_for(self, what: str, queue: str) -> list[str]:
+        """The queue's messages that are parked for a token of its bucket or for its place, in order."""
+        waiting = [task_id for task_id in self.ids("parked", queue) if self.known[task_id].waits_for == what]
+        return sorted(waiting, key=lambda task_id: self.known[task_id].order)
 
     def check_order(self, deliveries: list[Delivery], queues: list[str]) -> None:
         """Urgent lanes first, in each the queues in order, in each queue the line in order."""
@@ -289,14 +304,17 @@ class Diagram(RuleBasedStateMachine):
             task_id = id_of(delivery.payload)
             result = record(task_id)
             self.results[task_id] = result.payload
-            self.known[task_id].state = "gone"
+            key = self.known[task_id].unique
+            self.gone(task_id)
             batch = []
             for _ in range(follow_ups):
                 follow_up = f"t{self.tick()}"
                 batch.append(pub(follow_up, delivery.queue, priority=self.rig.lax))
                 self.known[follow_up] = Known((delivery.queue, False))
                 self.line_up(follow_up)
-            outcomes.append(Outcome(delivery.token, delivery.queue, result=result, publications=batch))
+            outcome = Outcome(delivery.token, delivery.queue, result=result, publications=batch)
+            outcome.task_id, outcome.unique, outcome.place = task_id, key, f"place of {delivery.queue}"
+            outcomes.append(outcome)
         self.settle(worker, outcomes)
 
     def give_back(self, data: st.DataObject) -> None:
@@ -308,13 +326,17 @@ class Diagram(RuleBasedStateMachine):
             known = self.known[id_of(delivery.payload)]
             known.state, known.step, known.token = "ready", step, delivery.token
         if not by_agent:
-            self.settle(worker, [Outcome(each.token, each.queue, Verdict.GIVE_BACK) for each in deliveries])
+            outcomes = [Outcome(each.token, each.queue, Verdict.GIVE_BACK) for each in deliveries]
+            for outcome in outcomes:
+                outcome.place = f"place of {outcome.queue}"
+            self.settle(worker, outcomes)
             return
         leases = [(each.queue, each.token) for each in deliveries]
         assert self.engine.give_back(worker.consumer.owner.name, leases) == len(leases)
         self.ended += leases
-        for _, token in leases:
+        for queue, token in leases:
             del worker.held[token]
+            self.inside[queue].discard(token)
 
     def delay(self, data: st.DataObject) -> None:
         delay = data.draw(st.sampled_from((0.0, 1.0, FAR)))
@@ -335,13 +357,15 @@ class Diagram(RuleBasedStateMachine):
             delay=delay * self.rig.unit,
             message=message(task_id, retries=1) if new else None,
             task_id=task_id,
+            place=f"place of {delivery.queue}",
         )
         self.settle(worker, [outcome])
 
     def requeue(self, data: st.DataObject) -> None:
         worker, (delivery,) = self.pick(data, 1)
         self.line_up(id_of(delivery.payload))
-        self.settle(worker, [Outcome(delivery.token, delivery.queue, Verdict.REQUEUE)])
+        place = f"place of {delivery.queue}"
+        self.settle(worker, [Outcome(delivery.token, delivery.queue, Verdict.REQUEUE, place=place)])
 
     @property
     def interval(self) -> float:
@@ -352,15 +376,35 @@ class Diagram(RuleBasedStateMachine):
         worker, (delivery,) = self.pick(data, 1)
         queue = delivery.queue
         now = self.now()
-        free = self.taken.get(queue, 0.0) + self.interval <= now and not self.ids("parked", queue)
+        free = self.taken.get(queue, 0.0) + self.interval <= now and not self.line_for("bucket", queue)
         assert self.engine.admit(queue, f"bucket of {queue}", self.interval) is free
         if free:
             self.taken[queue] = now
             return
         task_id = id_of(delivery.payload)
-        self.known[task_id].state, self.known[task_id].order = "parked", self.tick()
+        self.wait_in_line(task_id, "bucket")
         outcome = Outcome(delivery.token, queue, Verdict.PARK, bucket=f"bucket of {queue}", task_id=task_id)
+        outcome.place = f"place of {queue}"
         self.settle(worker, [outcome])
+
+    def enter(self, data: st.DataObject) -> None:
+        """Take a place, or be parked for one."""
+        worker, (delivery,) = self.pick(data, 1)
+        queue, token = delivery.queue, delivery.token
+        inside = self.inside[queue]
+        free = len(inside) < PLACES and not self.line_for("place", queue)
+        lease = (worker.consumer.owner.name, queue, token)
+        assert self.engine.enter(f"place of {queue}", PLACES, lease) is (free or token in inside)
+        if free or token in inside:
+            inside.add(token)
+            return
+        task_id = id_of(delivery.payload)
+        self.wait_in_line(task_id, "place")
+        self.settle(worker, [Outcome(token, queue, Verdict.PARK, place=f"place of {queue}", task_id=task_id)])
+
+    def wait_in_line(self, task_id: str, what: str) -> None:
+        known = self.known[task_id]
+        known.state, known.order, known.waits_for = "parked", self.tick(), what
 
     def bury(self, data: st.DataObject) -> None:
         worker, (delivery,) = self.pick(data, 1)
@@ -368,6 +412,8 @@ class Diagram(RuleBasedStateMachine):
         outcome = Outcome(
             delivery.token, delivery.queue, Verdict.DEAD, reason="failed", task="t.add", task_id=task_id
         )
+        outcome.unique, self.known[task_id].unique = self.known[task_id].unique, ""
+        outcome.place = f"place of {delivery.queue}"
         self.settle(worker, [outcome])
         (letter,) = [letter for letter in self.engine.dead_letters(limit=1000) if letter.task_id == task_id]
         self.known[task_id].state, self.known[task_id].key = "dead", letter.key
@@ -447,7 +493,7 @@ class Diagram(RuleBasedStateMachine):
         expected = [task_id for task_id in ids if self.known[task_id].state in ("delayed", "parked")]
         assert sorted(self.engine.cancel(ids)) == sorted(expected)
         for task_id in expected:
-            self.known[task_id].state = "gone"
+            self.gone(task_id)
 
     @rule(queue=st.sampled_from(QUEUES), really=RARELY)
     def purge(self, queue: str, really: bool) -> None:
@@ -456,7 +502,7 @@ class Diagram(RuleBasedStateMachine):
         doomed = [task_id for state in ("ready", "delayed", "parked") for task_id in self.ids(state, queue)]
         assert self.engine.purge([queue]) == len(doomed)
         for task_id in doomed:
-            self.known[task_id].state = "gone"
+            self.gone(task_id)
 
     @precondition(lambda self: self.ids("dead"))
     @rule(data=st.data(), replay=st.booleans())
@@ -501,6 +547,11 @@ class Diagram(RuleBasedStateMachine):
             ids = [id_of(payload) for payload in self.engine.peek(queue, 0, 1000, state)]
         assert len(ids) == len(set(ids))
         return set(ids)
+
+    @invariant()
+    def unique_keys_are_held_by_those_who_have_not_ended(self) -> None:
+        for key in ("k1", "k2"):
+            assert self.engine.holder(key) == self.holder(key)
 
     @invariant()
     def results_are_those_of_the_acknowledged(self) -> None:

@@ -84,6 +84,12 @@ class Rig:
 
         consumer._roundtrip = broken
 
+    def shorten_owed(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        """Let an owed body that was taken be taken by another after so many seconds."""
+        for name, module in list(sys.modules.items()):
+            if name.startswith("celeriac.engines") and hasattr(module, "OWED_AGAIN"):
+                monkeypatch.setattr(module, "OWED_AGAIN", seconds)
+
     def inject(self, engine: Engine, queue: str, payload: bytes) -> None:
         """Put bytes in a queue that no publisher of ours would have made."""
         modules = [

@@ -1,4 +1,4 @@
-"""Looking and tidying without a lease: depth, peek, queues, purge, cancel."""
+"""Looking and tidying without a lease: depth, peek, queues, purge, cancel, find."""
 
 from __future__ import annotations
 
@@ -130,3 +130,30 @@ def test_everything_survives_a_reopening(rig: Rig) -> None:
     assert engine.depth(["q"])["q"]._replace(age=None) == Depth(1, 1, 1, 1, 1)
     for state in ("ready", "delayed", "leased", "parked"):
         assert [id_of(payload) for payload in engine.peek("q", state=state)] == [state]
+
+
+# -- find ------------------------------------------------------------------------------------------------
+
+
+def test_find_gives_what_cancel_would_remove(engine: Engine, consumer: Consumer) -> None:
+    fill(engine, consumer)
+    engine.publish([pub("far", "other", delay=1000.0)])
+    ids = ["ready", "delayed", "leased", "parked", "dead", "far", "unknown"]
+    found = engine.find(ids)
+    assert {task_id: id_of(payload) for task_id, payload in found.items()} == {
+        task_id: task_id for task_id in ("delayed", "parked", "far")
+    }
+    assert engine.find([]) == {}
+    assert engine.cancel(ids) == ["delayed", "parked", "far"]
+    assert engine.find(ids) == {}
+
+
+def test_find_gives_the_envelope_as_it_will_be_delivered(
+    engine: Engine, consumer: Consumer, rig: Rig
+) -> None:
+    engine.publish([pub("a", delay=rig.unit)])
+    found = engine.find(["a"])
+    rig.advance(1.5 * rig.unit)
+    (delivery,) = claim(consumer)
+    assert found == {"a": delivery.payload}
+    assert engine.find(["a"]) == {}

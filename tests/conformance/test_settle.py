@@ -10,6 +10,7 @@ from celeriac.message import Message
 from tests.conformance.helpers import (
     claim,
     drain,
+    eventually,
     id_of,
     ids_of,
     incarnation,
@@ -54,6 +55,21 @@ def test_outcomes_of_several_queues_settle_together(engine: Engine, consumer: Co
     deliveries = claim(consumer, 5, ["q1", "q2"])
     assert settle(consumer, *[outcome(delivery) for delivery in deliveries]) == []
     assert engine.depth(["q1", "q2"]) == {"q1": Depth(), "q2": Depth()}
+
+
+def test_results_of_other_tasks_are_stored_with_an_outcome(engine: Engine, consumer: Consumer) -> None:
+    engine.store([record("done", value="first")])
+    engine.publish(pubs("ab"))
+    first, second = claim(consumer)
+    others = [record("later", "FAILURE"), record("done", "FAILURE")]
+    assert settle(consumer, outcome(first, records=others, result=record("a"))) == []
+    found = engine.fetch(["a", "later", "done"])
+    assert found["later"] == others[0].payload
+    assert found["a"] == record("a").payload
+    assert found["done"] == record("done", value="first").payload, "nothing replaces SUCCESS"
+    assert settle(consumer, outcome(first, records=[record("refused")])) == [first.token]
+    assert engine.fetch(["refused"]) == {}
+    assert settle(consumer, outcome(second)) == []
 
 
 # -- give back and requeue -------------------------------------------------------------------------------
@@ -421,3 +437,34 @@ def test_exchanges_go_on_after_a_repeat(engine: Engine, consumer: Consumer, rig:
             claim(consumer, 1)
         got += ids_of(consumer.repeat().deliveries)
     assert got == ["a", "b", "c", "d"]
+
+
+# -- states of other tasks ---------------------------------------------------------------------------------
+
+
+def test_states_of_other_tasks_are_stored_in_the_same_step(engine: Engine, consumer: Consumer) -> None:
+    engine.publish(pubs("a"))
+    (delivery,) = claim(consumer)
+    seen: list[str] = []
+    subscription = engine.subscribe(["c"], lambda task_id, payload: seen.append(task_id))
+    others = [record("b", "FAILURE"), record("c", "FAILURE")]
+    settle(consumer, outcome(delivery, result=record("a", "FAILURE"), records=others))
+    assert set(engine.fetch(["a", "b", "c"])) == {"a", "b", "c"}
+    eventually(lambda: seen)
+    subscription.close()
+
+
+def test_a_refused_outcome_stores_no_states_of_others(engine: Engine, consumer: Consumer) -> None:
+    engine.publish(pubs("a"))
+    (delivery,) = claim(consumer)
+    engine.give_back(consumer.owner.name, [("q", delivery.token)])
+    assert settle(consumer, outcome(delivery, records=[record("b")])) == [delivery.token]
+    assert engine.fetch(["b"]) == {}
+
+
+def test_states_of_other_tasks_replace_no_success(engine: Engine, consumer: Consumer) -> None:
+    engine.store([record("b")])
+    engine.publish(pubs("a"))
+    (delivery,) = claim(consumer)
+    settle(consumer, outcome(delivery, records=[record("b", "FAILURE")]))
+    assert b"SUCCESS" in engine.fetch(["b"])["b"]

@@ -184,6 +184,30 @@ def on_error(task_id):
 
 
 @app.task
+def hear(request, error, traceback):
+    """An error callback that is called where the failure is taken down."""
+    note(f"hear {request.id} {type(error).__name__}")
+
+
+@app.task
+def total(values):
+    note(f"total {values}")
+    return sum(values)
+
+
+@app.task
+def gather(values):
+    return values
+
+
+@app.task(bind=True)
+def invite(self, value):
+    """Bring another task into the chord's header."""
+    self.add_to_chord(add.s(value, 100))
+    return value
+
+
+@app.task
 def spin(seconds):
     """Busy Python code."""
     end = time.monotonic() + seconds

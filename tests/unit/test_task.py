@@ -277,7 +277,7 @@ def test_eager_hooks_signals_and_callbacks_in_order(eager: Celeriac) -> None:
         seen.clear()
         t.apply_async((True,), link_error=failed.s())
         assert seen == [
-            "prerun", "before", "run", "failure", ("errback", t.name, ValueError), "FAILURE",
+            "prerun", "before", "run", ("errback", t.name, ValueError), "failure", "FAILURE",
             "postrun FAILURE",
         ]  # fmt: skip
     finally:
@@ -395,7 +395,7 @@ def test_signatures(app: Celeriac) -> None:
     assert len(frozen.options["link"]) == 1
     assert frozen.flatten_links() == [frozen, callback]
     with pytest.raises(TypeError):
-        _ = add.s(1) | add.s(2)
+        _ = add.s(1) | {"x": 2}
 
 
 def test_a_signature_of_an_unknown_task_is_sent_by_name(app: Celeriac) -> None:

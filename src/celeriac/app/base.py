@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
+from celeriac import clock
 from celeriac.app import ids, imports, maker, names, state, stores
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
@@ -19,7 +20,7 @@ from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
 from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from celeriac.result import AsyncResult
+from celeriac.result import AsyncResult, GroupResult, ResultSet
 from celeriac.routing import Queue, Queues, Router
 from celeriac.routing.queues import SETTINGS as QUEUE_SETTINGS
 from celeriac.serialization import ensure_accept
@@ -28,6 +29,7 @@ from celeriac.task import Task as _Task
 
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
+    from celeriac.app.chords import Chords
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
@@ -171,7 +173,7 @@ class Celeriac:
 
     def now(self) -> datetime:
         """The current time in the application's zone."""
-        return datetime.now(UTC).astimezone(self.timezone)
+        return clock.utcnow().astimezone(self.timezone)
 
     # -- tasks -----------------------------------------------------------------------------------------
 
@@ -282,7 +284,7 @@ class Celeriac:
                 if app is not self and made.name not in app.registry:
                     app.add_task(function, **{**options, "name": made.name})
 
-            state.share_later(join)
+            state.share_later(join, function)
         return filtered(made) if filtered is not None else made
 
     # -- calling ---------------------------------------------------------------------------------------
@@ -354,7 +356,20 @@ class Celeriac:
     @cached_property
     def AsyncResult(self) -> type[AsyncResult[Any]]:
         """:class:`celeriac.result.AsyncResult`, bound to this application."""
-        return type("AsyncResult", (AsyncResult,), {"app": self, "__module__": AsyncResult.__module__})
+        return self._bound(AsyncResult)
+
+    @cached_property
+    def ResultSet(self) -> type[ResultSet[Any]]:
+        """:class:`celeriac.result.ResultSet`, bound to this application."""
+        return self._bound(ResultSet)
+
+    @cached_property
+    def GroupResult(self) -> type[GroupResult[Any]]:
+        """:class:`celeriac.result.GroupResult`, bound to this application."""
+        return self._bound(GroupResult)
+
+    def _bound(self, result: type[R]) -> type[R]:
+        return type(result.__name__, (result,), {"app": self, "__module__": result.__module__})
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -365,6 +380,13 @@ class Celeriac:
     def results(self) -> ResultFormat:
         """Writes and reads stored results."""
         return ResultFormat(self)
+
+    @cached_property
+    def chords(self) -> Chords:
+        """Keeps account of chords."""
+        from celeriac.app.chords import Chords
+
+        return Chords(self)
 
     @cached_property
     def eager(self) -> Eager:

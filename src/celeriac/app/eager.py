@@ -7,11 +7,12 @@ import contextvars
 import inspect
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac import serialization, signals, states
 from celeriac.app.einfo import ExceptionInfo
+from celeriac.app.errbacks import call_errbacks
 from celeriac.app.request import Context
 from celeriac.app.state import denied_join_result, running
 from celeriac.canvas.signature import maybe_signature
@@ -74,6 +75,8 @@ class Eager:
             root_id=options.get("root_id") or (parent.request.root_id if parent else None) or task_id,
             parent_id=options.get("parent_id") or (parent.request.id if parent else None),
             group=options.get("group_id"), group_index=options.get("group_index"),
+            stamped_headers=options.get("stamped_headers"),
+            stamps={name: options.get(name) for name in options.get("stamped_headers") or ()},
             delivery_info={
                 "is_eager": True, "exchange": options.get("exchange"), "redelivered": False,
                 "routing_key": options.get("routing_key"), "priority": options.get("priority"),
@@ -102,7 +105,8 @@ class _Run:
     def execute(self) -> EagerResult[Any]:
         task, request = self.task, self.request
         task_id, args, kwargs = str(request.id), request.args, request.kwargs
-        state, value, einfo = states.SUCCESS, None, None
+        state: str | None = None
+        value, einfo = None, None
         task.push_request(request)
         try:
             signals.task_prerun.send(sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs)
@@ -110,6 +114,8 @@ class _Run:
                 task.before_start(task_id, args, kwargs)
                 value = call(task, args, kwargs)
             except (Retry, Ignore, Reject) as exc:
+                if self.propagate and isinstance(exc, Retry):
+                    raise
                 state, value, einfo = self._steered(exc)
             except Exception as exc:
                 if self.propagate:
@@ -117,18 +123,20 @@ class _Run:
                 state, value, einfo = states.FAILURE, exc, ExceptionInfo(exc)
                 self._failed(exc, einfo)
             else:
+                state = states.SUCCESS
                 self._succeeded(value)
             self._store(state, value, einfo)
-            if state not in (states.IGNORED, states.REJECTED):
+            if state in states.READY_STATES:
                 task.after_return(state, value, task_id, args, kwargs, einfo)
+        finally:
+            # Also where an error goes on to the caller: then without a state, as in Celery.
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=value, state=state
             )
-        finally:
             task.pop_request()
         traceback = einfo.traceback if einfo is not None else None
         result: EagerResult[Any] = EagerResult(task_id, value, state, traceback, task.name)
-        result._children = request.children
+        result._children, result._update = request.children, request._update
         return result
 
     def _steered(self, exc: Retry | Ignore | Reject) -> tuple[str, Any, ExceptionInfo | None]:
@@ -150,13 +158,12 @@ class _Run:
 
     def _failed(self, exc: Exception, einfo: ExceptionInfo) -> None:
         task, request = self.task, self.request
+        call_errbacks(task.app, request.errbacks or (), request, exc, einfo.traceback)
         task.on_failure(exc, str(request.id), request.args, request.kwargs, einfo)
         signals.task_failure.send(
             sender=task, task_id=request.id, exception=exc, args=request.args, kwargs=request.kwargs,
             traceback=einfo.tb, einfo=einfo,
         )  # fmt: skip
-        for errback in request.errbacks or ():
-            call_errback(maybe_signature(errback, task.app), request, exc, einfo)
 
     def _store(self, state: str, value: Any, einfo: ExceptionInfo | None) -> None:
         task = self.task
@@ -200,23 +207,6 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     if not done:
         raise value
     return value
-
-
-def call_errback(errback: Any, request: Context, exc: BaseException, einfo: Any) -> None:
-    """Call an error callback: here with ``(request, exc, traceback)`` if its function takes more than one
-    argument (or any number), else send it with the failed task's id."""
-    if errback._known() and _takes_error(errback.type.run) and not errback["immutable"]:
-        errback.type(request, exc, einfo.traceback, *errback["args"], **errback["kwargs"])
-    else:
-        errback.apply_async((request.id,), parent_id=request.id, root_id=request.root_id)
-
-
-def _takes_error(function: Callable[..., Any]) -> bool:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return True
-    return sum(p.kind in kinds for p in parameters) > 1
 
 
 def _has_custom_call(task: Task[..., Any]) -> bool:

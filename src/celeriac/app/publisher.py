@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from celeriac import signals
+from celeriac import clock, signals
 from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults, priority_of
 from celeriac.app.state import Frame, worker_frame
@@ -53,6 +53,17 @@ _OPTIONS = frozenset(
 
 
 _collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
+
+
+class _Behalf(NamedTuple):
+    """For whom a message is sent, where it is not this process itself."""
+
+    reply: str | None = None
+    foreign: bool = False
+
+
+_NOBODY = _Behalf()
+_behalf: ContextVar[_Behalf] = ContextVar("celeriac_behalf", default=_NOBODY)
 
 
 class Publisher:
@@ -99,16 +110,21 @@ class Publisher:
         kwargsrepr: str | None = None,
         stamped_headers: list[str] | None = None,
         replaced_task_nesting: int = 0,
+        route_name: str | None = None,
         **options: Any,
     ) -> Publication:
         """Return the message of a call, addressed; nothing is sent.
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
-        that are not set. ``retries`` and ``reply`` (the client's address for the result, if it is not this
-        process) serve the worker. Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
+        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``,
+        ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
+        stamps: dict[str, Any] = {}
+        if stamped_headers:
+            stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
         if options:
             _check_options(name, options)
         if urgency is not None:
@@ -122,9 +138,9 @@ class Publisher:
                 "retries": retries, **options,
             }  # fmt: skip
             told = {key: value for key, value in given.items() if value is not None}
-            target = router.target(options.get("route_name") or name, place, task, args, kwargs, told)
+            target = router.target(route_name or name, place, task, args, kwargs, told)
         else:
-            target = router.target(options.get("route_name") or name, place, task)
+            target = router.target(route_name or name, place, task)
         defaults = call_defaults(app, task, target)
         frame = worker_frame()
         if frame is not None and frame.request.id != task_id:
@@ -169,7 +185,7 @@ class Publisher:
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,
             "stamped_headers": stamped_headers,
-            "stamps": {},
+            "stamps": stamps,
         }
         properties: dict[str, Any] = {
             "correlation_id": task_id,
@@ -186,8 +202,6 @@ class Publisher:
             properties.update({k: v for k, v in options.items() if k in _PROPERTIES and v is not None})
             if "expiration" in options:
                 properties["expiration"] = str(int(float(options["expiration"]) * 1000))
-        if stamped_headers:
-            header["stamps"] = {key: options.get(key, (headers or {}).get(key)) for key in stamped_headers}
         if headers or "headers" in target.extra:
             header.update({**(target.extra.get("headers") or {}), **(headers or {})})
         body, content_type, encoding, added = encode_body(
@@ -201,11 +215,14 @@ class Publisher:
         if added:
             header.update(added)
         held = when is not times.NOW and app.conf.broker_delay == "store"
-        note: dict[str, Any] = {"sent": time.time()}
+        note: dict[str, Any] = {"sent": clock.now()}
         if held:
             note["held"] = True
+        behalf = _behalf_of(frame)
+        if behalf.foreign:
+            note["foreign"] = True
         if not ignore_result:
-            address = reply or _inherited_reply(frame) or app.reply_address()
+            address = reply or behalf.reply or app.reply_address()
             if address is not None:
                 note["reply"] = address
         header[OWN_HEADER] = note
@@ -234,6 +251,43 @@ class Publisher:
         finally:
             _collected.reset(token)
 
+    @contextmanager
+    def together(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """What is sent in this block goes out at its end in one step, all or none; nothing if it raises.
+
+        ``options`` may hold those of :meth:`send`.
+        """
+        with self.collecting() as batch:
+            yield
+        collected = _collected.get()
+        if collected is not None:
+            collected.extend(batch)
+        elif batch:
+            timeout = options.get("timeout")
+            self._store(
+                batch,
+                options.get("confirm_timeout") if timeout is None else timeout,
+                options.get("retry"),
+                options.get("retry_policy"),
+            )
+
+    @contextmanager
+    def on_behalf(self, reply: str | None, foreign: bool = False) -> Iterator[None]:
+        """In this block messages are sent, outside of tasks, for the client with the address ``reply``.
+
+        ``foreign`` notes that another program is behind it (``Notes.foreign``).
+        """
+        token = _behalf.set(_Behalf(reply, foreign))
+        try:
+            yield
+        finally:
+            _behalf.reset(token)
+
+    def client(self) -> str | None:
+        """The reply address of the client for which messages are sent here: this process's own, or that of
+        whoever called the running task."""
+        return _behalf_of(worker_frame()).reply or self._app.reply_address()
+
     def embed(self, options: Mapping[str, Any]) -> Embed:
         """What follows a call with these options, for its body."""
         return _embed(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
@@ -260,7 +314,7 @@ class Publisher:
 
     def _track(self, when: times.When) -> float:
         """For how long to remember that the task is queued: as long as its result would be kept, at least."""
-        wait = when.delay or (max(0.0, when.due - time.time()) if when.due is not None else 0.0)
+        wait = when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
         return wait + (self._app.conf.result_expires or _YEAR)
 
     def send(
@@ -278,7 +332,6 @@ class Publisher:
         raised. If the answer to a request got lost, the messages may be stored already: they are sent again
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
-        conf = self._app.conf
         watched = self.watch.queues
         for publication in publications:
             if publication.queue not in watched:
@@ -291,6 +344,16 @@ class Publisher:
         if collected is not None:
             collected.extend(publications)
             return
+        self._store(publications, timeout, retry, retry_policy)
+
+    def _store(
+        self,
+        publications: Sequence[Publication],
+        timeout: float | None,
+        retry: bool | None,
+        retry_policy: Mapping[str, Any] | None,
+    ) -> None:
+        conf = self._app.conf
         started = time.monotonic()
         try:
             self._app.write_broker.publish(publications)
@@ -399,10 +462,15 @@ def _inherited_priority(info: Mapping[str, Any], task: Any, target: Target) -> i
     return None if own else info.get("priority")
 
 
-def _inherited_reply(frame: Frame | None) -> str | None:
-    """The address of the client that waits for what a running task sets off."""
-    message = frame.request.message if frame is not None else None
-    return notes(message).reply if message is not None else None
+def _behalf_of(frame: Frame | None) -> _Behalf:
+    """What a running task sets off is for the client that waits for the task."""
+    if frame is None:
+        return _behalf.get()
+    message = frame.request.message
+    if message is None:
+        return _NOBODY
+    noted = notes(message)
+    return _Behalf(noted.reply, noted.foreign or OWN_HEADER not in message.headers)
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:

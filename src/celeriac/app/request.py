@@ -29,6 +29,8 @@ class Context:
     chain: list[Any] | None = None
     """The steps that follow, the next one last."""
     chord: Any = None
+    chord_additions: list[Any] | None = None
+    """Signatures that are to join the header of the task's chord when it succeeds (``Task.add_to_chord``)."""
     delivery_token: int | None = None
     """Grows with every delivery of this message: a fencing id for stores that can check one."""
     errbacks: list[Any] | None = None
@@ -67,6 +69,10 @@ class Context:
     """``[hard, soft]``, seconds or ``None``."""
     utc: bool | None = None
     _children: list[Any] | None = None
+    _progressed: float = -1.0
+    """When the call last told of its progress, by the monotonic clock."""
+    _update: dict[str, Any] | None = None
+    """The last ``update_state`` of an eager call."""
 
     def __init__(
         self,

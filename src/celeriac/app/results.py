@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeriac import serialization, states
+from celeriac import clock, serialization, states
 from celeriac.engines.base import ResultRecord
 from celeriac.exceptions import DecodeError, EncodeError
 from celeriac.message import notes
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _COMPRESSED = b"\0celery-compressed\0"
 """Stands before a compressed payload, then the method's label and a zero byte."""
+
+_PROGRESS_PAUSE = 0.1
+"""Seconds between two reports of a task's progress that are stored."""
 
 _SHORTENED = 500
 """Characters kept of an exception that is too large to be stored."""
@@ -52,8 +56,7 @@ class ResultFormat:
         try:
             return self._record(state, value, request, traceback, task_id)
         except EncodeError as error:
-            text = f"{type(value).__name__}: {shown(value, str)}"
-            short = EncodeError(f"{text[:_SHORTENED]} (not stored in full: {error})")
+            short = shortened(value, error)
             return self._record(state, short, request, None, task_id, limited=False)
 
     def _record(
@@ -76,7 +79,7 @@ class ResultFormat:
             "result": value,
             "traceback": traceback,
             "children": _children(request),
-            "date_done": datetime.now(UTC).isoformat() if state in states.READY_STATES else None,
+            "date_done": clock.utcnow().isoformat() if state in states.READY_STATES else None,
         }
         if request is not None:
             if request.group:
@@ -98,10 +101,22 @@ class ResultFormat:
 
         Raises ``EncodeError``, over ``result_max_size`` too if ``limited``.
         """
+        return self._dumps(meta, {"result": meta["result"], "meta": meta}, limited)
+
+    def encode_group(self, group: Any) -> bytes:
+        """Return the bytes under which a group's list of results (``GroupResult.as_tuple``) is saved."""
+        return self._dumps({"result": group}, {"group": group}, limited=False)
+
+    def decode_group(self, payload: bytes) -> Any:
+        """Return what :meth:`encode_group` was given. Raises as :meth:`decode`."""
+        saved = self.reader()(payload)
+        if not isinstance(saved, dict) or "result" not in saved:
+            raise DecodeError("the stored group is not an object with a result")
+        return saved["result"]
+
+    def _dumps(self, value: Any, parts: dict[str, Any], limited: bool) -> bytes:
         conf = self._app.conf
-        _, _, payload = serialization.dumps(
-            meta, conf.result_serializer, {"result": meta["result"], "meta": meta}
-        )
+        _, _, payload = serialization.dumps(value, conf.result_serializer, parts)
         limit = conf.result_max_size if limited else None
         if limit is not None and len(payload) > limit:
             raise EncodeError(
@@ -119,19 +134,37 @@ class ResultFormat:
         Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
         ``result_accept_content`` does not allow.
         """
-        if payload.startswith(_COMPRESSED):
-            label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
-            payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
-        conf = self._app.conf
-        form = serialization.serializer(conf.result_serializer)
-        accept = conf.result_accept_content
-        accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
-        meta = serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+        meta = self.reader()(payload)
         if not isinstance(meta, dict) or "status" not in meta:
             raise DecodeError("the stored result is not an object with a status")
         if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta
+
+    def progress(self, task: Task[..., Any], done: float, total: float | None, note: str) -> None:
+        """Store how far a task has come (``Task.progress``), unless it did a moment ago."""
+        request = task.request
+        now = time.monotonic()
+        finished = total is not None and done >= total
+        if not finished and now - request._progressed < _PROGRESS_PAUSE and not request.is_eager:
+            return
+        request._progressed = now
+        self.update(task, None, "PROGRESS", {"current": done, "total": total, "note": note})
+
+    def reader(self) -> Callable[[bytes], Any]:
+        """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it."""
+        conf = self._app.conf
+        form = serialization.serializer(conf.result_serializer)
+        accept = conf.result_accept_content
+        accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
+
+        def read(payload: bytes) -> Any:
+            if payload.startswith(_COMPRESSED):
+                label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
+                payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
+            return serialization.loads(payload, form.content_type, form.content_encoding, accepted)
+
+        return read
 
     def update(self, task: Task[..., Any], task_id: str | None, state: str | None, meta: Any) -> None:
         """Store a state of the user's own (``Task.update_state``).
@@ -143,6 +176,8 @@ class ResultFormat:
             raise TypeError('update_state needs a state: update_state(state="PROGRESS", meta={...})')
         request = task.request
         identifier = task_id or request.id
+        if request.is_eager and identifier == request.id:
+            request._update = {"status": state, "result": meta}
         if not identifier or (request.is_eager and not task.store_eager_result):
             return
         backend = task.backend
@@ -157,6 +192,12 @@ class ResultFormat:
                 "Task %s[%s]: the state %s was not stored: the task has ended, or its lease is lost",
                 task.name, identifier, state,
             )  # fmt: skip
+
+
+def shortened(error: BaseException, refusal: EncodeError) -> EncodeError:
+    """What is stored for an error that cannot be stored in full because of ``refusal``."""
+    text = f"{type(error).__name__}: {shown(error, str)}"
+    return EncodeError(f"{text[:_SHORTENED]} (not stored in full: {refusal})")
 
 
 def _children(request: Context | None) -> list[Any]:

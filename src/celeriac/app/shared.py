@@ -48,7 +48,7 @@ def shared_task(*args: Any, **options: Any) -> Any:
             app = state.get_current_app()
             return app.tasks[name(app)]
 
-        state.share(join)
+        state.share(join, function)
         return Proxy(task)
 
     return make(args[0]) if args else make

@@ -72,7 +72,8 @@ _lock = threading.RLock()
 _local = threading.local()
 _default_app: Celeriac | None = None
 _apps: weakref.WeakSet[Celeriac] = weakref.WeakSet()
-_on_finalize: list[Callable[[Celeriac], Any]] = []
+_on_finalize: list[tuple[Callable[[Celeriac], Any], bool]] = []
+"""What makes the shared tasks, and whether of a function that was defined in a function."""
 
 
 def set_current_app(app: Celeriac) -> None:
@@ -125,6 +126,25 @@ def forget_app(app: Celeriac) -> None:
         _apps.discard(app)
 
 
+@contextmanager
+def restored_apps() -> Iterator[None]:
+    """Put back, at the end of the block, which application was the current and which the default one, and
+    forget the shared tasks of local functions that were made in it (for tests)."""
+    global _default_app
+    current, default, known = getattr(_local, "app", None), _default_app, list(_on_finalize)
+    try:
+        yield
+    finally:
+        _default_app = default
+        if current is not None:
+            _local.app = current
+        elif hasattr(_local, "app"):
+            del _local.app
+        with _lock:
+            # A module that was imported first in the block is not imported again: its tasks stay.
+            _on_finalize[:] = [item for item in _on_finalize if item in known or not item[1]]
+
+
 def register_app(app: Celeriac) -> None:
     """Remember a living application: shared tasks join all of them."""
     with _lock:
@@ -136,25 +156,25 @@ def living_apps() -> list[Celeriac]:
     return list(_apps)
 
 
-def share(make: Callable[[Celeriac], Any]) -> None:
+def share(make: Callable[[Celeriac], Any], function: Callable[..., Any]) -> None:
     """Call ``make(app)`` for every application, now or when it is finalised (``shared_task``)."""
-    share_later(make)
+    share_later(make, function)
     with _lock:
         finalized = [app for app in _apps if app.finalized]
     for app in finalized:
         make(app)
 
 
-def share_later(make: Callable[[Celeriac], Any]) -> None:
-    """Call ``make(app)`` for every application that is finalised from now on."""
+def share_later(make: Callable[[Celeriac], Any], function: Callable[..., Any]) -> None:
+    """Call ``make(app)``, which makes a task of ``function``, for every application finalised from now on."""
     with _lock:
-        _on_finalize.append(make)
+        _on_finalize.append((make, "<locals>" in getattr(function, "__qualname__", "")))
 
 
 def shared() -> list[Callable[[Celeriac], Any]]:
     """What :func:`share` has been given so far."""
     with _lock:
-        return list(_on_finalize)
+        return [make for make, _ in _on_finalize]
 
 
 _FALLBACK_MAIN = "default"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import NamedTuple
+
+from celeriac import clock
 
 
 class When(NamedTuple):
@@ -25,7 +26,7 @@ def when(countdown: float | None, eta: datetime | str | None, zone: tzinfo) -> W
     An ``eta`` without an offset is UTC if ``zone`` is, else local time of ``zone``.
     """
     if countdown:
-        moment = datetime.now(UTC) + timedelta(seconds=countdown)
+        moment = clock.utcnow() + timedelta(seconds=countdown)
         return When(moment.astimezone(zone).isoformat(), float(countdown) if countdown > 0 else None)
     if eta is None:
         return NOW
@@ -38,10 +39,10 @@ def expiry(expires: float | datetime | str | None, zone: tzinfo) -> tuple[str | 
     if expires is None:
         return None, None
     if isinstance(expires, int | float):
-        moment = datetime.now(UTC) + timedelta(seconds=expires)
+        moment = clock.utcnow() + timedelta(seconds=expires)
         return moment.astimezone(zone).isoformat(), max(0.0, float(expires))
     moment = aware(expires, zone)
-    return moment.isoformat(), max(0.0, moment.timestamp() - time.time())
+    return moment.isoformat(), max(0.0, moment.timestamp() - clock.now())
 
 
 def aware(moment: datetime | str, zone: tzinfo) -> datetime:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from celeriac.app import state as current
-
-logger = logging.getLogger(__name__)
 
 
 def assert_will_not_block() -> None:
@@ -62,7 +59,8 @@ class RemoteTraceback(Exception):
 def with_traceback(error: Any, traceback: str | None) -> BaseException:
     """A task's error, to be raised here; its traceback over there becomes its cause."""
     exc = error if isinstance(error, BaseException) else Exception(error)
-    if traceback and exc.__cause__ is None:
+    # An error that was raised here shows where by itself.
+    if traceback and exc.__cause__ is None and exc.__traceback__ is None:
         exc.__cause__ = RemoteTraceback(traceback)
     return exc
 
@@ -72,11 +70,3 @@ def reference(function: Any, weak: bool) -> Callable[[], Any]:
     if not weak or function is None:
         return lambda: function
     return weakref.WeakMethod(function) if hasattr(function, "__self__") else weakref.ref(function)
-
-
-def call_and_log(callback: Callable[[Any], Any], result: Any) -> None:
-    """Call ``callback(result)`` in a thread where nobody could catch what it raises."""
-    try:
-        callback(result)
-    except Exception:
-        logger.exception("The callback %r of task %s raised", callback, result.id)

@@ -1,20 +1,24 @@
 """Signature: a call that has been written down but not made.
 
 It is a dictionary, so that it can travel in a message: ``task`` (a name), ``args``, ``kwargs``,
-``options`` (as for ``apply_async``), ``subtask_type`` and ``immutable``.
+``options`` (as for ``apply_async``), ``subtask_type`` and ``immutable``. The form is Celery's own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from celeriac.app.state import app_or_default
+from celeriac.canvas import stamping
 from celeriac.message import new_id
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.canvas.stamping import StampingVisitor
     from celeriac.result import AsyncResult
     from celeriac.task import Task
 
@@ -26,13 +30,43 @@ class Signature(dict[str, Any]):
     an ``immutable`` signature keeps its own.
     """
 
+    TYPES: ClassVar[dict[str, type[Signature]]] = {}
+    """The classes of signatures by their ``subtask_type``."""
+    TASKS: ClassVar[dict[str, type[Signature]]] = {}
+    """Those that have none (in Celery's form), by the name of their task."""
+
     _app: Celeriac | None = None
     _type: Task[..., Any] | None = None
 
     @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[type[S]], type[S]]:
+        """A decorator that makes a class known by ``subtask_type`` (``name``, else the class's name)."""
+
+        def register(subclass: type[S]) -> type[S]:
+            cls.TYPES[name or subclass.__name__] = subclass
+            return subclass
+
+        return register
+
+    @classmethod
     def from_dict(cls, d: Mapping[str, Any], app: Celeriac | None = None) -> Signature:
-        """Make a signature of its dictionary form (as found in a message)."""
-        return cls(d, app=app)
+        """Make a signature of its dictionary form (as found in a message), of the class it names.
+
+        Raises ``ValueError`` for a ``subtask_type`` that nobody has registered.
+        """
+        kind = d.get("subtask_type")
+        target = cls.TYPES.get(kind) if kind else cls.TASKS.get(d.get("task", ""), cls) if cls is Signature else cls
+        if target is None:
+            raise ValueError(
+                f"there is no type of signature {kind!r}; Signature.register_type makes one known"
+            )
+        if target is not cls:
+            return target.from_dict(d, app=app)
+        made = cls.__new__(cls)
+        dict.__init__(made, _normal(d))
+        made._app = app
+        made["kwargs"] = made._parts(made["kwargs"], clone=False)
+        return made
 
     def __init__(
         self,
@@ -83,9 +117,21 @@ class Signature(dict[str, Any]):
     ) -> AsyncResult[Any]:
         """Send the task with these arguments before the written ones, and return its result's handle."""
         merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
+        if route_name is not None:
+            merged_options["route_name"] = route_name
         if self._known():
             return self.type.apply_async(merged_args, merged_kwargs, **merged_options)
         return self.app.send_task(self["task"], merged_args, merged_kwargs, **merged_options)
+
+    async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """:meth:`delay` for coroutines: the event loop is not held up by the broker."""
+        return await self.aapply_async(partial_args, partial_kwargs)
+
+    async def aapply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """:meth:`apply_async` for coroutines: it runs in a thread, with this context's current task."""
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
     def apply(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -94,26 +140,27 @@ class Signature(dict[str, Any]):
         merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
         return self.type.apply(merged_args, merged_kwargs, **merged_options)
 
+    def __invert__(self) -> Any:
+        """``~sig`` sends the task, waits for it and returns its result."""
+        return self.apply_async().get()
+
     # -- changing --------------------------------------------------------------------------------------
 
-    def clone(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **opts: Any
-    ) -> Signature:
-        """A copy that shares nothing with this one, with more arguments and options merged in."""
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **opts: Any) -> Self:
+        """A copy with more arguments and options merged in; only the values of arguments are shared."""
         merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, opts)
-        signature = self.__class__.from_dict(
-            {
-                "task": self["task"],
-                "args": tuple(copy.deepcopy(merged_args)),
-                "kwargs": copy.deepcopy(merged_kwargs),
-                "options": copy.deepcopy(merged_options),
-                "subtask_type": self["subtask_type"],
-                "immutable": self["immutable"],
-            },
-            app=self._app,
+        made = self.__class__.__new__(self.__class__)
+        dict.__init__(
+            made,
+            task=self["task"],
+            args=merged_args,
+            kwargs=self._parts(merged_kwargs, clone=True),
+            options={k: v if type(v) in _ATOMS else copy.deepcopy(v) for k, v in merged_options.items()},
+            subtask_type=self["subtask_type"],
+            immutable=self["immutable"],
         )
-        signature._type = self._type
-        return signature
+        made._app, made._type = self._app, self._type
+        return made
 
     partial = clone
 
@@ -126,21 +173,26 @@ class Signature(dict[str, Any]):
         parent_id: str | None = None,
         group_index: int | None = None,
     ) -> AsyncResult[Any]:
-        """Fix the id that the task will have, and return its result's handle, without sending."""
+        """Fix the id that the task will have, and return its result's handle, without sending.
+
+        An id that was fixed before stays. The other arguments become options: the group the task is a member
+        of and its place in it, the body of the chord whose header it belongs to, and the tasks it descends
+        from.
+        """
         options = self["options"]
-        if "task_id" not in options or _id is not None:
-            options["task_id"] = _id or options.get("task_id") or new_id()
+        task_id = options.setdefault("task_id", _id or new_id())
+        options.setdefault("reply_to", self.app.oid)
+        if group_id is not None:
+            options.setdefault("group_id", group_id)
         for key, value in (
             ("root_id", root_id),
             ("parent_id", parent_id),
-            ("group_id", group_id),
             ("chord", chord),
             ("group_index", group_index),
         ):
             if value is not None:
                 options[key] = value
-        options.setdefault("reply_to", self.app.oid)
-        return self.app.AsyncResult(options["task_id"])
+        return self.app.AsyncResult(task_id, task_name=self["task"])
 
     _freeze = freeze
 
@@ -149,7 +201,7 @@ class Signature(dict[str, Any]):
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> Signature:
+    ) -> Self:
         """A copy with these arguments, keyword arguments or options in place of the written ones."""
         signature = self.clone()
         if args is not None:
@@ -171,6 +223,26 @@ class Signature(dict[str, Any]):
         """Whether the signature keeps its own arguments when it is called with others."""
         self["immutable"] = immutable
 
+    # -- stamps ----------------------------------------------------------------------------------------
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> Self:
+        """Stamp the call, and what is linked to it, with ``headers`` and what ``visitor`` gives.
+
+        A stamp that is there already is replaced, or with ``append_stamps`` made a list of both. Workers
+        see stamps in ``request.stamps``; ``app.control.revoke_by_stamped_headers`` revokes by them. Returns
+        the signature itself.
+        """
+        stamping.stamp_task(self, visitor, append_stamps, headers)
+        return self
+
+    def stamp_links(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> None:
+        """Stamp the callbacks and error callbacks only."""
+        stamping.stamp_links(self, visitor, append_stamps, headers)
+
     # -- callbacks -------------------------------------------------------------------------------------
 
     def link(self, callback: Any) -> Any:
@@ -189,7 +261,7 @@ class Signature(dict[str, Any]):
     def flatten_links(self) -> list[Signature]:
         """This signature and all its callbacks, theirs included."""
         found: list[Signature] = [self]
-        for callback in _listed(self["options"].get("link")):
+        for callback in listed(self["options"].get("link")):
             found.extend(maybe_signature(callback, self._app).flatten_links())
         return found
 
@@ -199,7 +271,7 @@ class Signature(dict[str, Any]):
 
     def extend_list_option(self, key: str, value: Any) -> None:
         """Append each of ``value`` to the option's list."""
-        for item in _listed(value):
+        for item in listed(value):
             self._append(key, item)
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -229,6 +301,8 @@ class Signature(dict[str, Any]):
         identifier: str | None = self["options"].get("task_id")
         return identifier
 
+    parent_id = property(lambda self: self["options"].get("parent_id"))
+    root_id = property(lambda self: self["options"].get("root_id"))
     task = property(lambda self: self["task"], lambda self, value: self.__setitem__("task", value))
     args = property(lambda self: self["args"], lambda self, value: self.__setitem__("args", value))
     kwargs = property(lambda self: self["kwargs"], lambda self, value: self.__setitem__("kwargs", value))
@@ -241,8 +315,8 @@ class Signature(dict[str, Any]):
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         """The call as text: ``tasks.add(2, 2)``."""
         merged_args, merged_kwargs, _ = self._merge(args, kwargs, None, force=True)
-        shown = [repr(a) for a in merged_args] + [f"{k}={v!r}" for k, v in merged_kwargs.items()]
-        return f"{self['task']}({', '.join(shown)})"
+        given = [repr(a) for a in merged_args] + [f"{k}={v!r}" for k, v in merged_kwargs.items()]
+        return f"{self['task']}({', '.join(given)})"
 
     def __repr__(self) -> str:
         return self.reprcall()
@@ -258,19 +332,25 @@ class Signature(dict[str, Any]):
         return signature, (dict(self),)
 
     def __or__(self, other: Any) -> Any:
+        """``a | b``: ``b`` follows ``a`` and gets its result."""
+        from celeriac.canvas.joining import join
+
+        return join(self, other)
+
+    def __ror__(self, other: Any) -> Any:
         # dict's own "|" would merge two signatures into nonsense.
         return NotImplemented
 
-    __ror__ = __or__
+    def __ior__(self, other: Any) -> Any:
+        return self.__or__(other)
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
-        raise TypeError("signatures cannot be joined with |=")
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def _known(self) -> bool:
         return self._type is not None or self["task"] in self.app.tasks
 
     def _append(self, key: str, value: Any) -> Any:
-        items = _listed(self["options"].get(key))
+        items = listed(self["options"].get(key))
         if value not in items:
             items.append(value)
         self["options"][key] = items
@@ -283,10 +363,28 @@ class Signature(dict[str, Any]):
         options: Mapping[str, Any] | None,
         force: bool = False,
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-        merged = {**self["options"], **{k: v for k, v in (options or {}).items() if v is not None}}
+        own = self["options"]
+        if options:
+            # A member of a group must stay one, and a stamp stays what it was when it was stamped.
+            kept = own.keys() & _KEPT
+            if "stamped_headers" in kept:
+                kept |= own.keys() & (own["stamped_headers"] or ())
+            merged = {**own, **{k: v for k, v in options.items() if v is not None and k not in kept}}
+        else:
+            merged = dict(own)
         if self["immutable"] and not force:
             return tuple(self["args"]), dict(self["kwargs"]), merged
         return (*(args or ()), *self["args"]), {**self["kwargs"], **(kwargs or {})}, merged
+
+    def _parts(self, kwargs: dict[str, Any], clone: bool) -> dict[str, Any]:
+        """The keyword arguments with what they hold of signatures, made of dictionaries or cloned."""
+        return kwargs
+
+
+S = TypeVar("S", bound=Signature)
+
+_KEPT = {"group_id", "stamped_headers"}
+_ATOMS = {str, int, float, bool, type(None)}
 
 
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature:
@@ -306,7 +404,9 @@ def maybe_signature(d: Any, app: Celeriac | None = None, clone: bool = False) ->
     """``d`` as a :class:`Signature` if it is one or a dictionary, else ``d`` itself (also ``None``)."""
     if not isinstance(d, Mapping):
         return d
-    result = signature(d) if clone or not isinstance(d, Signature) else d
+    if not isinstance(d, Signature):
+        return Signature.from_dict(d, app=app)
+    result = d.clone() if clone else d
     if app is not None:
         result._app = app
     return result
@@ -317,6 +417,8 @@ maybe_subtask = maybe_signature
 
 def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
     """The six keys, from a dictionary that may lack some (other programs' signatures do)."""
+    if "task" not in d:
+        raise TypeError(f"a signature's dictionary names its task; {dict(d)!r} has no key 'task'")
     return {
         "task": d["task"],
         "args": tuple(d.get("args") or ()),
@@ -327,12 +429,19 @@ def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _listed(value: Any) -> list[Any]:
+def plain(value: Any) -> Any:
+    """The same with signatures as plain dictionaries, which are written to messages ten times as fast."""
+    if isinstance(value, dict):
+        return {key: item if type(item) in _ATOMS else plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [item if type(item) in _ATOMS else plain(item) for item in value]
+    return value
+
+
+def listed(value: Any) -> list[Any]:
+    """``value`` as a new list: of its items, of itself alone, or empty for ``None``."""
     if value is None:
         return []
     if isinstance(value, list | tuple):
         return list(value)
     return [value]
-
-
-Callback = Callable[..., Any] | Signature | dict[str, Any]

@@ -193,6 +193,8 @@ class Outcome(msgspec.Struct):
     """The same (DEAD); what :meth:`Broker.cancel` finds it by (DELAY, PARK); who holds ``unique``."""
     parts: Sequence[ChordPart] = ()
     """Parts of chords to be recorded in the same step."""
+    records: Sequence[ResultRecord] = ()
+    """States of other tasks, stored like ``result``: what will never run because this one has failed."""
     unique: str = ""
     """The unique key to be freed, if ``task_id`` holds it."""
     place: str = ""

@@ -39,7 +39,8 @@ class ChordPart(msgspec.Struct):
     payload: bytes
     """Celery's form, serialised by ``result_serializer``: ``[1, task_id, state, result]``."""
     ttl: float | None = None
-    """Seconds that the chord is kept from now on (each part renews it); ``None`` keeps it."""
+    """Seconds that the chord is kept from now on, at least (each part renews it, and none shortens what was
+    given before); ``None`` keeps it."""
     body: bytes | None = None
     """What :meth:`GroupStore.open_chord` would have been given, where a program that does not call it
     (Celery) has begun the chord; the store keeps the first one it sees."""

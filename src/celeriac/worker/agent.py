@@ -14,6 +14,7 @@ Responsibilities:
    offers to (``relay_foreign``).
 8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
+8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -25,6 +26,7 @@ import os
 import random
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -37,6 +39,7 @@ from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
 from celeriac.exceptions import OperationalError
 from celeriac.worker.board import Board
+from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.options import SINGLE_SLOT, Options
 
 if TYPE_CHECKING:
@@ -148,6 +151,7 @@ class Agent:
         self.unreturned: list[tuple[str, list[tuple[str, int]]]] = []
         self.deaths: list[Death] = []
         self.leaving = False
+        self._helpers: list[threading.Thread] = []
         self._due: dict[Callable[[], None], float] = {}
         self._warned: set[str] = set()
 
@@ -155,14 +159,9 @@ class Agent:
         interval = self.options.lease / 5
         self._try("check the stores", self._check)
         self._start_helpers()
-        try:
-            self._speak(interval)
-        finally:
-            self._stop.close()
-        signals.worker_shutdown.send(sender=self)
-        self._try("sign off", lambda: self.app.broker.leave(self.node.id))
-
-    def _speak(self, interval: float) -> None:
+        chords = ChordRecovery(self.app, self.node.id)
+        if self.app.backend is not None:
+            chords.start()
         while not self.leaving:
             self._every(self.beat, interval)
             self._every(self.bind, BIND_INTERVAL)
@@ -173,6 +172,11 @@ class Agent:
             self.give_back_overrun()
             self.release_dead()
             self._listen(TICK)
+        chords.stop()
+        signals.worker_shutdown.send(sender=self)
+        self._try("sign off", lambda: self.app.broker.leave(self.node.id))
+        self._end_helpers()
+        self.channel.close()
 
     # -- what is due now and then ------------------------------------------------------------------
 
@@ -313,20 +317,26 @@ class Agent:
     def _start_helpers(self) -> None:
         """Let the engine do in threads what it offers to: wake our idle children for messages of other
         programs, and bring in their broadcasts."""
-        self._stop, stopped = socket.socketpair()
-        self._stopped = stopped  # kept: it would be closed
+        near, self._far = socket.socketpair()
+        self._near = near
         broker, options = self.app.broker, self.options
         watch, relay = getattr(broker, "watch_foreign", None), getattr(broker, "relay_foreign", None)
         if watch is not None:
-            _thread("celeriac-watch", watch, options.queues, stopped.fileno())
+            self._help("celeriac-watch", watch, options.queues, near.fileno())
         if relay is not None and options.own_bindings:
-            _thread("celeriac-relay", relay, options.own_bindings, stopped.fileno())
+            self._help("celeriac-relay", relay, options.own_bindings, near.fileno())
 
+    def _help(self, name: str, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._helpers.append(thread)
+        thread.start()
 
-def _thread(name: str, target: Callable[..., None], *args: Any) -> None:
-    import threading
-
-    threading.Thread(target=target, args=args, name=name, daemon=True).start()
+    def _end_helpers(self) -> None:
+        """End these threads: the process may live on (solo)."""
+        self._far.close()
+        for thread in self._helpers:
+            thread.join(1.0)
+        self._near.close()
 
 
 def process_lives(pid: int, started: float) -> bool:

@@ -121,6 +121,11 @@ class Seat:
                 for task_id in control.terminate:
                     self.on_terminate(task_id)
 
+    def close(self) -> None:
+        """Free the wake-up pipe: for a child whose process lives on."""
+        os.close(self.wake_read)
+        os.close(self.wake_write)
+
     def report_refused(self, tokens: list[int]) -> None:
         for token in tokens:
             logger.warning(
@@ -130,13 +135,19 @@ class Seat:
 
 
 def run_child(
-    app: Celeriac, options: Options, record: ChildRecord, node: str, epoch: int, *, alone: bool = False
+    app: Celeriac,
+    options: Options,
+    record: ChildRecord,
+    node: str,
+    epoch: int,
+    *,
+    alone: Callable[[Seat], None] | None = None,
 ) -> int:
     """Live as a child of ``node`` until told to leave; return the exit code.
 
-    ``alone``: there is no supervisor, the caller has installed the signals (solo).
+    ``alone``: there is no supervisor, the caller has installed the signals (solo) and is given the seat.
     """
-    if not alone:
+    if alone is None:
         # Until it is attached, which a broker that is away can delay, it holds nothing and leaves at a word.
         signal.signal(signal.SIGUSR2, lambda *_: os._exit(EXIT_LEFT))
     try:
@@ -144,8 +155,10 @@ def run_child(
     except Fenced:
         logger.error("Others hold this node's leases now (it was out of touch): starting anew")
         return EXIT_FENCED
-    if not alone:
+    if alone is None:
         install_signals(seat)
+    else:
+        alone(seat)
     if signals.worker_process_init.receivers:
         signals.worker_process_init.send(sender=None)
     code = EXIT_LEFT

@@ -1,21 +1,24 @@
 """Endings: how a job ended, as the one outcome that is stored with its ack.
 
-Result, chain's next step, callbacks, errbacks and the retry's new envelope go out in that same step; hooks
-and signals are called here, and cannot change what happened.
+Result, chain's next step, callbacks, errbacks, the chord's part and the retry's new envelope go out in that
+same step; hooks and signals are called here, and cannot change what happened.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
+from celeriac.app.chords import is_ours
 from celeriac.app.einfo import ExceptionInfo
+from celeriac.app.errbacks import call_errbacks
+from celeriac.app.request import Context
 from celeriac.canvas import maybe_signature
 from celeriac.engines.base import Outcome, Publication, Verdict
+from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
     EncodeError,
     Fenced,
@@ -27,8 +30,10 @@ from celeriac.exceptions import (
     Terminated,
     TimeLimitExceeded,
 )
+from celeriac.message import notes
 from celeriac.saferepr import shown
 from celeriac.worker.job import Job
+from celeriac.worker.persist import persist
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -51,6 +56,7 @@ class Endings:
             record = None
             if plan.keeps_result and not context.ignore_result:
                 record = self.app.results.record(states.SUCCESS, value, context)
+            parts = self._part(context, value) if context.chord is not None else ()
         except EncodeError as error:
             return self.failed(job, error)
         runtime = time.perf_counter() - job.started
@@ -66,15 +72,17 @@ class Endings:
                 return_value=_short(value, plan.task.resultrepr_maxsize),
             )
         self._after(job, states.SUCCESS, value, None)
-        return Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
+        outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
+        if parts:
+            outcome.parts = parts
+        return outcome
 
     def raised(self, job: Job, error: BaseException) -> Outcome:
         try:
             if isinstance(error, Retry):
                 return self._retried(job, error)
             if isinstance(error, Ignore):
-                self._after(job, states.IGNORED, None, None)
-                return self.done(job)
+                return self._ignored(job, error)
             if isinstance(error, Reject):
                 return self._rejected(job, error)
             if isinstance(error, Terminated):
@@ -99,7 +107,10 @@ class Endings:
                 traceback=info.tb, einfo=info,
             )  # fmt: skip
         self._log_failure(job, error, info)
-        publications = self._errbacks(job, error, info) if context.errbacks else ()
+        publications: list[Publication] | tuple[()] = ()
+        if context.errbacks:
+            with self.app.publisher.collecting() as publications:
+                call_errbacks(self.app, context.errbacks, context, error, info.traceback)
         self._after(job, states.FAILURE, error, info)
         timed_out = isinstance(error, TimeLimitExceeded)
         if reason is None and (
@@ -111,7 +122,7 @@ class Endings:
             outcome.verdict = Verdict.DEAD
             outcome.reason, outcome.detail = reason, f"{type(error).__name__}: {shown(error, str)}"
             outcome.task, outcome.task_id = job.name, context.id or ""
-        return outcome
+        return self.lost(outcome, context, states.FAILURE, error)
 
     def revoked(
         self,
@@ -132,13 +143,35 @@ class Endings:
         if self.app.backend is not None:
             # Stored even where results are ignored: a task that never ran must not just vanish.
             record = self.app.results.record(states.REVOKED, error, context)
-            outcome = self.done(job)
-            outcome.result = record
-            return outcome
+            outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record)
+            return self.lost(outcome, context, states.REVOKED, error)
         return self.dead(job, "expired" if expired else "revoked", why)
 
-    def done(self, job: Job) -> Outcome:
-        return Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+    def again(self, job: Job, state: str, value: Any) -> Outcome:
+        """The message came back, and its task has a result: what is missing may be its part in a chord."""
+        outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+        if state == states.SUCCESS:
+            if job.context.chord is not None:
+                outcome.parts = self._part(job.context, value)
+            return outcome
+        return self.lost(outcome, job.context, state, value)
+
+    def lost(self, outcome: Outcome, context: Context, state: str, error: BaseException) -> Outcome:
+        """Add to the outcome of a task that did not succeed what this means for others.
+
+        Its part of a chord is an error, and the later steps of its chain will never run: they share its
+        state, and their parts of chords are errors too.
+        """
+        if (context.chord is None and not context.chain) or self.app.backend is None:
+            return outcome
+        chords = self.app.chords
+        ours = is_ours(context.message)
+        reply = notes(context.message).reply if context.message is not None else None
+        steps = reversed(context.chain or ())
+        outcome.records, parts = chords.unreached(steps, state, error, reply=reply, ours=ours)
+        own = chords.part_of(context, state, error)
+        outcome.parts = parts if own is None else [own, *parts]
+        return outcome
 
     def dead(self, job: Job, reason: str, detail: str) -> Outcome:
         return Outcome(
@@ -164,7 +197,23 @@ class Endings:
                 f"the task ran, but its outcome could not be taken down: {type(error).__name__}"
             )
             outcome.result = self.app.results.record(states.FAILURE, plain, context, traceback=info.traceback)
+            self.lost(outcome, context, states.FAILURE, plain)
         return outcome
+
+    def _ignored(self, job: Job, error: Ignore) -> Outcome:
+        self._after(job, states.IGNORED, None, None)
+        outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+        if error.publications:  # what takes its place goes on with its chain, and is a member of its chord
+            outcome.publications = error.publications
+            return outcome
+        self.lost(outcome, job.context, states.FAILURE, error)
+        # Whoever ignores a task stops its chain without a word; only a chord must not wait for it.
+        outcome.records = ()
+        return outcome
+
+    def _part(self, context: Context, value: Any) -> list[ChordPart]:
+        part = self.app.chords.part_of(context, states.SUCCESS, value, len(context.chord_additions or ()))
+        return [] if part is None else [part]
 
     def _retried(self, job: Job, retry: Retry) -> Outcome:
         plan, context = job.plan, job.context
@@ -200,12 +249,14 @@ class Endings:
         self._after(job, states.REJECTED, None, None)
         if error.requeue:
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.REQUEUE)
-        return self.dead(job, "rejected", str(error.reason or "rejected by the task"))
+        outcome = self.dead(job, "rejected", str(error.reason or "rejected by the task"))
+        return self.lost(outcome, job.context, states.FAILURE, error)
 
     def _after(self, job: Job, state: str, value: Any, info: ExceptionInfo | None) -> None:
         plan, context = job.plan, job.context
         task = plan.task
-        self._quietly(plan.after_return, state, value, context.id, context.args, context.kwargs, info)
+        if state in states.READY_STATES:  # not for a retry: the task has not returned yet, as in Celery
+            self._quietly(plan.after_return, state, value, context.id, context.args, context.kwargs, info)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 sender=task, task_id=context.id, task=task, args=context.args, kwargs=context.kwargs,
@@ -225,8 +276,18 @@ class Endings:
 
     def _follow_ups(self, job: Job, value: Any) -> list[Publication]:
         """The callbacks and the chain's next step, to go out with the ack."""
-
         context = job.context
+        called = len(context._children or ())
+
+        def send() -> list[Publication]:
+            if context._children:
+                del context._children[called:]
+            return self._send_follow_ups(context, value)
+
+        # A chord among them is opened in the store at once, and ids are fixed: it can be done again.
+        return persist("open a chord", send)
+
+    def _send_follow_ups(self, context: Context, value: Any) -> list[Publication]:
         common = {"parent_id": context.id, "root_id": context.root_id}
         with self.app.publisher.collecting() as batch:
             for callback in context.callbacks or ():
@@ -234,24 +295,8 @@ class Endings:
             if context.chain:
                 *rest, following = context.chain
                 maybe_signature(following, app=self.app).apply_async((value,), chain=rest, **common)
-        return batch
-
-    def _errbacks(self, job: Job, error: BaseException, info: ExceptionInfo) -> list[Publication]:
-        """Send old-style errbacks ``(task_id)``; run new-style ones ``(request, exc, traceback)`` here."""
-
-        context = job.context
-        common = {"parent_id": context.id, "root_id": context.root_id}
-        with self.app.publisher.collecting() as batch:
-            for item in context.errbacks or ():
-                errback = maybe_signature(item, app=self.app)
-                task = self.app.tasks.get(errback["task"])
-                try:
-                    if task is not None and _takes_three(task):
-                        errback(context, error, info.traceback)
-                    else:
-                        errback.apply_async((context.id,), **common)
-                except Exception:
-                    logger.exception("The errback %s of task %s[%s] failed", errback, job.name, context.id)
+            for addition in context.chord_additions or ():
+                maybe_signature(addition, app=self.app).apply_async(**common)
         return batch
 
     def _log(self, level: int, job: Job, format: str, **data: Any) -> None:
@@ -267,17 +312,6 @@ class Endings:
             trace_logger.error(
                 "Task %(name)s[%(id)s] raised unexpected: %(exc)s\n%(traceback)s", data, extra={"data": data}
             )
-
-
-def _takes_three(task: Any) -> bool:
-    """Whether an errback has the new style's signature ``(request, exc, traceback)``."""
-
-    try:
-        parameters = inspect.signature(task.run).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 def _short(value: Any, size: int | None) -> str:

@@ -5,8 +5,8 @@ asks again, with jittered backoff, and never forgets an outcome: an unanswered e
 its own number, so it takes effect once.
 
 Where results are kept in another store than messages, nothing can make both steps one. The order is then:
-follow-ups out, results stored, messages acked; and a message that comes back redelivered is looked up
-before it runs (``Runner``), so only what is missing is done again.
+follow-ups out, results stored, parts of chords recorded, messages acked; and a message that comes back
+redelivered is looked up before it runs (``Runner``), so only what is missing is done again.
 """
 
 from __future__ import annotations
@@ -48,8 +48,13 @@ class Line:
             # The queue named first is served first: take turns, or a long one starves the others.
             self.queues.append(self.queues.pop(0))
         if not self.fused and outcomes:
-            self._store_apart(outcomes)
-            outcomes = [_bare(outcome) for outcome in outcomes]
+            owed = self._store_apart(outcomes)
+            answer = self._exchange([_bare(outcome) for outcome in outcomes], limit)
+            answer.owed.extend(owed)
+            return answer
+        return self._exchange(outcomes, limit)
+
+    def _exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
         try:
             return self.consumer.exchange(outcomes, self.queues, limit)
         except StoreFull as error:
@@ -83,14 +88,39 @@ class Line:
         """A full store takes no new leases: settle, which frees room, and claim later."""
         return persist("settle", lambda: self.consumer.exchange(outcomes, self.queues, 0))
 
-    def _store_apart(self, outcomes: Sequence[Outcome]) -> None:
+    def finish_chords(self, groups: Sequence[str]) -> None:
+        """Send the bodies of chords that an answer says are owed.
+
+        Nothing that goes wrong here concerns the tasks of this child: what is left undone is found again by
+        a node's agent (``Chords.recover``).
+        """
+        for group in groups:
+            try:
+                self.app.chords.finish(group, self.owner.name)
+            except OperationalError as error:
+                logger.warning("Cannot finish the chord %s now (it is tried again later): %s", group, error)
+            except Exception:
+                logger.exception("Cannot finish the chord %s (it is tried again later)", group)
+
+    def _store_apart(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Store what follows, then results, then parts of chords; return the chords that are owed now.
+
+        Parts come last: a message that comes back and has a result already gets its part recorded then.
+        """
         follow_ups = [publication for outcome in outcomes for publication in outcome.publications]
         if follow_ups:
             persist("publish", lambda: self.app.broker.publish(follow_ups))
         records = [outcome.result for outcome in outcomes if outcome.result is not None]
         backend = self.app.backend
-        if records and backend is not None:
+        if backend is None:
+            return []
+        records.extend(record for outcome in outcomes for record in outcome.records)
+        if records:
             persist("store results", lambda: backend.store(records))
+        parts = [part for outcome in outcomes for part in outcome.parts]
+        if not parts:
+            return []
+        return persist("record parts of chords", lambda: backend.record_parts(parts, self.owner.name))
 
 
 def _bare(outcome: Outcome) -> Outcome:

@@ -54,7 +54,7 @@ class Plan:
         return (float(soft) if soft else self.limits[0], float(hard) if hard else self.limits[1])
 
     def has_follow_ups(self, context: Context) -> bool:
-        return bool(context.callbacks or context.chain)
+        return bool(context.callbacks or context.chain or context.chord_additions)
 
 
 def interval(rate: Any) -> float:

@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeriac import signals, states
+from celeriac import clock, signals, states
 from celeriac.app.request import Context
+from celeriac.app.stamps import marks
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
+from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
     DecodeError,
     Fenced,
@@ -111,12 +113,16 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
-        if task_id in self.revoked and not notes(message).lost:
+        stamps = headers.get("stamps")
+        if (task_id in self.revoked or (stamps and self._revoked_by(stamps))) and not notes(message).lost:
             return self.endings.revoked(job, "revoked")
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
         return self._special(job, message) if self._is_special(headers, plan) else job
+
+    def _revoked_by(self, stamps: Any) -> bool:
+        return isinstance(stamps, dict) and not self.revoked.isdisjoint(marks(stamps))
 
     @staticmethod
     def _is_special(headers: dict[str, Any], plan: Plan) -> bool:
@@ -137,19 +143,19 @@ class Runner:
         if own.deliveries and job.plan.task.reject_on_worker_lost is False:
             return self._post_mortem(job, own)
         context = job.context
-        if context.redelivered and self.lookup_redelivered and self._has_succeeded(context.id):
-            logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
-            return self.endings.done(job)
-        if context.expires and _epoch(context.expires) <= time.time():
+        if context.redelivered and self.lookup_redelivered:
+            meta = self._result_of(context.id)
+            if meta is not None:
+                logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
+                return self.endings.again(job, meta["status"], meta["result"])
+        if context.expires and _epoch(context.expires) <= clock.now():
             return self.endings.revoked(job, "expired", expired=True)
         if context.eta and not own.held:
             due = _epoch(context.eta)
-            if due > time.time():
+            if due > clock.now():
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
         if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)
-        if context.chord is not None:
-            return self.endings.dead(job, "rejected", "this version cannot run tasks of a chord's header yet")
         return job
 
     def _admitted(self, job: Job) -> bool:
@@ -159,12 +165,14 @@ class Runner:
         queue, bucket, interval = job.delivery.queue, job.name, job.plan.interval
         return persist("ask for a rate limit's token", lambda: coordinator.admit(queue, bucket, interval))
 
-    def _has_succeeded(self, task_id: str | None) -> bool:
+    def _result_of(self, task_id: str | None) -> dict[str, Any] | None:
+        """The stored result of a task that has ended."""
         backend = self.app.backend
         if backend is None or task_id is None:
-            return False
+            return None
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
-        return payload is not None and self.app.results.decode(payload)["status"] in states.READY_STATES
+        meta = None if payload is None else self.app.results.decode(payload)
+        return meta if meta is not None and meta["status"] in states.READY_STATES else None
 
     def _plan(self, name: str) -> Plan | None:
         task = self.app.tasks.get(name)
@@ -240,10 +248,6 @@ class Runner:
             except OperationalError as error:
                 logger.warning("Could not note that %s[%s] has started: %s", job.name, job.context.id, error)
 
-    # -- how it ended ------------------------------------------------------------------------------
-
-    # -- what follows ------------------------------------------------------------------------------
-
     # -- messages that do not run ------------------------------------------------------------------
 
     def _undecodable(self, delivery: Delivery, error: Exception) -> Outcome:
@@ -260,7 +264,20 @@ class Runner:
         if outcome.task_id and self.app.backend is not None:
             context = Context(None, None, None, None, id=outcome.task_id)
             outcome.result = self.app.results.record(states.FAILURE, error, context)
+            outcome.parts = self._unread_part(headers, error)
         return outcome
+
+    def _unread_part(self, headers: dict[str, Any], error: Exception) -> list[ChordPart]:
+        """The part of a chord of a task whose body cannot be read.
+
+        Whether there is a chord stands in the body. The group has to do: if it has none, nobody ever asks
+        for the part.
+        """
+        group, index = headers.get("group"), headers.get("group_index")
+        if not (isinstance(group, str) and group):
+            return []
+        index = index if isinstance(index, int) else None
+        return [self.app.chords.part(str(headers["id"]), group, index, states.FAILURE, error)]
 
     def _unknown(self, delivery: Delivery, context: Context, name: str) -> Outcome:
         logger.error(
@@ -278,10 +295,11 @@ class Runner:
         record = None
         if self.app.backend is not None and not context.ignore_result:
             record = self.app.results.record(states.FAILURE, error, context)
-        return Outcome(
-            delivery.token, delivery.queue, Verdict.DEAD, record,
-            reason="unknown", detail=f"no task named {name!r} is registered", task=name, task_id=context.id
-        or "", )  # fmt: skip
+        outcome = Outcome(
+            delivery.token, delivery.queue, Verdict.DEAD, record, reason="unknown",
+            detail=f"no task named {name!r} is registered", task=name, task_id=context.id or "",
+        )  # fmt: skip
+        return self.endings.lost(outcome, context, states.FAILURE, error)
 
     def _post_mortem(self, job: Job, own: Notes) -> Outcome:
         """Bring a message to its end whose run was ended from outside; its task is not run again."""
@@ -305,8 +323,6 @@ class Runner:
             return self.endings.failed(job, lost)
         finally:
             job.plan.task.pop_request()
-
-    # -- logging -----------------------------------------------------------------------------------
 
 
 def _epoch(moment: str | float | int) -> float:

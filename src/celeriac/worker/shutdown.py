@@ -52,6 +52,11 @@ class Shutdown:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         return self._wake_read
 
+    def close(self) -> None:
+        """Free the wake-up pipe: for a worker whose process lives on."""
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
     def drain(self) -> None:
         """Empty the wake-up pipe."""
         try:

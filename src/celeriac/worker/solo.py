@@ -18,7 +18,7 @@ from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
 from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping, host_identity, process_start
 from celeriac.worker.board import Board, Order
-from celeriac.worker.child import run_child
+from celeriac.worker.child import Seat, run_child
 from celeriac.worker.options import Options
 from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, node_details
 from celeriac.worker.shutdown import Shutdown
@@ -38,7 +38,9 @@ class Solo:
         self.app = app
         self.options = options
         self.handle_signals = handle_signals
-        self.board = Board(1, 1)
+        self.board = Board(1, options.slots)
+        self._seat: Seat | None = None
+        self._seat_lock = threading.RLock()
         self.record = self.board.child(0)
         self.shutdown = Shutdown(options.grace)
 
@@ -49,6 +51,8 @@ class Solo:
         while (code := self._live()) == EXIT_FENCED and not self.shutdown.stopping:
             pass
         self.board.close()
+        if not self.handle_signals:
+            self.shutdown.close()
         return self.shutdown.exit_code or (0 if self.shutdown.stopping else code)
 
     def stop(self) -> None:
@@ -68,12 +72,24 @@ class Solo:
         channel.send(Ready())
         code = EXIT_LEFT
         try:
-            code = run_child(self.app, self.options, self.record, node.id, 1, alone=True)
+            code = run_child(self.app, self.options, self.record, node.id, 1, alone=self._take)
         except WorkerTerminate:
             logger.warning("Stopped in the middle of a task: it is given back")
-        channel.send(Leave())
-        thread.join(5.0)
+        finally:
+            channel.send(Leave())
+            thread.join(5.0)
+            channel.close()
+            self._leave_seat()
         return code
+
+    def _take(self, seat: Seat) -> None:
+        self._seat = seat
+
+    def _leave_seat(self) -> None:
+        with self._seat_lock:  # nobody nudges it any more
+            seat, self._seat = self._seat, None
+            if seat is not None:
+                seat.close()
 
     def _new_node(self) -> NodeInfo:
         Solo._lives += 1
@@ -97,6 +113,9 @@ class Solo:
                 signal.signal(signal.SIGALRM, self._terminate)
                 signal.setitimer(signal.ITIMER_REAL, self.options.grace)
         self.record.order = Order.QUIT
+        with self._seat_lock:
+            if self._seat is not None:
+                self._seat.nudge()
         if self.shutdown.cold:
             self._terminate()
 

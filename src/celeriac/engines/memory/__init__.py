@@ -22,6 +22,7 @@ from typing import Any
 
 from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST, Incarnation
 from celeriac.engines.memory.broker import MemoryBroker
+from celeriac.engines.memory.chords import MemoryGroups
 from celeriac.engines.memory.consumer import MemoryConsumer
 from celeriac.engines.memory.coordinator import MemoryCoordinator
 from celeriac.engines.memory.results import Caller, MemoryResults
@@ -30,13 +31,13 @@ from celeriac.engines.memory.state import STORES, Store
 DAY = 86400.0
 
 
-class MemoryEngine(MemoryBroker, MemoryResults, MemoryCoordinator):
+class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemoryCoordinator):
     """One process's door to a named store (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "memory"
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        name = url.partition("://")[2].rpartition("@")[2]
+        name = _name(url)
         self.url = f"memory://{name}"
         self.state = STORES.setdefault(name, Store())
         if "clock" in options:
@@ -67,6 +68,15 @@ class MemoryEngine(MemoryBroker, MemoryResults, MemoryCoordinator):
         self._caller.close()
 
 
+def forget(url: str) -> None:
+    """Drop the store that this process keeps under a URL. Engines that are open keep theirs."""
+    STORES.pop(_name(url), None)
+
+
 def create(url: str, options: Mapping[str, Any]) -> MemoryEngine:
     """Open a memory store by its URL."""
     return MemoryEngine(url, options)
+
+
+def _name(url: str) -> str:
+    return url.partition("://")[2].rpartition("@")[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from celeriac.engines.base import Binding
+from celeriac.engines.base import Binding, Hold
 from celeriac.engines.memory.state import Store
 
 
@@ -39,5 +39,8 @@ def unbind(store: Store, node: str) -> None:
     owned = {tie.queue for tie, owner in store.bindings.items() if owner == node}
     store.bindings = {tie: owner for tie, owner in store.bindings.items() if owner != node}
     for queue in owned:
-        for lines in (store.ready, store.delayed, store.parked):
+        doomed = [*store.ready_entries(queue), *store.parked_entries(queue)]
+        doomed += [entry for _, _, entry in store.delayed.get(queue, [])]
+        for lines in (store.ready, store.delayed, store.parked, store.waiting):
             lines.pop(queue, None)
+        store.free_of([entry.task_id for entry in doomed], Hold.ENDED, Hold.DELAYED)

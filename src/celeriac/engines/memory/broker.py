@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from celeriac.engines.base import (
     DeadLetter,
     Depth,
+    Hold,
     Incarnation,
     Loss,
     NodeInfo,
@@ -19,50 +21,13 @@ from celeriac.engines.base import (
     Recovered,
 )
 from celeriac.engines.envelopes import for_replay
-from celeriac.engines.memory.bindings import MemoryBindings, fanned, unbind
+from celeriac.engines.memory.bindings import MemoryBindings, unbind
+from celeriac.engines.memory.parcels import pack, post_all
 from celeriac.engines.memory.state import Entry, Owner, Store
 from celeriac.exceptions import Fenced
-from celeriac.message import Message, encode_envelope
 
 DEFAULT_LEASE = 15.0
 """The lease of an owner whose node has never beaten, seconds."""
-
-
-class Parcel(NamedTuple):
-    """A publication, encoded."""
-
-    publication: Publication
-    payload: bytes
-    task_id: str
-
-
-def pack(publication: Publication) -> Parcel:
-    """Encode a publication; whatever is wrong with its message shows here, before anything is stored."""
-    message = publication.message
-    return Parcel(publication, encode_envelope(message), task_id_of(message))
-
-
-def task_id_of(message: Message) -> str:
-    """The task's id, by which delayed and parked messages can be cancelled."""
-    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
-
-
-def post(store: Store, parcel: Parcel, now: float) -> None:
-    """Put an encoded publication in line, or among the delayed; a fanout's into each queue bound to it."""
-    publication = parcel.publication
-    if not publication.queue:
-        for queue in fanned(store, publication.exchange):
-            copy = msgspec.structs.replace(publication, queue=queue)
-            post(store, Parcel(copy, parcel.payload, parcel.task_id), now)
-        return
-    entry = Entry(parcel.payload, publication.queue, publication.priority, parcel.task_id, now)
-    due = publication.due if publication.due is not None else now + (publication.delay or 0.0)
-    if publication.due is None and publication.delay is None:
-        store.append(entry)
-    else:
-        store.put_off(entry, due)
-    if publication.track is not None:
-        store.queued[parcel.task_id] = now + publication.track
 
 
 def bury(store: Store, entry: Entry, outcome: Outcome, now: float, most: int) -> None:
@@ -89,13 +54,11 @@ class MemoryBroker(MemoryBindings):
     state: Store
     dead_expires: float
 
-    def publish(self, batch: Sequence[Publication]) -> None:
-        """Store messages, all or none."""
+    def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
+        """Store messages, all or none but those whose unique key is held; return who holds theirs."""
         parcels = [pack(publication) for publication in batch]
         with self.state.lock:
-            now = self.state.clock()
-            for parcel in parcels:
-                post(self.state, parcel, now)
+            return post_all(self.state, parcels, self.state.clock())
 
     # -- losing leases -------------------------------------------------------------------------------
 
@@ -182,20 +145,29 @@ class MemoryBroker(MemoryBindings):
     # -- looking and ordering ------------------------------------------------------------------------
 
     def cancel(self, ids: Sequence[str]) -> list[str]:
-        """Remove delayed and parked messages of these ids."""
+        """Remove delayed and parked messages of these ids, and free their unique keys."""
         wanted = set(ids)
-        found = set()
         with self.state.lock:
-            for delayed in self.state.delayed.values():
-                found |= {entry.task_id for _, _, entry in delayed} & wanted
-                delayed[:] = [item for item in delayed if item[2].task_id not in wanted]
-            for lines in self.state.parked.values():
-                for line in lines.values():
-                    hit = [entry for entry in line if entry.task_id in wanted]
-                    found |= {entry.task_id for entry in hit}
-                    for entry in hit:
-                        line.remove(entry)
+            found = self.state.pull_delayed(wanted)
+            for line in self._parked_lines():
+                hit = [entry for entry in line if entry.task_id in wanted]
+                found |= {entry.task_id for entry in hit}
+                for entry in hit:
+                    line.remove(entry)
+            self.state.free_of(found, Hold.ENDED, Hold.DELAYED)
         return [task_id for task_id in dict.fromkeys(ids) if task_id in found]
+
+    def find(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The envelopes of the delayed and parked messages of these ids."""
+        wanted = set(ids)
+        with self.state.lock:
+            entries = [entry for delayed in self.state.delayed.values() for _, _, entry in delayed]
+            entries += [entry for line in self._parked_lines() for entry in line]
+            return {entry.task_id: entry.payload for entry in entries if entry.task_id in wanted}
+
+    def _parked_lines(self) -> list[deque[Entry]]:
+        queues = [*self.state.parked.values(), *self.state.waiting.values()]
+        return [line for lines in queues for line in lines.values()]
 
     def queues(self) -> list[str]:
         """The queues that were ever used."""
@@ -240,16 +212,20 @@ class MemoryBroker(MemoryBindings):
             return [entry.payload for entry in entries[offset : offset + limit]]
 
     def purge(self, queues: Sequence[str]) -> int:
-        """Delete ready, delayed and parked messages."""
+        """Delete ready, delayed and parked messages, and free their unique keys."""
         count = 0
         with self.state.lock:
+            store = self.state
             for queue in dict.fromkeys(queues):
-                depth = self._depth(queue)
-                count += depth.ready + depth.delayed + depth.parked
-                lines: list[Any] = [*self.state.ready.get(queue, {}).values()]
-                lines += [self.state.delayed.get(queue, []), *self.state.parked.get(queue, {}).values()]
+                doomed = [*store.ready_entries(queue), *store.parked_entries(queue)]
+                doomed += [entry for _, _, entry in store.delayed.get(queue, [])]
+                lines: list[Any] = [store.delayed.get(queue, [])]
+                for place in (store.ready, store.parked, store.waiting):
+                    lines += place.get(queue, {}).values()
                 for line in lines:
                     line.clear()
+                store.free_of([entry.task_id for entry in doomed], Hold.ENDED, Hold.DELAYED)
+                count += len(doomed)
         return count
 
     def pause(self, queue: str) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
-from celeriac.engines.memory.broker import Parcel, bury, pack, post
+from celeriac.engines.base import Answer, Delivery, Hold, Incarnation, Outcome, Verdict
+from celeriac.engines.memory import chords
+from celeriac.engines.memory.broker import bury
+from celeriac.engines.memory.parcels import Parcel, pack, post_all
 from celeriac.engines.memory.results import keep
-from celeriac.engines.memory.state import Entry, Store, Waiter
+from celeriac.engines.memory.state import Entry, Lease, Store, Waiter
 from celeriac.exceptions import Fenced
 from celeriac.message import encode_envelope
 
@@ -111,17 +113,19 @@ class MemoryConsumer:
 
     def _carry_out(self, request: Request) -> Answer:
         store, now = self._store, self._store.clock()
-        refused = self._settle_all(request.settlements, now)
+        refused, owed = self._settle_all(request.settlements, now)
         queues = store.unpaused(request.queues)
         deliveries: list[Delivery] = []
         if request.limit > 0:
             self._promote(queues, now)
             self._claim(queues, request.limit, now, deliveries)
-        return Answer(deliveries, refused, now, store.next_due(queues), store.version)
+        return Answer(deliveries, refused, now, store.next_due(queues), store.version, owed)
 
-    def _settle_all(self, settlements: Sequence[Settlement], now: float) -> list[int]:
-        refused = []
-        given_back = []
+    def _settle_all(self, settlements: Sequence[Settlement], now: float) -> tuple[list[int], list[str]]:
+        """Settle; return the refused tokens, and the chords whose bodies are owed now."""
+        refused: list[int] = []
+        owed: list[str] = []
+        given_back: list[Lease] = []
         for settlement in settlements:
             outcome = settlement.outcome
             lease = self._store.held(self.owner.name, outcome.queue, outcome.token)
@@ -132,19 +136,31 @@ class MemoryConsumer:
                 lease.once = False
                 given_back.append(lease)
             else:
-                del self._store.leases[outcome.token]
-                self._place(lease.entry, settlement, now)
-            if outcome.result:
-                keep(self._store, outcome.result)
-            for parcel in settlement.parcels:
-                post(self._store, parcel, now)
+                self._store.end_lease(lease)
+                self._move(lease, settlement, now)
+            owed += self._follow(settlement, now)
         # Together, because messages given back in one step keep their claim order among themselves.
         self._store.give_back(given_back, {})
-        return refused
+        return refused, owed
 
-    def _place(self, entry: Entry, settlement: Settlement, now: float) -> None:
+    def _follow(self, settlement: Settlement, now: float) -> list[str]:
+        """Store what goes with an outcome; return the chords whose last part was in it."""
+        outcome, store = settlement.outcome, self._store
+        if outcome.result:
+            keep(store, outcome.result)
+        for record in outcome.records:
+            keep(store, record)
+        held = store.holds.get(outcome.unique)
+        if held and held.task_id == outcome.task_id and held.until is not Hold.EXPIRY:
+            store.free(outcome.unique)
+        if outcome.forget_checkpoint:
+            store.checkpoints.pop(outcome.task_id, None)
+        post_all(store, settlement.parcels, now)
+        return chords.record(store, outcome.parts, self.owner.name, now)
+
+    def _move(self, lease: Lease, settlement: Settlement, now: float) -> None:
         """Put a message whose lease has ended where its verdict says."""
-        outcome = settlement.outcome
+        outcome, entry = settlement.outcome, lease.entry
         entry.payload = settlement.payload or entry.payload
         match outcome.verdict:
             case Verdict.ACK:
@@ -152,8 +168,10 @@ class MemoryConsumer:
             case Verdict.DELAY:
                 due = outcome.due if outcome.due is not None else now + (outcome.delay or 0.0)
                 self._store.put_off(entry, due)
-            case Verdict.PARK:
+            case Verdict.PARK if outcome.bucket:
                 self._store.park(entry, outcome.bucket)
+            case Verdict.PARK:
+                self._store.wait_for_place(entry, outcome.place, lease.admitted)
             case Verdict.DEAD:
                 bury(self._store, entry, outcome, now, self._dead_max)
             case Verdict.REQUEUE:
@@ -168,6 +186,7 @@ class MemoryConsumer:
                 due, _, entry = delayed.pop(0)
                 entry.since = due
                 self._store.append(entry)
+                self._store.free_of([entry.task_id], Hold.DELAYED)
 
     def _claim(self, queues: Sequence[str], limit: int, now: float, deliveries: list[Delivery]) -> None:
         """Lease up to ``limit`` messages: admitted ones first, they have waited; then lane by lane."""
@@ -178,6 +197,9 @@ class MemoryConsumer:
                 while parked and tokens.next <= now and len(deliveries) < limit:
                     tokens.taken = now
                     deliveries.append(store.lease(parked.popleft(), owner, admitted=True))
+            for place, waiting in store.waiting.get(queue, {}).items():
+                while waiting and store.places[place].free and len(deliveries) < limit:
+                    deliveries.append(store.lease(waiting.popleft(), owner, place=place))
         for line in self._lines(queues):
             while line and len(deliveries) < limit:
                 deliveries.append(store.lease(line.popleft(), owner))

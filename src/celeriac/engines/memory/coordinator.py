@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from celeriac.engines.base import Control, NodeInfo
-from celeriac.engines.memory.state import Bucket, Store
+from celeriac.engines.memory.state import Bucket, Place, Store
 
 
 class MemoryCoordinator:
@@ -25,6 +25,42 @@ class MemoryCoordinator:
                 return False
             tokens.taken = now
             return True
+
+    def enter(self, place: str, limit: int, lease: tuple[str, str, int]) -> bool:
+        """Take a place for a lease, unless others have waited for it longer."""
+        with self.state.lock:
+            held = self.state.held(*lease)
+            if held is None:
+                return False
+            places = self.state.places.setdefault(place, Place())
+            if limit > places.limit:
+                self.state.wake_waiting(place)
+            places.limit = limit
+            if held.token in places.inside:
+                return True
+            if self.state.waiting.get(held.entry.queue, {}).get(place) or not places.free:
+                return False
+            self.state.occupy(place, held)
+            return True
+
+    def holder(self, key: str) -> str | None:
+        """The task id that holds a unique key now."""
+        with self.state.lock:
+            return self.state.holder(key, self.state.clock())
+
+    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+        """Keep a running task's checkpoint; return whether its lease is still held."""
+        with self.state.lock:
+            if self.state.held(*lease) is None:
+                return False
+            self.state.checkpoints[task_id] = (payload, self.state.clock() + ttl)
+            return True
+
+    def checkpoint(self, task_id: str) -> bytes | None:
+        """What was kept last for this task, unless it has expired."""
+        with self.state.lock:
+            payload, until = self.state.checkpoints.get(task_id, (None, 0.0))
+            return payload if until > self.state.clock() else None
 
     def revoke(self, ids: Sequence[str], expires: float, signal: str = "") -> int:
         """Remember revoked ids, and the signal for those that run; return the new control version."""

@@ -10,18 +10,19 @@ import itertools
 import os
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+from celeriac.clock import now as wall_clock
 from celeriac.engines.base import (
     Answer,
     Binding,
     DeadLetter,
     Delivery,
+    Hold,
     Incarnation,
     Loss,
     NodeInfo,
@@ -43,6 +44,8 @@ class Entry:
     task_id: str
     since: float
     """When it became ready, epoch seconds."""
+    admitted: bool = False
+    """It got its rate limit's token before it was parked for a place."""
 
 
 @dataclass
@@ -54,6 +57,9 @@ class Lease:
     entry: Entry
     once: bool = False
     """``Consumer.mark_once`` was called: if it is lost, it must not run again."""
+    admitted: bool = False
+    places: set[str] = field(default_factory=set)
+    """The concurrency limits under which it holds a place."""
 
 
 @dataclass
@@ -77,6 +83,28 @@ class Bucket:
     def next(self) -> float:
         """When the next token is there, epoch seconds."""
         return self.taken + self.interval
+
+
+@dataclass
+class Place:
+    """A concurrency limit and who is inside, by token."""
+
+    limit: int = 0
+    inside: set[int] = field(default_factory=set)
+
+    @property
+    def free(self) -> bool:
+        """Whether one more may enter."""
+        return len(self.inside) < self.limit
+
+
+@dataclass
+class Held:
+    """Who holds a unique key."""
+
+    task_id: str
+    expires: float
+    until: Hold
 
 
 @dataclass
@@ -112,7 +140,7 @@ class Waiter:
 class Store:
     """Everything that lives under one name, and its lock."""
 
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = wall_clock
     lock: AbstractContextManager[object] = field(default_factory=threading.RLock)
     tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     ready: dict[str, dict[int, deque[Entry]]] = field(default_factory=dict)
@@ -121,6 +149,19 @@ class Store:
     """Queue -> (due, a number that keeps the order of equals, entry), earliest first."""
     parked: dict[str, dict[str, deque[Entry]]] = field(default_factory=dict)
     """Queue -> bucket -> line."""
+    waiting: dict[str, dict[str, deque[Entry]]] = field(default_factory=dict)
+    """Queue -> place -> the line of those parked for one."""
+    places: dict[str, Place] = field(default_factory=dict)
+    holds: dict[str, Held] = field(default_factory=dict)
+    """Unique key -> its holder."""
+    keys_of: dict[str, set[str]] = field(default_factory=dict)
+    """Task id -> the unique keys it holds."""
+    checkpoints: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    """Task id -> (what was kept, until when)."""
+    groups: dict[str, tuple[bytes, float | None]] = field(default_factory=dict)
+    """Group -> (its list of results, until when)."""
+    chords: dict[str, Any] = field(default_factory=dict)
+    """Group -> its :class:`celeriac.engines.memory.chords.Chord`."""
     leases: dict[int, Lease] = field(default_factory=dict)
     dead: dict[str, tuple[DeadLetter, int]] = field(default_factory=dict)
     """Key -> (letter, its lane), oldest first."""
@@ -177,11 +218,37 @@ class Store:
         self.buckets.setdefault(bucket, Bucket(interval=0))
         self.parked.setdefault(entry.queue, {}).setdefault(bucket, deque()).append(entry)
 
-    def lease(self, entry: Entry, owner: str, admitted: bool = False) -> Delivery:
+    def wait_for_place(self, entry: Entry, place: str, admitted: bool) -> None:
+        """To the back of those that wait for a place."""
+        entry.admitted = admitted
+        self.places.setdefault(place, Place())
+        self.waiting.setdefault(entry.queue, {}).setdefault(place, deque()).append(entry)
+
+    def lease(self, entry: Entry, owner: str, admitted: bool = False, place: str = "") -> Delivery:
         """Hand it to ``owner`` under a new token."""
         token = next(self.tokens)
-        self.leases[token] = Lease(token, owner, entry)
-        return Delivery(token, entry.queue, entry.payload, entry.lane, admitted)
+        lease = self.leases[token] = Lease(token, owner, entry, admitted=admitted or entry.admitted)
+        entry.admitted = False
+        if place:
+            self.occupy(place, lease)
+        return Delivery(token, entry.queue, entry.payload, entry.lane, lease.admitted, bool(place))
+
+    def end_lease(self, lease: Lease) -> None:
+        """The lease is over: its places are free, and those who wait for one are woken."""
+        del self.leases[lease.token]
+        for place in lease.places:
+            self.places[place].inside.discard(lease.token)
+            self.wake_waiting(place)
+
+    def pull_delayed(self, task_ids: set[str]) -> set[str]:
+        """Take the delayed messages of these tasks out; return the ids found."""
+        found: set[str] = set()
+        for delayed in self.delayed.values():
+            hit = {entry.task_id for _, _, entry in delayed} & task_ids
+            if hit:
+                found |= hit
+                delayed[:] = [item for item in delayed if item[2].task_id not in hit]
+        return found
 
     def held(self, owner: str, queue: str, token: int) -> Lease | None:
         """The lease, if ``owner`` holds ``token`` of ``queue``."""
@@ -198,7 +265,7 @@ class Store:
         ``losses`` holds those that were started, by token. One marked once is never given back clean.
         """
         for lease in sorted(leases, key=lambda lease: lease.token, reverse=True):
-            del self.leases[lease.token]
+            self.end_lease(lease)
             loss = losses.get(lease.token, Loss(counted=False))
             if lease.once and loss.mark is None:
                 loss = Loss(loss.counted, ONCE)
@@ -216,6 +283,49 @@ class Store:
         """The lease owners of a node."""
         return [(name, owner) for name, owner in self.owners.items() if owner.incarnation.node == node]
 
+    # -- unique keys and places ------------------------------------------------------------------------
+
+    def holder(self, key: str, now: float) -> str | None:
+        """The task id that holds a unique key."""
+        held = self.holds.get(key)
+        if held and held.expires <= now:
+            self.free(key)
+            return None
+        return held.task_id if held else None
+
+    def hold(self, key: str, held: Held) -> None:
+        """Give a key to a task."""
+        self.free(key)
+        self.holds[key] = held
+        self.keys_of.setdefault(held.task_id, set()).add(key)
+
+    def free(self, key: str) -> None:
+        """Take a key from whoever holds it."""
+        held = self.holds.pop(key, None)
+        if held:
+            keys = self.keys_of[held.task_id]
+            keys.discard(key)
+            if not keys:
+                del self.keys_of[held.task_id]
+
+    def free_of(self, task_ids: Iterable[str], *until: Hold) -> None:
+        """Take those keys from tasks which they hold until one of ``until`` comes true."""
+        for task_id in task_ids:
+            for key in list(self.keys_of.get(task_id, ())):
+                if self.holds[key].until in until:
+                    self.free(key)
+
+    def occupy(self, name: str, lease: Lease) -> None:
+        """Let a lease take a place."""
+        self.places[name].inside.add(lease.token)
+        lease.places.add(name)
+
+    def wake_waiting(self, place: str) -> None:
+        """Wake those who could claim what waits for a place."""
+        for queue, lines in self.waiting.items():
+            if lines.get(place):
+                self.wake(queue)
+
     # -- looking -------------------------------------------------------------------------------------
 
     def ready_entries(self, queue: str) -> list[Entry]:
@@ -224,14 +334,17 @@ class Store:
         return [entry for lane in sorted(lanes, reverse=not self.lower_first) for entry in lanes[lane]]
 
     def parked_entries(self, queue: str) -> list[Entry]:
-        """The queue's parked messages, a bucket at a time."""
-        return [entry for line in self.parked.get(queue, {}).values() for entry in line]
+        """The queue's parked messages, a bucket or place at a time."""
+        lines = [*self.parked.get(queue, {}).values(), *self.waiting.get(queue, {}).values()]
+        return [entry for line in lines for entry in line]
 
     def next_due(self, queues: Iterable[str]) -> float | None:
         """When the next delayed or parked message of the queues falls due."""
         times = [self.delayed[queue][0][0] for queue in queues if self.delayed.get(queue)]
         for queue in queues:
             times += [self.buckets[name].next for name, line in self.parked.get(queue, {}).items() if line]
+            if any(line and self.places[name].free for name, line in self.waiting.get(queue, {}).items()):
+                times.append(self.clock())
         return min(times, default=None)
 
     def unpaused(self, queues: Iterable[str]) -> list[str]:
@@ -244,6 +357,17 @@ class Store:
         """Wake all who sleep over this queue."""
         for waiter in self.waiters:
             if queue in waiter.queues:
+                waiter.wake()
+
+    def time_passed(self) -> None:
+        """The clock was moved by hand: the living have beaten meanwhile, and all who sleep look again."""
+        with self.lock:
+            now = self.last_pass = self.clock()
+            for node in self.nodes.values():
+                node.seen = now
+            for owner in self.owners.values():
+                owner.attached = now
+            for waiter in self.waiters:
                 waiter.wake()
 
     def order(self) -> int:

@@ -35,6 +35,7 @@ from celeriac.engines.redis.bindings import RedisBindings
 from celeriac.engines.redis.connection import Links
 from celeriac.engines.redis.coordinator import RedisCoordinator
 from celeriac.engines.redis.diagnosis import diagnose
+from celeriac.engines.redis.groups import RedisGroups
 from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
@@ -46,7 +47,7 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisResults, RedisInspection, RedisCoordinator, RedisBindings):
+class RedisEngine(RedisGroups, RedisInspection, RedisCoordinator, RedisBindings):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
     urgencies = LOWER_FIRST
@@ -134,6 +135,7 @@ class RedisEngine(RedisResults, RedisInspection, RedisCoordinator, RedisBindings
         self.links = Links(self.address)
         self._listener: Listener | None = None
         self._known_queues: set[str] = set()
+        self._attempts: dict[str, str] = {}
 
 
 _ENGINES: weakref.WeakSet[RedisEngine] = weakref.WeakSet()

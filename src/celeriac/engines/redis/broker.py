@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,7 +15,14 @@ from celeriac.engines.redis.bindings import unbind
 from celeriac.engines.redis.connection import Link, Links, Word, pack
 from celeriac.engines.redis.consumer import RedisConsumer
 from celeriac.engines.redis.keys import Keys
-from celeriac.engines.redis.publishing import is_plain, many_pushes, one_push, reply_of, task_id_of, words_of
+from celeriac.engines.redis.publishing import (
+    all_words_of,
+    is_plain,
+    many_pushes,
+    one_push,
+    reply_of,
+    task_id_of,
+)
 from celeriac.engines.redis.scripts import Scripts
 from celeriac.exceptions import OperationalError
 
@@ -38,6 +46,8 @@ class RedisBroker:
     hold_delays: bool
     is_broker: bool
     _known_queues: set[str]
+    _attempts: dict[str, str]
+    """Owners whose attaching had no answer -> what marks it as ours."""
 
     def note_sent(self, reply: str, task_id: str) -> None:
         """Remember that the result of ``task_id`` will come to ``reply`` (results.py)."""
@@ -45,15 +55,17 @@ class RedisBroker:
 
     # -- publishing ----------------------------------------------------------------------------------
 
-    def publish(self, batch: Sequence[Publication]) -> None:
-        """Store messages, all or none, in one round trip.
+    def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
+        """Store messages, all or none but those whose unique key is held, in one round trip.
 
-        A batch of more than 10,000 messages (1,000 where some are delayed or tracked) is stored in chunks of
-        that size, in order, each all or none: if one fails, those before it are stored.
+        A batch of more than 10,000 messages (1,000 where some are delayed, tracked or unique) is stored in
+        chunks of that size, in order, each all or none: if one fails, those before it are stored.
+        Returns what was left out: index in the batch -> task id that holds its key, or "".
         Raises ``OperationalError`` or, at maxmemory, ``StoreFull``.
         """
+        left_out: dict[int, str] = {}
         if not batch:
-            return
+            return left_out
         plain = all(is_plain(publication, self.hold_delays) for publication in batch)
         with self.links.borrow(self.publish_timeout) as link:
             if len(batch) == 1 and plain:
@@ -61,11 +73,17 @@ class RedisBroker:
             else:
                 step = BATCH_CHUNK if plain else SCRIPT_CHUNK
                 for start in range(0, len(batch), step):
-                    self._publish_chunk(link, batch[start : start + step], plain)
-        for publication in batch:
+                    chunk = batch[start : start + step]
+                    if plain:
+                        self._push_chunk(link, chunk)
+                    else:
+                        left = self._publish_chunk(link, chunk)
+                        left_out.update((start + index, holder) for index, holder in left)
+        for index, publication in enumerate(batch):
             reply = reply_of(publication.message)
-            if reply is not None:
+            if reply is not None and index not in left_out:
                 self.note_sent(reply, task_id_of(publication.message))
+        return left_out
 
     def _publish_one(self, link: Link, publication: Publication) -> None:
         commands = one_push(publication, self.keys)
@@ -75,14 +93,14 @@ class RedisBroker:
             link.calls(commands + self._introduce([publication]), 3)
             self._known_queues.add(publication.queue)
 
-    def _publish_chunk(self, link: Link, batch: Sequence[Publication], plain: bool) -> None:
-        if not plain:
-            words: list[Word] = []
-            for publication in batch:
-                track = "" if publication.track is None else max(1, int(publication.track * 1000))
-                words += (*words_of(publication, self.keys, self.hold_delays), track)
-            self.scripts["publish"].run(link, [self.keys.own("queues"), self.keys.own("control")], words)
-            return
+    def _publish_chunk(self, link: Link, batch: Sequence[Publication]) -> list[tuple[int, str]]:
+        words: list[Word] = []
+        for publication in batch:
+            words += all_words_of(publication, self.keys, self.hold_delays)
+        left = self.scripts["publish"].run(link, [self.keys.own("queues")], words)
+        return [(index, holder.decode()) for index, holder in zip(left[::2], left[1::2], strict=True)]
+
+    def _push_chunk(self, link: Link, batch: Sequence[Publication]) -> None:
         commands, count = many_pushes(batch, self.keys)
         answers = link.calls(commands + self._introduce(batch), count + 1)
         for answer in answers[count - 1] or ():
@@ -99,9 +117,11 @@ class RedisBroker:
     def attach(self, owner: Incarnation) -> RedisConsumer:
         """Register a lease owner and return its consumer.
 
-        Raises ``Fenced`` if its node was recovered by others, ``ValueError`` if the name is taken.
+        Raises ``Fenced`` if its node was recovered by others, ``ValueError`` if the name is taken. After a
+        lost answer it may be called again, by the same engine.
         """
         self.is_broker = True
+        attempt = self._attempts.pop(owner.name, None) or os.urandom(8).hex()
         own = self.keys.own
         keys = [
             own(f"owner:{owner.name}"),
@@ -111,8 +131,10 @@ class RedisBroker:
         ]
         with self.links.borrow() as link:
             try:
-                self.scripts["attach"].run(link, keys, [owner.name, owner.node, owner.slots])
+                self.scripts["attach"].run(link, keys, [owner.name, owner.node, owner.slots, attempt])
             except OperationalError as error:
+                if error.maybe_done:
+                    self._attempts[owner.name] = attempt
                 if "EXISTS lease owner" in str(error):
                     raise ValueError(
                         f"a lease owner {owner.name!r} exists already: attach under the next epoch"
@@ -247,7 +269,7 @@ def lost_value(value: bytes, loss: Loss | None) -> bytes:
     lane, flags, envelope = value.split(b"|", 2)
     if b"o" in flags and (loss is None or loss.mark is None):
         loss = Loss(counted=loss.counted if loss else False, mark="once")
-    flags = flags.replace(b"o", b"")
+    flags = flags.replace(b"o", b"").replace(b"p", b"")
     if loss is not None:
         envelope = after_loss(envelope, loss)
         flags = flags.replace(b"a", b"")

@@ -11,9 +11,10 @@ import msgspec
 from redis import exceptions as errors
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
+from celeriac.engines.groups import ChordPart
 from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, Word, pack
-from celeriac.engines.redis.publishing import task_id_of, words_of
+from celeriac.engines.redis.publishing import all_words_of, needs_all_words, task_id_of, words_of
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
 from celeriac.message import decode_envelope, encode_envelope
 from celeriac.states import SUCCESS
@@ -140,30 +141,60 @@ class RedisConsumer:
     def _answer(self, reply: list[Any], queues: list[str]) -> Answer:
         now, version, due, broken, count = reply[:5]
         start = 5 + count
-        deliveries = [
-            Delivery(reply[i + 1], queues[reply[i] - 1], reply[i + 4], reply[i + 2], b"a" in reply[i + 3])
-            for i in range(start, len(reply), 5)
-        ]
+        owed = reply.pop() if isinstance(reply[-1], list) else ()
+        deliveries = []
+        for i in range(start, len(reply), 5):
+            flags = reply[i + 3]
+            queue = queues[reply[i] - 1]
+            deliveries.append(
+                Delivery(reply[i + 1], queue, reply[i + 4], reply[i + 2], b"a" in flags, b"p" in flags)
+            )
         self._due = None if due < 0 else time.monotonic() + (due - now) / 1e6
         if broken != self._broken:
             self._broken = broken
             if broken:
                 logger.error("A queue on %s cannot be read: %s", self._broker.address.masked, broken.decode())
         next_due = None if due < 0 else due / 1e6
-        return Answer(deliveries, [int(token) for token in reply[5:start]], now / 1e6, next_due, version)
+        refused = [int(token) for token in reply[5:start]]
+        return Answer(deliveries, refused, now / 1e6, next_due, version, [group.decode() for group in owed])
 
     def _add_words(self, words: list[Word], item: Outcome, index: int, ids: dict[int, str]) -> None:
         """Append the arguments of one outcome (see exchange.lua)."""
         words += (int(item.verdict), index, item.token, 0)
         head = len(words)
+        publications = item.publications
+        if (
+            item.parts
+            or item.unique
+            or item.forget_checkpoint
+            or item.records
+            or (publications and any(map(needs_all_words, publications)))
+        ):
+            words[head - 4] = f"{int(item.verdict)}+"
+            self._add_more(words, item)
+            publications = ()
         words += result_words(item.result)
-        words.append(len(item.publications))
-        for publication in item.publications:
+        words.append(len(publications))
+        for publication in publications:
             words += words_of(publication, self._keys, self._broker.hold_delays)
         if item.verdict != Verdict.ACK:
             envelope = b"" if item.message is None else encode_envelope(item.message)
             words += self._verdict_words(item, envelope, ids.get(item.token, item.task_id))
         words[head - 1] = len(words) - head
+
+    def _add_more(self, words: list[Word], item: Outcome) -> None:
+        """Append what few outcomes have, and all publications: their order counts."""
+        words.append(len(item.parts))
+        for part in item.parts:
+            words += part_words(part)
+        words.append(len(item.publications))
+        for publication in item.publications:
+            words += all_words_of(publication, self._keys, self._broker.hold_delays)
+        ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
+        forget = item.forget_checkpoint and item.task_id
+        words += (item.unique if ended else "", item.task_id, "1" if forget else "", len(item.records))
+        for record in item.records:
+            words += record_words(record)
 
     def _verdict_words(self, item: Outcome, envelope: bytes, task_id: str) -> tuple[Word, ...]:
         match item.verdict:
@@ -174,7 +205,7 @@ class RedisConsumer:
                     task_id = task_id_of(item.message)
                 return (how, when, task_id, envelope)
             case Verdict.PARK:
-                return (item.bucket, task_id)
+                return (item.bucket or f"\1{item.place}", task_id)
             case Verdict.DEAD:
                 return (dead_letter_head(item), envelope)
             case Verdict.REQUEUE:
@@ -227,11 +258,23 @@ class RedisConsumer:
         return True
 
 
+def part_words(part: ChordPart) -> tuple[Word, ...]:
+    """The arguments of a chord's part in a script (chords.lua)."""
+    index = "+inf" if part.index is None else part.index
+    ttl: Word = "" if part.ttl is None else max(1, int(part.ttl * 1000))
+    return (part.group, part.task_id, index, part.payload, ttl, part.body or b"", part.grow)
+
+
 def result_words(record: ResultRecord | None) -> tuple[Word, ...]:
     """The arguments of a result in a script."""
     if record is None:
         return ("0",)
     return ("1", record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
+
+
+def record_words(record: ResultRecord) -> tuple[Word, ...]:
+    """The same for a result that is there."""
+    return result_words(record)[1:]
 
 
 def ttl_ms(record: ResultRecord) -> Word:

@@ -1,4 +1,4 @@
-"""Redis as a coordinator: rate limits, orders to workers, who lives."""
+"""Redis as a coordinator: rate limits, places, unique keys, checkpoints, orders to workers, who lives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from celeriac.engines.base import Control, NodeInfo
-from celeriac.engines.redis.connection import Links, pack
+from celeriac.engines.redis.connection import Links, Word, pack
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.scripts import Scripts
 
@@ -29,6 +29,41 @@ class RedisCoordinator:
         keys = [self.keys.own(f"rate:{bucket}"), self.keys.own(f"rate:{bucket}:queues")]
         with self.links.borrow() as link:
             return bool(self.scripts["admit"].run(link, keys, [repr(float(interval))]))
+
+    def enter(self, place: str, limit: int, lease: tuple[str, str, int]) -> bool:
+        """Take one of ``limit`` places under the name ``place``, globally, for ``(owner, queue, token)``."""
+        owner, queue, token = lease
+        keys = [
+            self.keys.own(f"owner:{owner}"),
+            self.keys.of(queue, f"lease:{owner}"),
+            self.keys.own(f"place:{place}"),
+        ]
+        with self.links.borrow() as link:
+            return bool(self.scripts["enter"].run(link, keys, [place, limit, token]))
+
+    def holder(self, key: str) -> str | None:
+        """The task id that holds a unique key now."""
+        with self.links.borrow() as link:
+            task_id = link.call(pack(("HGET", self.keys.own(f"unique:{key}"), "id")))
+        return None if task_id is None else task_id.decode()
+
+    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+        """Keep a running task's checkpoint for its next delivery; whether the lease is still held."""
+        owner, queue, token = lease
+        keys = [
+            self.keys.own(f"owner:{owner}"),
+            self.keys.of(queue, f"lease:{owner}"),
+            self.keys.own(f"checkpoint:{task_id}"),
+        ]
+        words: list[Word] = [token, payload, max(1, int(ttl * 1000))]
+        with self.links.borrow() as link:
+            return bool(self.scripts["checkpoint"].run(link, keys, words))
+
+    def checkpoint(self, task_id: str) -> bytes | None:
+        """What was kept last for this task."""
+        with self.links.borrow() as link:
+            payload: bytes | None = link.call(pack(("GET", self.keys.own(f"checkpoint:{task_id}"))))
+        return payload
 
     def revoke(self, ids: Sequence[str], expires: float, signal: str = "") -> int:
         """Remember revoked ids for ``expires`` seconds; return the new control version."""

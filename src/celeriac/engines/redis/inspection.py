@@ -36,6 +36,20 @@ class RedisInspection(RedisBroker):
                 found.update(task_id.decode() for task_id in self.scripts["cancel"].run(link, [], words))
         return [task_id for task_id in dict.fromkeys(ids) if task_id in found]
 
+    def find(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The envelopes of delayed and parked messages of these tasks."""
+        hashes = [
+            self.keys.of(queue, what) for queue in self.queues() for what in ("delayed:payload", "parked")
+        ]
+        found: dict[str, bytes] = {}
+        with self.links.borrow() as link:
+            for start in range(0, len(ids), CANCEL_CHUNK):
+                chunk = ids[start : start + CANCEL_CHUNK]
+                for values in _all(link, [("HMGET", name, *chunk) for name in hashes]):
+                    pairs = zip(chunk, values, strict=True)
+                    found.update((task_id, _envelope(value)) for task_id, value in pairs if value is not None)
+        return found
+
     def queues(self) -> list[str]:
         """The queues the store knows of, sorted: ours, and those Celery bound to exchanges of their names."""
         with self.links.borrow() as link:
@@ -127,7 +141,7 @@ class RedisInspection(RedisBroker):
         return [value for _, value in sorted((int(token), value) for token, value in pairs)]
 
     def purge(self, queues: Sequence[str]) -> int:
-        """Delete ready, delayed and parked messages; return how many."""
+        """Delete ready, delayed and parked messages, and free their unique keys; return how many."""
         with self.links.borrow() as link:
             return sum(self.scripts["purge"].run(link, [], [queue]) for queue in dict.fromkeys(queues))
 

@@ -7,21 +7,26 @@ Per queue, all with the tag ``{queue}``:
 ``{q}:returned``               LIST    values only to be brought to their end; claimed first
 ``{q}:delayed``                ZSET    member -> due (epoch seconds); ``\\0<bucket>`` stands for parked ones
 ``{q}:delayed:payload``        HASH    member -> value
-``{q}:parked:<bucket>``        LIST    members in order (one without payload was cancelled)
+``{q}:parked:<bucket>``        LIST    members in order (one without payload was cancelled); the bucket is a
+                                       rate limit's name, or ``\\1<place>``
 ``{q}:parked``                 HASH    member -> value
 ``{q}:buckets``                SET     buckets with parked messages
 ``{q}:lease:<owner>``          HASH    token -> value
+``{q}:lease:<owner>:places``   HASH    token -> place that the lease holds under a concurrency limit
+``{q}:unique``                 ZSET    task id that holds a unique key -> when it ends at the latest (ms)
 ``{q}:dead``                   ZSET    key -> when (epoch seconds)
 ``{q}:dead:letters``           HASH    key -> ``<lane>|<JSON: reason, detail, task, id>\\n<envelope>``
 ``{q}:wake``                   ZSET    one member: a message may be ready (idle workers wait for it)
 =============================  ======  =====================================================================
 
 A *value* is ``<lane>|<flags>|<envelope>``; flags: ``a`` admitted by its rate limit, ``o`` must not run twice,
-``r`` belongs to ``returned``. For the whole store:
+``p`` has a place, ``r`` belongs to ``returned``, ``u`` holds a unique key while it is delayed. For the whole
+store:
 
 =============================  ======  =====================================================================
 ``control``                    HASH    ``version``, ``token`` (last), ``tracked``, ``p:<queue>``, ``l:<task>``
-``owner:<owner>``              HASH    ``seq``, ``answer``, ``node``, ``slots``, ``q:<queue>``, ``fenced``
+``owner:<owner>``              HASH    ``seq``, ``answer``, ``node``, ``slots``, ``q:<queue>``, ``fenced``,
+                                       ``places`` (it has held some), ``by``, ``partial``, ``partial:owed``
 ``owners:<node>``              SET     the node's owners
 ``orphans``                    SET     owners being recovered
 ``beats``                      ZSET    node -> last beat
@@ -30,12 +35,27 @@ A *value* is ``<lane>|<flags>|<envelope>``; flags: ``a`` admitted by its rate li
 ``recovered``                  STRING  when anyone last looked for dead nodes
 ``rate:<bucket>``              HASH    ``taken`` (when the last token was), ``interval``
 ``rate:<bucket>:queues``       SET     queues with messages parked for it
+``place:<place>``              HASH    ``limit``, and token -> lease of each that holds a place
+``place:<place>:queues``       SET     queues with messages parked for it
+``unique:<key>``               HASH    ``id`` of the task that holds it, ``queue``, ``until``; expires
+``holds:<id>``                 STRING  the unique key that the task holds; expires
+``checkpoint:<id>``            STRING  what a task has kept for its next delivery; expires
 ``revoked``, ``revoked:until`` ZSET    id -> version, id -> when to forget it
 ``revoked:signal``             HASH    id -> the signal that ends it
 ``queues``                     SET     queues we have seen
 ``bound:<exchange>``           HASH    for fanout exchanges: queue -> the node whose own it is, or ""
 ``exchanges:<node>``           SET     the exchanges to which it has bound queues of its own
 ``watcher``                    STRING  who watches the lists for foreign producers
+=============================  ======  =====================================================================
+
+In the results' database, beside Celery's keys of results, groups and chords (chords.lua tells of those):
+
+=============================  ======  =====================================================================
+``success:<id>``               STRING  the stored result is a SUCCESS, which its first bytes do not show
+``tombstone:<id>``             STRING  there was a result
+``queued:<id>``                STRING  the task was published (``task_track_queued``)
+``chord:<group>``              STRING  the chord's body
+``owed``                       ZSET    chord whose body is owed -> when it may be taken (again)
 =============================  ======  =====================================================================
 """
 
@@ -46,6 +66,7 @@ from bisect import bisect
 from celeriac.engines.redis.address import Address
 
 RESULT = "celery-task-meta-"
+GROUP = "celery-taskset-meta-"
 
 
 class Keys:
@@ -99,3 +120,7 @@ class Keys:
     def result(self, task_id: str) -> str:
         """Celery's key of a result, which is also the name of the channel that announces it."""
         return f"{self.prefix}{RESULT}{task_id}"
+
+    def group(self, group: str) -> str:
+        """Celery's key of a group's list of results; with an ending, of what it keeps of a chord."""
+        return f"{self.prefix}{GROUP}{group}"

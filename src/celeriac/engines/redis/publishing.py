@@ -1,11 +1,11 @@
-"""Publications as commands: plain pushes where they suffice, a script for delayed or tracked messages."""
+"""Publications as commands: plain pushes, or a script for delayed, tracked and unique ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from celeriac.engines.base import Publication
+from celeriac.engines.base import Hold, Publication
 from celeriac.engines.redis.connection import Word, pack
 from celeriac.engines.redis.keys import Keys
 from celeriac.message import OWN_HEADER, Message, encode_envelope
@@ -33,7 +33,7 @@ def envelope_of(publication: Publication) -> bytes:
     return encode_envelope(message)
 
 
-def words_of(publication: Publication, keys: Keys, held: bool = True) -> tuple[Word, ...]:
+def words_of(publication: Publication, keys: Keys, held: bool) -> tuple[Word, ...]:
     """``queue, lane, how, when, id, envelope``; without ``held`` a delay is left to the worker."""
     if held and publication.due is not None:
         how, when = "d", repr(float(publication.due))
@@ -46,9 +46,26 @@ def words_of(publication: Publication, keys: Keys, held: bool = True) -> tuple[W
     return (queue, lane, how, when, task_id_of(publication.message), envelope_of(publication))
 
 
+def all_words_of(publication: Publication, keys: Keys, held: bool) -> tuple[Word, ...]:
+    """The words of :func:`words_of`, and how it is tracked and unique (publications.lua)."""
+    track: Word = "" if publication.track is None else max(1, int(publication.track * 1000))
+    unique = publication.unique
+    if unique is None:
+        return (*words_of(publication, keys, held), track, "", "", "", "")
+    # A key that is held while the message is delayed needs a store that delays it.
+    words = words_of(publication, keys, held or unique.until == Hold.DELAYED)
+    ttl = max(1, int(unique.ttl * 1000))
+    return (*words, track, unique.key, ttl, unique.until.value, unique.instead_of)
+
+
+def needs_all_words(publication: Publication) -> bool:
+    """Whether an outcome's publication is one of those in publications.lua."""
+    return publication.unique is not None or publication.track is not None
+
+
 def is_plain(publication: Publication, held: bool) -> bool:
     """Whether a push is all it takes."""
-    if publication.track is not None or not publication.queue:
+    if publication.track is not None or publication.unique is not None or not publication.queue:
         return False
     return not held or (publication.delay is None and publication.due is None)
 

@@ -9,7 +9,7 @@ from typing import Final
 from celeriac.engines.base import Presence, ResultRecord, Subscription
 from celeriac.engines.redis.address import Address
 from celeriac.engines.redis.connection import Links, Word, pack
-from celeriac.engines.redis.consumer import success_mark, ttl_ms
+from celeriac.engines.redis.consumer import record_words
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
 from celeriac.engines.redis.scripts import Scripts
@@ -30,6 +30,7 @@ class RedisResults:
     links: Links
     scripts: Scripts
     is_broker: bool
+    hold_delays: bool
     lease_store: RedisResults | None
     """The engine whose database holds the leases that records speak of; ``None`` if that is not known."""
     _listener: Listener | None
@@ -47,7 +48,7 @@ class RedisResults:
             words: list[Word] = []
             for record in chunk:
                 owner, queue, token = record.lease if checked and record.lease else ("", "", 0)
-                words += (record.id, record.payload, ttl_ms(record), record.reply or "", success_mark(record))
+                words += record_words(record)
                 words += (owner, queue, token)
             with engine.links.borrow() as link:
                 indices = engine.scripts["store"].run(link, [], words)

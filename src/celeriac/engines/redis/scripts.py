@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError, RedisError
 
+from celeriac.engines import groups
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.keys import Keys
+
+_INCLUDE: Final = re.compile(r"^ *-- include: (\w+)\n", re.MULTILINE)
 
 
 class Layout(NamedTuple):
@@ -69,7 +73,9 @@ class Scripts:
 
 @cache
 def _text(name: str) -> str:
-    return (resources.files("celeriac.engines.redis") / "scripts" / f"{name}.lua").read_text("utf-8")
+    """The text of a script; a line ``-- include: other`` stands for that of another."""
+    text = (resources.files("celeriac.engines.redis") / "scripts" / f"{name}.lua").read_text("utf-8")
+    return _INCLUDE.sub(lambda found: _text(found[1]), text)
 
 
 def _constants(layout: Layout) -> str:
@@ -79,6 +85,7 @@ def _constants(layout: Layout) -> str:
         f"local PREFIX, LANES, DB = {_quoted(layout.prefix)}, {{ {lanes} }}, {layout.db}\n"
         f"local RESULT_PREFIX, RESULT_DB = {_quoted(layout.result_prefix)}, {result_db}\n"
         f"local DEAD_MAX, DEAD_AGE, TOMBSTONE = {layout.dead_max}, {layout.dead_age}, {layout.tombstone}\n"
+        f"local OWED_AGAIN = {groups.OWED_AGAIN}\n"
     )
 
 

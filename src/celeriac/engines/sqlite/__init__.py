@@ -7,7 +7,9 @@ stand in the URL's query (``?synchronous=FULL&lock_timeout=30``) or in the trans
 
 Durability: publishes and operators' orders are committed at ``synchronous=FULL`` and survive a power cut;
 workers commit at NORMAL, so that a power cut may take the last settles back: those tasks run again.
-``?synchronous=FULL`` commits everything at FULL. A crash of any process loses nothing at either level.
+What another store relies on, a chord's beginning and the parts of tasks whose messages lie elsewhere, is
+committed at FULL, too. ``?synchronous=FULL`` commits everything so. A crash of any process loses nothing at
+either level.
 
 A higher priority number is served first (``?priority_order=lower`` turns it round).
 """

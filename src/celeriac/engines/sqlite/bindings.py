@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from celeriac.engines.base import Binding
+from celeriac.engines.sqlite import unique
 from celeriac.engines.sqlite.store import Store
 
 _BIND = "INSERT OR REPLACE INTO binding (exchange, type, routing_key, queue, node) VALUES (?, ?, ?, ?, ?)"
@@ -46,6 +47,7 @@ def unbind(handle: sqlite3.Connection, node: str) -> None:
     """Forget a node's own queues with what waits in them; dead letters stay."""
     for (queue,) in handle.execute(_UNBIND, (node,)).fetchall():
         for table in ("ready", "delayed", "parked"):
+            unique.free_queue(handle, table, queue)
             handle.execute(_PAYLOADS.format(table=table), (queue,))
             handle.execute(_ROWS.format(table=table), (queue,))
         handle.execute(_FORGET, (queue,))

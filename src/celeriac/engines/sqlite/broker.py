@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from celeriac.engines.base import Depth, Incarnation, Publication
-from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite import clock, unique
 from celeriac.engines.sqlite.bindings import SQLiteBindings
 from celeriac.engines.sqlite.consumer import SQLiteConsumer
 from celeriac.engines.sqlite.dead import DeadLetters
@@ -29,6 +29,8 @@ ORDER BY {order} LIMIT ? OFFSET ?"""
 _PURGE_PAYLOADS = "DELETE FROM payload WHERE id IN (SELECT id FROM {table} WHERE queue = ?)"
 _PURGE = "DELETE FROM {table} WHERE queue = ?"
 _CANCEL = "DELETE FROM {table} WHERE task_id = ? RETURNING id"
+_FIND = """SELECT body FROM payload WHERE id IN
+(SELECT id FROM delayed WHERE task_id = ?1 UNION ALL SELECT id FROM parked WHERE task_id = ?1)"""
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
 
 
@@ -37,8 +39,11 @@ class SQLiteBroker(DeadLetters, Recovery, SQLiteBindings):
 
     _store: Store
 
-    def publish(self, batch: Sequence[Publication]) -> None:
-        """Store messages durably, all or none. Raises ``StoreFull`` while workers live on the reserve."""
+    def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
+        """Store messages durably, all or none but those whose unique key is held.
+
+        Raises ``StoreFull`` while workers live on the reserve.
+        """
         parcels = pack(batch)
         with step(self._store, durable=True) as work:
             if not self._store.restore_reserve():
@@ -46,7 +51,7 @@ class SQLiteBroker(DeadLetters, Recovery, SQLiteBindings):
                     f"the disk of {self._store.path} is full: nothing is published until there is room "
                     "again, so that workers can finish what is stored. Free some space"
                 )
-            work.publish(parcels)
+            return work.publish(parcels)
 
     def attach(self, owner: Incarnation) -> SQLiteConsumer:
         """Register a lease owner and return its consumer."""
@@ -62,9 +67,20 @@ class SQLiteBroker(DeadLetters, Recovery, SQLiteBindings):
                 removed = []
                 for table in ("delayed", "parked"):
                     removed += work.handle.execute(_CANCEL.format(table=table), (task_id,)).fetchall()
-                work.handle.executemany(_DROP_PAYLOAD, removed)
                 if removed:
+                    work.handle.executemany(_DROP_PAYLOAD, removed)
+                    unique.free_messages(work.handle, removed)
                     found.append(task_id)
+        return found
+
+    def find(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The envelopes of delayed and parked messages of these tasks."""
+        found = {}
+        with self._store.read() as handle:
+            for task_id in ids:
+                row = handle.execute(_FIND, (task_id,)).fetchone()
+                if row is not None:
+                    found[task_id] = row[0]
         return found
 
     def queues(self) -> list[str]:
@@ -95,11 +111,12 @@ class SQLiteBroker(DeadLetters, Recovery, SQLiteBindings):
             return [body for (body,) in handle.execute(sql, (queue, limit, offset))]
 
     def purge(self, queues: Sequence[str]) -> int:
-        """Delete ready, delayed and parked messages; return how many."""
+        """Delete ready, delayed and parked messages, and free their unique keys; return how many."""
         count = 0
         with step(self._store, durable=True) as work:
             for queue in queues:
                 for table in ("ready", "delayed", "parked"):
+                    unique.free_queue(work.handle, table, queue)
                     work.handle.execute(_PURGE_PAYLOADS.format(table=table), (queue,))
                     count += work.handle.execute(_PURGE.format(table=table), (queue,)).rowcount
         return count

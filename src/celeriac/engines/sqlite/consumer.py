@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
-from celeriac.engines.sqlite import clock
+from celeriac.engines.groups import ChordPart
+from celeriac.engines.sqlite import chords, clock, rooms, unique
 from celeriac.engines.sqlite.dead import bury
 from celeriac.engines.sqlite.recovery import end_owner
 from celeriac.engines.sqlite.step import Parcel, Place, Step, pack
@@ -39,12 +43,17 @@ _LEASE = (
 )
 _LEASED = """SELECT l.token, l.queue, p.body, l.rank, l.admitted FROM leased l JOIN payload p ON p.id = l.id
 WHERE l.owner = ? AND l.token BETWEEN ? AND ? ORDER BY l.token"""
+# A token that is free later than an interval from now is one of a clock that was set back: free now.
 _NEXT_DUE = """SELECT min(due) FROM (
     SELECT min(due) AS due FROM delayed WHERE queue IN ({marks})
     UNION ALL
-    SELECT min(CASE WHEN b.free > ? + b.interval THEN 0 ELSE b.free END)
-    FROM parked p JOIN bucket b ON b.name = p.bucket WHERE p.queue IN ({marks}))"""
+    SELECT min(CASE WHEN b.free > ?1 + b.interval THEN 0 ELSE b.free END)
+    FROM parked p JOIN bucket b ON b.name = p.bucket WHERE p.queue IN ({marks}) AND p.room = 0
+    UNION ALL
+    SELECT ?1 WHERE EXISTS (SELECT 1 FROM room r CROSS JOIN parked p ON p.room = 1 AND p.bucket = r.name
+        WHERE r.waiting > 0 AND r.taken < r.size AND p.queue IN ({marks})))"""
 _ANY_READY = "SELECT EXISTS (SELECT 1 FROM ready WHERE queue = ?)"
+_FORGET_CHECKPOINT = "DELETE FROM checkpoint WHERE task_id = ?"
 _MARK_ONCE = "UPDATE leased SET once = 1 WHERE token = ? AND owner = ?"
 
 
@@ -54,6 +63,8 @@ class Settlement(NamedTuple):
     outcome: Outcome
     body: bytes | None
     parcels: list[Parcel]
+    plain: bool
+    """It has no parts of chords, unique key or checkpoint to be seen to."""
 
 
 class Request(NamedTuple):
@@ -137,25 +148,30 @@ class SQLiteConsumer:
             work = Step(self._store, handle)
             queues = self._unpaused(work, request.queues)
             if row[0] == request.number:
-                deliveries, refused = self._recorded(handle, row[1])
+                deliveries, refused, owed = self._recorded(handle, row[1])
             else:
-                refused = self._settle(work, request.settlements)
+                refused, owed = self._settle(work, request.settlements)
                 deliveries = self._claim(work, queues, request.limit) if request.limit > 0 and queues else []
                 if request.settlements or deliveries:
-                    handle.execute(_NOTE_ANSWER, (request.number, _packed(deliveries, refused), self._number))
+                    answer = _packed(deliveries, refused, owed)
+                    handle.execute(_NOTE_ANSWER, (request.number, answer, self._number))
                 work.finish()
             due = _next_due(handle, queues, work.now)
         work.announce()
-        return Answer(deliveries, refused, work.now, due, work.version)
+        return Answer(deliveries, refused, work.now, due, work.version, owed)
 
-    def _recorded(self, handle: sqlite3.Connection, answer: str) -> tuple[list[Delivery], list[int]]:
-        first, last, *refused = map(int, answer.split())
+    def _recorded(
+        self, handle: sqlite3.Connection, answer: str
+    ) -> tuple[list[Delivery], list[int], list[str]]:
+        numbers, _, owed = answer.partition("\n")
+        first, last, *refused = map(int, numbers.split())
         leased = handle.execute(_LEASED, (self._number, first, last)).fetchall()
         sign = self._store.sign
-        return (
-            [Delivery(token, queue, body, sign * rank, bool(ok)) for token, queue, body, rank, ok in leased],
-            refused,
-        )
+        deliveries = [
+            Delivery(token, queue, body, sign * rank, bool(noted & 1), bool(noted & rooms.SEATED))
+            for token, queue, body, rank, noted in leased
+        ]
+        return deliveries, refused, msgspec.json.decode(owed, type=list[str]) if owed else []
 
     def _unpaused(self, work: Step, queues: Sequence[str]) -> Sequence[str]:
         if work.version != self._paused_version:
@@ -165,9 +181,10 @@ class SQLiteConsumer:
 
     # -- settling --------------------------------------------------------------------------------------
 
-    def _settle(self, work: Step, settlements: Sequence[Settlement]) -> list[int]:
+    def _settle(self, work: Step, settlements: Sequence[Settlement]) -> tuple[list[int], list[str]]:
+        """Return the refused tokens, and the chords that are owed now."""
         if not settlements:
-            return []
+            return [], []
         tokens = sorted(settlement.outcome.token for settlement in settlements)
         # One look at the range they lie in and one statement over them all: a third of the time of
         # DELETE ... RETURNING for each.
@@ -178,6 +195,7 @@ class SQLiteConsumer:
         ended: list[tuple[int]] = []
         done: list[tuple[int]] = []
         records: list[ResultRecord] = []
+        parts: list[ChordPart] = []
         for settlement in settlements:
             outcome = settlement.outcome
             place = held.pop(outcome.token, None)
@@ -185,6 +203,12 @@ class SQLiteConsumer:
                 refused.append(outcome.token)
                 continue
             ended.append((outcome.token,))
+            if place.admitted & rooms.SEATED:
+                place = work.vacate(place)
+            if not settlement.plain:
+                _let_go(work, outcome)
+                parts += outcome.parts
+                records += outcome.records
             if outcome.verdict is Verdict.ACK:
                 done.append((place.id,))
             else:
@@ -199,32 +223,30 @@ class SQLiteConsumer:
             work.handle.executemany(_END_LEASE, ended)
         work.handle.executemany(_DROP_PAYLOAD, done)
         work.keep_all(records)
-        return refused
+        return refused, chords.record(work, parts, self.owner.name) if parts else []
 
     # -- claiming --------------------------------------------------------------------------------------
 
     def _claim(self, work: Step, queues: Sequence[str], limit: int) -> list[Delivery]:
         due = _next_due(work.handle, queues, work.now)
+        rows: list[Sequence[Any]] = []
         if due is not None and due <= work.now:
             work.promote(queues)
-        if len(queues) == 1:
-            rows = work.handle.execute(_CLAIM_ONE, (queues[0], limit)).fetchall()
-        else:
-            rows = work.handle.execute(
-                _claim_statement(len(queues)), _claim_arguments(queues, limit)
-            ).fetchall()
-            rows.sort(key=lambda row: (row[1], row[7], row[2]))
+            # They have waited: before the lines.
+            rows += rooms.hand_out(work.handle, queues, limit)
+        if len(rows) < limit:
+            rows += _take_ready(work.handle, queues, limit - len(rows))
         if not rows:
             return []
-        # What was claimed of a line is its beginning: one range.
-        lines = [list(line) for _, line in groupby(rows, key=lambda row: row[:2])]
-        work.handle.executemany(_DROP_READY, [(*line[0][:3], line[-1][2]) for line in lines])
         sign, owner, token = self._store.sign, self._number, work.serial
         leases, deliveries = [], []
         for row in rows:
             token += 1
             leases.append((token, owner, *row[:6]))
-            deliveries.append(Delivery(token, row[0], row[6], sign * row[1], bool(row[5])))
+            noted = row[5]
+            deliveries.append(
+                Delivery(token, row[0], row[6], sign * row[1], bool(noted & 1), bool(noted & rooms.SEATED))
+            )
         work.serial = token
         work.handle.executemany(_LEASE, leases)
         if len(rows) == limit:
@@ -244,9 +266,31 @@ class SQLiteConsumer:
         return due is not None and due <= now, None if due is None else due - now
 
 
+def _take_ready(handle: sqlite3.Connection, queues: Sequence[str], limit: int) -> Sequence[Sequence[Any]]:
+    """Take the first of the lines out of them; return queue, rank, seq, id, since, admitted, envelope, ..."""
+    if len(queues) == 1:
+        rows = handle.execute(_CLAIM_ONE, (queues[0], limit)).fetchall()
+    else:
+        rows = handle.execute(_claim_statement(len(queues)), _claim_arguments(queues, limit)).fetchall()
+        rows.sort(key=lambda row: (row[1], row[7], row[2]))
+    # What was claimed of a line is its beginning: one range.
+    lines = [list(line) for _, line in groupby(rows, key=lambda row: row[:2])]
+    handle.executemany(_DROP_READY, [(*line[0][:3], line[-1][2]) for line in lines])
+    return rows
+
+
 def _prepare(outcome: Outcome) -> Settlement:
     body = None if outcome.message is None else encode_envelope(outcome.message)
-    return Settlement(outcome, body, pack(outcome.publications))
+    plain = not (outcome.parts or outcome.records or outcome.unique or outcome.forget_checkpoint)
+    return Settlement(outcome, body, pack(outcome.publications), plain)
+
+
+def _let_go(work: Step, outcome: Outcome) -> None:
+    """Free the unique key of a task that has ended, and delete a checkpoint that is not needed any more."""
+    if outcome.unique and outcome.verdict in (Verdict.ACK, Verdict.DEAD):
+        unique.free(work.handle, outcome.unique, outcome.task_id)
+    if outcome.forget_checkpoint:
+        work.handle.execute(_FORGET_CHECKPOINT, (outcome.task_id,))
 
 
 def _put_aside(work: Step, settlement: Settlement, place: Place) -> None:
@@ -262,29 +306,40 @@ def _put_aside(work: Step, settlement: Settlement, place: Place) -> None:
     elif verdict is Verdict.DEAD:
         bury(work, outcome, place)
     elif verdict is Verdict.PARK:
-        work.handle.execute(_KNOW_BUCKET, (outcome.bucket,))
-        task_id = outcome.task_id or work.task_id(place.id)
-        work.handle.execute(
-            _PARK, (outcome.bucket, place.queue, place.seq, place.id, place.rank, place.since, task_id)
-        )
+        _park(work, outcome, place)
     else:
         due = work.due(outcome.delay, outcome.due)
         work.put_off(place, work.now if due is None else due, outcome.task_id or work.task_id(place.id))
 
 
-def _packed(deliveries: Sequence[Delivery], refused: Sequence[int]) -> str:
-    """First and last token claimed (they are consecutive), then the refused ones."""
+def _park(work: Step, outcome: Outcome, place: Place) -> None:
+    task_id = outcome.task_id or work.task_id(place.id)
+    if not outcome.bucket:
+        work.wait(outcome.place, place, task_id)
+        return
+    work.handle.execute(_KNOW_BUCKET, (outcome.bucket,))
+    work.handle.execute(
+        _PARK, (outcome.bucket, place.queue, place.seq, place.id, place.rank, place.since, task_id)
+    )
+
+
+def _packed(deliveries: Sequence[Delivery], refused: Sequence[int], owed: Sequence[str]) -> str:
+    """First and last token claimed (they are consecutive), then the refused ones; owed chords as JSON."""
     first, last = (deliveries[0].token, deliveries[-1].token) if deliveries else (0, 0)
-    return " ".join(map(str, (first, last, *refused)))
+    numbers = " ".join(map(str, (first, last, *refused)))
+    return f"{numbers}\n{msgspec.json.encode(owed).decode()}" if owed else numbers
 
 
 def _next_due(handle: sqlite3.Connection, queues: Sequence[str], now: float) -> float | None:
     if not queues:
         return None
-    # A token that is free later than an interval from now is one of a clock that was set back: free now.
-    sql = _NEXT_DUE.format(marks=",".join("?" * len(queues)))
-    due: float | None = handle.execute(sql, (*queues, now, *queues)).fetchone()[0]
+    due: float | None = handle.execute(_due_statement(len(queues)), (now, *queues)).fetchone()[0]
     return due
+
+
+@functools.cache
+def _due_statement(count: int) -> str:
+    return _NEXT_DUE.format(marks=",".join(f"?{number + 2}" for number in range(count)))
 
 
 def _claim_statement(count: int) -> str:

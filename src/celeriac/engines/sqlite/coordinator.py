@@ -7,20 +7,25 @@ from collections.abc import Sequence
 import msgspec
 
 from celeriac.engines.base import Control, NodeInfo
-from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite import clock, rooms, unique
 from celeriac.engines.sqlite.step import Step, step
 from celeriac.engines.sqlite.store import Store
 
 _ADD_BUCKET = """INSERT INTO bucket (name, interval, free) VALUES (?, ?, 0)
 ON CONFLICT (name) DO UPDATE SET interval = excluded.interval"""
-_FREE = "SELECT free, EXISTS (SELECT 1 FROM parked WHERE bucket = ?1) FROM bucket WHERE name = ?1"
+_FREE = (
+    "SELECT free, EXISTS (SELECT 1 FROM parked WHERE room = 0 AND bucket = ?1) FROM bucket WHERE name = ?1"
+)
 _TAKE = "UPDATE bucket SET free = ? WHERE name = ?"
+_KEEP = """INSERT INTO checkpoint (task_id, payload, expires) VALUES (?1, ?2, ?3)
+ON CONFLICT (task_id) DO UPDATE SET payload = ?2, expires = ?3"""
+_CHECKPOINT = "SELECT payload FROM checkpoint WHERE task_id = ? AND expires > ?"
 _REVOKE = "INSERT OR REPLACE INTO revoked (id, version, expires, signal) VALUES (?, ?, ?, ?)"
 _REVOKED = "SELECT id, signal FROM revoked WHERE version > ? AND expires > ? ORDER BY version, id"
 _LIVING = "SELECT info, seen FROM node WHERE NOT fenced AND boot = ? AND beat >= ? - lease ORDER BY id"
 _UNPARK = """INSERT INTO ready (queue, rank, seq, id, since, admitted)
-SELECT queue, rank, seq, id, since, 0 FROM parked WHERE bucket = ?"""
-_DROP_PARKED = "DELETE FROM parked WHERE bucket = ? RETURNING queue"
+SELECT queue, rank, seq, id, since, 0 FROM parked WHERE room = 0 AND bucket = ?"""
+_DROP_PARKED = "DELETE FROM parked WHERE room = 0 AND bucket = ? RETURNING queue"
 
 
 class SQLiteCoordinator:
@@ -38,6 +43,32 @@ class SQLiteCoordinator:
             if admitted:
                 work.handle.execute(_TAKE, (work.now + interval, bucket))
         return admitted
+
+    def enter(self, place: str, limit: int, lease: tuple[str, str, int]) -> bool:
+        """Take one of ``limit`` places for a lease, unless none is free or messages wait for one already."""
+        with step(self._store) as work:
+            if rooms.resize(work.handle, place, limit):
+                work.changed_rooms.add(place)
+            return rooms.enter(work.handle, place, lease)
+
+    def holder(self, key: str) -> str | None:
+        """The task id that holds a unique key now."""
+        with self._store.read() as handle:
+            return unique.holder(handle, key, clock.now())
+
+    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+        """Keep a running task's checkpoint; return whether the lease is still held."""
+        with step(self._store) as work:
+            if not work.holds(lease):
+                return False
+            work.handle.execute(_KEEP, (task_id, payload, work.now + ttl))
+        return True
+
+    def checkpoint(self, task_id: str) -> bytes | None:
+        """What was kept last for this task."""
+        with self._store.read() as handle:
+            row = handle.execute(_CHECKPOINT, (task_id, clock.now())).fetchone()
+        return None if row is None else bytes(row[0])
 
     def revoke(self, ids: Sequence[str], expires: float, signal: str = "") -> int:
         """Remember revoked ids for ``expires`` seconds; return the new control version."""

@@ -74,7 +74,7 @@ def end_owner(work: Step, number: int, started: Mapping[int, Loss]) -> int:
             loss = Loss(loss.counted, "once")
         if loss.counted or loss.mark is not None:
             work.rewrite(id, after_loss(work.body(id), loss))
-    work.restore([Place(*row[2:]) for row in leases])
+    work.restore([work.vacate(Place(*row[2:])) for row in leases])
     work.handle.execute(_DROP_OWNER, (number,))
     return len(leases)
 
@@ -93,7 +93,7 @@ class Recovery:
             taken = [
                 work.handle.execute(_TAKE_ONE, (token, queue, row[0])).fetchone() for queue, token in leases
             ]
-            places = [Place(*lease) for lease in taken if lease]
+            places = [work.vacate(Place(*lease)) for lease in taken if lease]
             work.restore(places)
         return len(places)
 

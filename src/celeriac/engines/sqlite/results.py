@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from celeriac.engines.base import Presence, ResultRecord
-from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite import clock, rooms
+from celeriac.engines.sqlite.chords import SQLiteGroups, drop_expired
 from celeriac.engines.sqlite.dead import expire_dead
 from celeriac.engines.sqlite.listener import Listener, SQLiteSubscription
 from celeriac.engines.sqlite.step import Step, step
@@ -15,13 +16,12 @@ CHUNK = 500
 """Ids a query, and rows a cleaning transaction: the gate is held for some 10 ms at most."""
 VACUUM_PAGES = 64
 
-_HELD = """SELECT EXISTS (SELECT 1 FROM leased l JOIN owner o ON o.id = l.owner
-WHERE o.name = ? AND l.queue = ? AND l.token = ?)"""
 _FETCH = """SELECT id, payload FROM result
 WHERE id IN ({marks}) AND payload IS NOT NULL AND (expires IS NULL OR expires > ?)"""
 _PRESENCE = "SELECT id, state, payload IS NOT NULL, expires FROM result WHERE id IN ({marks})"
 _FORGET = "DELETE FROM result WHERE id = ?"
-_SCAN = "SELECT rowid FROM result WHERE rowid > ? AND expires <= ? ORDER BY rowid LIMIT ?"
+_SCAN = "SELECT rowid FROM {table} WHERE rowid > ? AND expires <= ? ORDER BY rowid LIMIT ?"
+_DROP = "DELETE FROM {table} WHERE rowid = ? AND expires <= ?"
 _DROP_REMEMBERED = "DELETE FROM result WHERE rowid = ? AND payload IS NULL AND expires <= ?"
 # A new row at the end: emptied in place, the old one would keep its page.
 _ENTOMB = """INSERT OR REPLACE INTO result (id, state, payload, expires)
@@ -31,7 +31,7 @@ _DROP_FENCED = "DELETE FROM node WHERE fenced AND seen <= ?"
 _FENCED_FOR = 86400.0
 
 
-class SQLiteResults:
+class SQLiteResults(SQLiteGroups):
     """The part of the engine that is a :class:`celeriac.engines.base.ResultBackend`."""
 
     _store: Store
@@ -76,16 +76,22 @@ class SQLiteResults:
     def cleanup(self) -> int:
         """Delete expired results and all else that has had its time, in small transactions; return how many
         results. Freed pages go back to the disk."""
-        count = after = 0
-        while overdue := self._overdue(after):
-            after = overdue[-1]
+        count = 0
+        for overdue in self._overdue("result"):
             with step(self._store) as work:
                 count += _entomb(work, overdue)
+        for table in ("held", "checkpoint", "task_group"):
+            for overdue in self._overdue(table):
+                with step(self._store) as work:
+                    work.handle.executemany(_DROP.format(table=table), [(row, work.now) for row in overdue])
+        for overdue in self._overdue("chord"):
+            drop_expired(self._store, overdue)
         while True:
             with step(self._store) as work:
                 handled = work.handle.execute(_DROP_REVOKED, (work.now, CHUNK)).rowcount
                 handled += expire_dead(work, CHUNK)
                 work.handle.execute(_DROP_FENCED, (work.now - _FENCED_FOR,))
+                rooms.sweep(work.handle)
                 (before,) = work.handle.execute("PRAGMA freelist_count").fetchone()
                 work.handle.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
                 (free,) = work.handle.execute("PRAGMA freelist_count").fetchone()
@@ -93,11 +99,15 @@ class SQLiteResults:
             if not handled and (free <= 4 * VACUUM_PAGES or free >= before):
                 return count
 
-    def _overdue(self, after: int) -> list[int]:
-        """The next rows of results, tombstones and queued records that have had their time; found by reading,
-        which disturbs nobody."""
-        with self._store.read() as handle:
-            return [row for (row,) in handle.execute(_SCAN, (after, clock.now(), CHUNK))]
+    def _overdue(self, table: str) -> Iterator[list[int]]:
+        """The rows of a table that have had their time, chunk by chunk; found by reading, which disturbs
+        nobody."""
+        sql, rows = _SCAN.format(table=table), [0]
+        while rows:
+            with self._store.read() as handle:
+                rows = [row for (row,) in handle.execute(sql, (rows[-1], clock.now(), CHUNK))]
+            if rows:
+                yield rows
 
 
 def fetch(store: Store, ids: Sequence[str]) -> dict[str, bytes]:
@@ -110,7 +120,7 @@ def fetch(store: Store, ids: Sequence[str]) -> dict[str, bytes]:
 
 
 def _keep_if_held(work: Step, record: ResultRecord) -> bool:
-    if record.lease is not None and not work.handle.execute(_HELD, record.lease).fetchone()[0]:
+    if record.lease is not None and not work.holds(record.lease):
         return False
     return work.keep_all([record]) == 1
 

@@ -16,7 +16,7 @@ import msgspec
 
 from celeriac import states
 from celeriac.engines.base import Publication, ResultRecord
-from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite import clock, rooms, unique
 from celeriac.engines.sqlite.bindings import fanned
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import DecodeError
@@ -37,11 +37,14 @@ _DUE = "SELECT due, id, rank FROM delayed WHERE queue = ? AND due <= ? ORDER BY 
 _DROP_DELAYED = "DELETE FROM delayed WHERE queue = ? AND due = ? AND id = ?"
 _PARKED_BUCKETS = (
     "SELECT DISTINCT p.bucket, b.free, b.interval FROM parked p JOIN bucket b ON b.name = p.bucket \
-WHERE p.queue = ?"
+WHERE p.queue = ? AND p.room = 0"
 )
-_FIRST_PARKED = "SELECT seq, id, rank, since FROM parked WHERE queue = ? AND bucket = ? ORDER BY seq LIMIT 1"
-_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND bucket = ? AND seq = ?"
+_FIRST_PARKED = """SELECT seq, id, rank, since FROM parked
+WHERE queue = ? AND room = 0 AND bucket = ? AND turn = 0 ORDER BY seq LIMIT 1"""
+_DROP_PARKED = "DELETE FROM parked WHERE queue = ? AND room = 0 AND bucket = ? AND turn = 0 AND seq = ?"
 _TAKE_TOKEN = "UPDATE bucket SET free = ? WHERE name = ?"
+_HOLDS = """SELECT EXISTS (SELECT 1 FROM leased l JOIN owner o ON o.id = l.owner
+WHERE o.name = ? AND l.queue = ? AND l.token = ?)"""
 _TRACK = """INSERT INTO result (id, expires) VALUES (?, ?) ON CONFLICT (id) DO UPDATE
 SET state = NULL, payload = NULL, expires = excluded.expires WHERE payload IS NULL OR expires <= ?"""
 _KEEP = """INSERT INTO result (id, state, payload, expires) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
@@ -93,6 +96,8 @@ class Step:
         """Queue -> how many messages have become ready (or will within a poll)."""
         self._news: list[tuple[str, str | None]] = []
         self._queues: set[str] = set()
+        self.changed_rooms: set[str] = set()
+        """Rooms in which seats may have become free: who waits for one is woken."""
 
     def number(self) -> int:
         """A number never given before: an id, a place in line or a token."""
@@ -107,6 +112,8 @@ class Step:
 
     def finish(self) -> None:
         """Write what has been counted."""
+        if self.changed_rooms:
+            self.calls.update(rooms.queues_waiting(self.handle, self.changed_rooms))
         if self.serial != self._first:
             self.handle.execute(_SAVE_SERIAL, (self.serial,))
 
@@ -120,8 +127,26 @@ class Step:
 
     # -- into line -------------------------------------------------------------------------------------
 
-    def publish(self, parcels: Iterable[Parcel]) -> None:
-        """Put new messages into line, or among the delayed."""
+    def publish(self, parcels: Sequence[Parcel]) -> dict[int, str]:
+        """Store new messages, but those whose unique key is held: index -> who holds it."""
+        if all(parcel.publication.unique is None for parcel in parcels):
+            self._add(parcels)
+            return {}
+        left_out = {}
+        for index, parcel in enumerate(parcels):
+            condition = parcel.publication.unique
+            holder = None if condition is None else unique.refusal(self.handle, condition, self.now)
+            if holder is not None:
+                left_out[index] = holder
+                continue
+            self._add([parcel])
+            if condition is not None:
+                due = self.due(parcel.publication.delay, parcel.publication.due)
+                unique.take(self.handle, condition, parcel.task_id, self.serial, due, self.now)
+        return left_out
+
+    def _add(self, parcels: Iterable[Parcel]) -> None:
+        """Put new messages into line, or among the delayed. The last one's id is ``serial`` then."""
         bodies, ready, delayed, tracked = [], [], [], []
         for publication, body, task_id in self._fanned(parcels):
             queue = publication.queue
@@ -161,6 +186,23 @@ class Step:
         """When a message falls due, epoch seconds; ``None``: now."""
         return due if delay is None else self.now + delay
 
+    def vacate(self, place: Place) -> Place:
+        """Free the seats of a message whose lease ends; return its place in line without them."""
+        if not place.admitted & rooms.SEATED:
+            return place
+        self.changed_rooms.update(rooms.leave(self.handle, place.id))
+        return place._replace(admitted=place.admitted & ~rooms.SEATED)
+
+    def wait(self, room: str, place: Place, task_id: str) -> None:
+        """Park a message for a seat."""
+        rooms.wait(
+            self.handle,
+            room,
+            self.number(),
+            (place.queue, place.seq, place.id, place.rank, place.since, place.admitted, task_id),
+        )
+        self.changed_rooms.add(room)  # one may have become free meanwhile
+
     def restore(self, places: Sequence[Place]) -> None:
         """Put messages back to just where they came from."""
         self.handle.executemany(_ADD_READY, places)
@@ -185,6 +227,10 @@ class Step:
         """The envelope of a stored message."""
         body: bytes = self.handle.execute(_BODY, (id,)).fetchone()[0]
         return body
+
+    def holds(self, lease: tuple[str, str, int]) -> bool:
+        """Whether ``(owner name, queue, token)`` is a lease that lasts."""
+        return bool(self.handle.execute(_HOLDS, lease).fetchone()[0])
 
     def task_id(self, id: int) -> str:
         """The task id in the envelope of a stored message, "" if it cannot be read."""

@@ -59,8 +59,8 @@ ROWS = (
         "result_chord_expires",
         SECONDS,
         None,
-        "Seconds after which the state of an unfinished chord is deleted; None means as result_expires.",
-        pending="canvas",
+        "Seconds after which the state of an unfinished chord is deleted, counted anew with each part and, at its "
+        "beginning, from the end of the header's longest delay; None means as result_expires, 0 never.",
     ),
     works(
         "result_extended",

@@ -138,7 +138,6 @@ ROWS = (
         BOOLEAN,
         False,
         "Error callbacks of a chord are called for tasks of its header too.",
-        pending="canvas",
     ),
     works("task_repr_maxlevels", COUNT, 3, "Depth to which the representation of arguments goes."),
     settled("task_remote_tracebacks", BOOLEAN, False, "A failure's traceback is stored and shown as text."),

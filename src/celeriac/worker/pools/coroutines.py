@@ -33,6 +33,7 @@ class Coroutines:
 
     def host(self, claiming: Callable[[], None]) -> None:
         asyncio.run(self._host(claiming))
+        self._executor.shutdown()
         if self._error is not None:
             raise self._error
 

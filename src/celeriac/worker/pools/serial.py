@@ -61,8 +61,17 @@ class Serial:
 
     def work(self) -> None:
         """Work until told to leave; then everything that was finished is settled."""
-        signal.signal(signal.SIGUSR1, self._soft_limit)
+        if threading.current_thread() is threading.main_thread():  # else nobody keeps soft limits (tests)
+            signal.signal(signal.SIGUSR1, self._soft_limit)
         self._helper.start()
+        try:
+            self._work()
+        finally:
+            self._helper.stop()
+            if self.loops is not None:
+                self.loops.close()
+
+    def _work(self) -> None:
         seat = self.seat
         while True:
             leaving = seat.leaving
@@ -97,6 +106,8 @@ class Serial:
             self.seat.report_refused(answer.refused)
         if answer.version != self.runner.version:
             self.seat.follow(answer.version)
+        if answer.owed:
+            self.seat.line.finish_chords(answer.owed)
         return answer
 
     # -- a batch -----------------------------------------------------------------------------------
@@ -240,6 +251,12 @@ class Helper(threading.Thread):
         self.serial = serial
         self.asleep = False
         self._wake = threading.Event()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End the thread; it is not waited for."""
+        self._stopping = True
+        self._wake.set()
 
     def wake(self) -> None:
         """There is work again."""
@@ -247,7 +264,7 @@ class Helper(threading.Thread):
 
     def run(self) -> None:
         idle_since = time.monotonic()
-        while True:
+        while not self._stopping:
             time.sleep(FLUSH_AFTER)
             overrun = self.serial.overrun()
             if overrun:

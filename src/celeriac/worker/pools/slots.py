@@ -11,6 +11,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
@@ -60,6 +61,7 @@ class Claimer:
         self.jobs: dict[int, Job] = {}
         self.finished: deque[tuple[int | None, Outcome]] = deque()
         self._looked = 0.0
+        self._chords: ThreadPoolExecutor | None = None
         seat.on_terminate = self._cancel
 
     def work(self) -> None:
@@ -69,6 +71,8 @@ class Claimer:
             outcomes = self._collect()
             leaving = seat.leaving
             if leaving and not outcomes and not self.jobs:
+                if self._chords is not None:
+                    self._chords.shutdown()
                 return
             limit = 0 if leaving or not seat.trusted else self._wanted()
             if not outcomes and not limit:
@@ -79,6 +83,8 @@ class Claimer:
                 seat.report_refused(answer.refused)
             if answer.version != seat.runner.version:
                 seat.follow(answer.version)
+            if answer.owed:
+                self._finish_chords(answer.owed)
             for delivery in answer.deliveries:
                 self._begin(delivery)
             if limit and not answer.deliveries and not self.finished:
@@ -107,6 +113,12 @@ class Claimer:
             slot, delivery.token, queue, job.context.id or "", job.name, job.soft_hard, job.once
         )
         self.pool.start(slot, job, self._end)
+
+    def _finish_chords(self, groups: list[str]) -> None:
+        """In a thread: error callbacks that run there must not hold up what other slots have finished."""
+        if self._chords is None:
+            self._chords = ThreadPoolExecutor(1, thread_name_prefix="celeriac-chords")
+        self._chords.submit(self.seat.line.finish_chords, groups)
 
     def _end(self, slot: int, outcome: Outcome) -> None:
         """A slot has finished (called by the slot)."""

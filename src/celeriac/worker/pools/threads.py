@@ -30,11 +30,16 @@ class Threads:
         self._loops = threading.local()
         self._limited: dict[int, tuple[Job, float]] = {}
         self._watching = threading.Event()
+        self._closed = False
 
     def host(self, claiming: Callable[[], None]) -> None:
         threading.Thread(target=self._watch, name="celeriac-limits", daemon=True).start()
-        claiming()
-        self._executor.shutdown()
+        try:
+            claiming()
+        finally:
+            self._executor.shutdown()
+            self._closed = True
+            self._watching.set()
 
     def start(self, slot: int, job: Job, finished: Callable[[int, Outcome], None]) -> None:
         self._executor.submit(self._run, slot, job, finished)
@@ -65,14 +70,14 @@ class Threads:
 
     def _watch(self) -> None:
         raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        while True:
+        while not self._closed:
             self._watching.wait()
             now = time.monotonic()
             for thread, (job, due) in list(self._limited.items()):
                 if now >= due and job.armed:
                     self._limited.pop(thread, None)
                     raise_in(ctypes.c_ulong(thread), ctypes.py_object(SoftTimeLimitExceeded))
-            if not self._limited:
+            if not self._limited and not self._closed:
                 self._watching.clear()
             time.sleep(WATCH_INTERVAL)
 

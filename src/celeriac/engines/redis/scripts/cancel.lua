@@ -1,13 +1,17 @@
--- Remove delayed and parked messages by task id.
+-- Remove delayed and parked messages by task id, and free their unique keys.
 --
 -- ARGV  1 number of queues, then the queues, then the ids
 -- Returns the ids found.
 
+-- include: uniques
+-- include: places
+
 local queues, found = tonumber(ARGV[1]), {}
+local unique_keys, held_places, now = uniques(), places(), clock()
 
 -- Forget what stands first in a bucket and was cancelled, and the bucket if that was all.
 local function sweep(queue, bucket)
-  local list, rate = own(queue, 'parked:' .. bucket), PREFIX .. 'celeriac:rate:' .. bucket
+  local list, place = own(queue, 'parked:' .. bucket), string.byte(bucket) == 1 and string.sub(bucket, 2)
   local head = call('LINDEX', list, -1)
   while head and call('HEXISTS', own(queue, 'parked'), head) == 0 do
     call('RPOP', list)
@@ -15,8 +19,9 @@ local function sweep(queue, bucket)
   end
   if head then return end
   call('SREM', own(queue, 'buckets'), bucket)
-  call('SREM', rate .. ':queues', queue)
+  call('SREM', PREFIX .. 'celeriac:' .. (place and 'place:' .. place or 'rate:' .. bucket) .. ':queues', queue)
   call('ZREM', own(queue, 'delayed'), '\0' .. bucket)
+  if place then held_places.offer(place, now) end
 end
 
 local function cancel(queue, id)
@@ -33,6 +38,7 @@ local function cancel(queue, id)
       hit = true
     end
   end
+  if hit then unique_keys.free_of(id) end
   return hit
 end
 

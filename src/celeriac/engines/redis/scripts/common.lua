@@ -1,6 +1,7 @@
 -- What the scripts share. In front of it stand, written by scripts.py:
 --   PREFIX (of all keys), LANES (endings of a queue's lists, most urgent first), DB (the broker's database),
---   RESULT_PREFIX, RESULT_DB (false: the broker's own), DEAD_MAX, DEAD_AGE, TOMBSTONE (seconds, 0: none).
+--   RESULT_PREFIX, RESULT_DB (false: the broker's own), DEAD_MAX, DEAD_AGE, TOMBSTONE (seconds, 0: none),
+--   OWED_AGAIN (seconds).
 -- Envelopes are bytes here: never parsed, never encoded again (cjson would ruin numbers and empty lists).
 
 local call = redis.call -- a local is found faster than a field of a global
@@ -34,7 +35,7 @@ end
 local function front(queue, value)
   local lane, flags, envelope = split(value)
   if string.find(flags, 'r', 1, true) then
-    call('RPUSH', own(queue, 'returned'), value)
+    call('RPUSH', own(queue, 'returned'), lane .. '|' .. string.gsub(flags, 'p', '') .. '|' .. envelope)
   else
     call('RPUSH', line(queue, lane), envelope)
   end
@@ -76,12 +77,12 @@ local put
 
 -- A message for a fanout exchange, named "\0exchange\0channel" in place of a queue: a copy to each queue that is
 -- bound to it, unless its node is dead, and one to Celery's workers, who listen on the channel.
-local function spread(target, lane, how, when, id, envelope, now)
+local function spread(target, lane, how, when, id, envelope, now, flags)
   local exchange, channel = string.match(target, '^%z([^%z]*)%z(.*)$')
   local flat = call('HGETALL', PREFIX .. 'celeriac:bound:' .. exchange)
   for i = 1, #flat, 2 do
     if flat[i + 1] == '' or call('ZSCORE', PREFIX .. 'celeriac:beats', flat[i + 1]) then
-      put(flat[i], lane, how, when, id, envelope, now)
+      put(flat[i], lane, how, when, id, envelope, now, flags)
       wake(flat[i])
     else
       untie(exchange, flat[i])
@@ -90,10 +91,11 @@ local function spread(target, lane, how, when, id, envelope, now)
   announce(channel, envelope)
 end
 
--- how: 'n' now, 's' in so many seconds, 'd' at an epoch second. Whether the queue has a ready message more.
-function put(queue, lane, how, when, id, envelope, now)
+-- how: 'n' now, 's' in so many seconds, 'd' at an epoch second. flags of a delayed one. Whether the queue has a
+-- ready message more.
+function put(queue, lane, how, when, id, envelope, now, flags)
   if string.byte(queue) == 0 then
-    spread(queue, lane, how, when, id, envelope, now)
+    spread(queue, lane, how, when, id, envelope, now, flags)
     return false
   end
   if how == 'n' then
@@ -102,7 +104,7 @@ function put(queue, lane, how, when, id, envelope, now)
   end
   local due = tonumber(when)
   if how == 's' then due = due + now end
-  delay(queue, due, id, lane .. '||' .. envelope)
+  delay(queue, due, id, lane .. '|' .. (flags or '') .. '|' .. envelope)
   return false
 end
 

@@ -1,0 +1,112 @@
+"""The form in which a chain's steps are sent: no chains in chains, no group that something follows.
+
+Every step but the last then has one final task, whose result the next one gets: a task, or the body of a
+chord.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from celeriac.canvas.chain import chain
+from celeriac.canvas.chord import chord
+from celeriac.canvas.group import group
+from celeriac.canvas.joining import is_empty, unrolled
+from celeriac.canvas.maps import as_group
+from celeriac.canvas.signature import Signature, listed, maybe_signature
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+
+
+def prepared(steps: list[Any], app: Celeriac) -> list[Any]:
+    """The steps in that form. Chains are taken apart, also those that are bodies of chords; groups that are
+    followed become chords."""
+    flat: list[Any] = []
+    empty: list[Any] = []
+    todo = steps[::-1]
+    while todo:
+        step = as_group(unrolled(maybe_signature(todo.pop(), app)))
+        if isinstance(step, chain):
+            todo.extend(reversed(step.unchained(clone=False)))
+        elif is_empty(step):
+            empty = [step]
+        elif isinstance(step, chord) and isinstance(step.body, chain) and step.body.tasks:
+            first, *rest = _split(step, app)
+            flat.append(first)
+            todo.extend(reversed(rest))
+        else:
+            flat.append(step)
+    done: list[Any] = []  # the last step first
+    for step in reversed(flat):
+        joined = _followed(step, done[-1]) if done else None
+        if joined is None:
+            done.append(step)
+        else:
+            done[-1] = joined
+    return done[::-1] or empty
+
+
+def freeze_steps(
+    steps: list[Any], last: Mapping[str, Any], root_id: str | None, parent_id: str | None
+) -> Any:
+    """Freeze all steps, the last one as ``last`` says; return its result, linked to its parents."""
+    final: Any = None
+    first: Any = None
+    for number in range(len(steps) - 1, -1, -1):
+        place = last if number == len(steps) - 1 else {}
+        result = steps[number].freeze(**place, root_id=root_id, parent_id=parent_id if not number else None)
+        if final is None:
+            final = result
+        else:
+            first.parent = result
+        first = result
+        while first.parent is not None:  # a chord's own parent is its header
+            first = first.parent
+    return final
+
+
+def synchronised(sig: Any, app: Celeriac) -> Any:
+    """``sig``, or if it ends in a group the chord that gathers the group's results: something with one final
+    task."""
+    gather = Signature("celery.accumulate", kwargs={"index": 0}, app=app)
+    joined = _followed(sig, gather)
+    return sig if joined is None else joined
+
+
+def _followed(step: Any, following: Any) -> Any:
+    """``step`` with ``following`` after its last group, or ``None`` if it does not end in a group."""
+    if isinstance(step, group):
+        return chord(step, following, app=step._app)
+    if isinstance(step, chord) and step.body is not None:
+        body = _followed(step.body, following)
+        if body is not None:
+            made = step.clone()
+            made["kwargs"]["body"] = body
+            return made
+    return None
+
+
+def _split(step: chord, app: Celeriac) -> list[Any]:
+    """A chord whose body is a chain, as a chord of the chain's first step and the other steps.
+
+    Every task of a header carries the body: the rest of a long chain would be copied into each of them.
+    """
+    made: Any = step.clone()
+    options = made.body["options"]
+    steps = prepared(made.body.unchained(), app)
+    for callback in listed(made["options"].pop("link", None)):
+        steps[-1].link(callback)
+    if "task_id" in options:
+        steps[-1]["options"].setdefault("task_id", options["task_id"])
+    for key in ("group_id", "group_index", "chord"):
+        if key in options:
+            steps[-1]["options"].setdefault(key, options[key])
+    for key in options.keys() - _OF_THE_CHAIN:
+        steps[0]["options"][key] = options[key]
+    made["kwargs"]["body"] = steps[0]
+    return [made, *steps[1:]]
+
+
+_OF_THE_CHAIN = {"chord", "group_id", "group_index", "link", "link_error", "parent_id", "root_id", "task_id"}

@@ -1,0 +1,174 @@
+"""Canvases from the client through a worker to the result, on the memory engine, without a process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celeriac import chain, chord, group, signature
+from tests.unit.canvas_bench import Bench
+
+Make = Callable[[Bench], Any]
+
+CANVASES: dict[str, tuple[Make, Any]] = {
+    "task": (lambda b: b.add.s(1, 2), 3),
+    "chain": (lambda b: b.add.s(1, 2) | b.add.s(3) | b.add.s(4), 10),
+    "chain of one": (lambda b: chain(b.add.s(1, 2)), 3),
+    "chain of a generator": (lambda b: chain(b.add.s(*a) for a in ((1, 2), (3,), (4,))), 10),
+    "immutable step": (lambda b: b.add.s(1, 2) | b.add.si(5, 5) | b.add.s(1), 11),
+    "chain in a chain": (lambda b: chain(b.add.s(1, 2), chain(b.add.s(3), b.add.s(4)), b.add.s(5)), 15),
+    "group": (lambda b: group(b.add.s(i, i) for i in range(4)), [0, 2, 4, 6]),
+    "group of one": (lambda b: group(b.add.s(1, 1)), [2]),
+    "empty group": (lambda b: group(), []),
+    "groups in a group": (
+        lambda b: group(b.add.s(1, 1), group(b.add.s(2, 2), group(b.add.s(3, 3))), b.add.s(4, 4)),
+        [2, 4, 6, 8],
+    ),
+    "chains in a group": (lambda b: group(b.add.s(1, 1) | b.add.s(1), b.add.s(2, 2)), [3, 4]),
+    "a group at a chain's end, in a group": (
+        lambda b: group(b.add.s(1, 1) | group(b.add.s(1), b.add.s(2)), b.add.s(2, 2)), [[3, 4], 4],
+    ),
+    "task, then group": (lambda b: b.add.s(1, 1) | group(b.add.s(1), b.add.s(2)), [3, 4]),
+    "group, then task": (lambda b: group(b.add.s(1, 1), b.add.s(2, 2)) | b.total.s(), 6),
+    "group, then chain": (lambda b: group(b.add.s(1, 1), b.add.s(2, 2)) | (b.total.s() | b.add.s(1)), 7),
+    "group, then group": (
+        lambda b: group(b.add.s(1, 1), b.add.s(2, 2)) | group(b.total.s(), b.listed.s()), [6, [[2, 4]]],
+    ),
+    "group, group, task": (
+        lambda b: group(b.add.s(1, 1), b.add.s(2, 2)) | group(b.total.s(), b.total.s()) | b.total.s(), 12,
+    ),
+    "the tutorial's long one": (
+        lambda b: b.add.s(1, 2) | group(b.add.s(1), b.add.s(2)) | b.total.s() | b.add.s(1)
+        | group(b.add.s(1), b.add.s(2)) | b.listed.s(),
+        [[11, 12]],
+    ),
+    "empty groups are left out": (lambda b: chain(group(), b.add.s(1, 2), group(), b.add.s(3), group()), 6),
+    "a group of one in a chain": (lambda b: chain(b.add.s(1, 2), group(b.add.s(3)), b.add.s(4)), 10),
+    "chord": (lambda b: chord([b.add.s(i, i) for i in range(10)], b.total.s()), 90),
+    "chord of a generator": (lambda b: chord((b.add.s(i, i) for i in range(3)), b.listed.s()), [[0, 2, 4]]),
+    "chord of one": (lambda b: chord([b.add.s(1, 1)], b.listed.s()), [[2]]),
+    "chord, immutable body": (lambda b: chord([b.add.s(1, 1)], b.add.si(4, 4)), 8),
+    "chord, empty header": (lambda b: chord([], b.listed.s()), [[]]),
+    "chord, empty groups in its header": (lambda b: chord([group(), group()], b.listed.s()), [[]]),
+    "chord, chain as body": (lambda b: chord([b.add.s(1, 1), b.add.s(2, 2)], b.total.s() | b.add.s(1)), 7),
+    "chord, group as body": (
+        lambda b: chord([b.add.s(1, 1), b.add.s(2, 2)], group(b.total.s(), b.listed.s())), [6, [[2, 4]]],
+    ),
+    "chord, group as body, then a task": (
+        lambda b: chord([b.add.s(1, 1)], group(b.total.s(), b.total.s())) | b.listed.s(), [[2, 2]],
+    ),
+    "chord, then chain": (lambda b: chord([b.add.s(1, 1)], b.total.s()) | chain(b.add.s(1), b.add.s(2)), 5),
+    "chord, then chord": (
+        lambda b: chord([b.add.s(1, 1)], b.total.s()) | chord([b.add.s(1), b.add.s(2)], b.listed.s()),
+        [[3, 4]],
+    ),
+    "chord in a chord": (
+        lambda b: chord([chord([b.add.s(1, 1), b.add.s(2, 2)], b.total.s()), b.add.s(3, 3)], b.listed.s()),
+        [[6, 6]],
+    ),
+    "chord as a chord's body": (
+        lambda b: chord([b.add.s(1, 1)], chord([b.total.s(), b.listed.s()], b.listed.s())), [[2, [[2]]]],
+    ),
+    "chord of chords of chords": (
+        lambda b: chord(
+            [chord([chord([b.add.s(i, j) for j in range(2)], b.total.s())], b.total.s()) for i in range(3)],
+            b.listed.s(),
+        ),
+        [[1, 3, 5]],
+    ),
+    "group in a header": (
+        lambda b: chord([group(b.add.s(1, 1), b.add.s(2, 2)), b.add.s(3, 3)], b.listed.s()), [[2, 4, 6]],
+    ),
+    "chain that ends in a group, in a header": (
+        lambda b: chord([b.add.s(1, 1) | group(b.add.s(1), b.add.s(2)), b.add.s(3, 3)], b.listed.s()),
+        [[[3, 4], 6]],
+    ),
+    "chord with a group as body, in a header": (
+        lambda b: chord(
+            [chord([b.add.s(1, 1)], group(b.total.s(), b.listed.s())), b.add.s(3, 3)], b.listed.s()
+        ),
+        [[[2, [[2]]], 6]],
+    ),
+    "chain that ends in a chord, in a header": (
+        lambda b: chord(
+            [b.add.s(1, 1) | group(b.add.s(1), b.add.s(2)) | b.total.s(), b.add.s(3, 3)], b.listed.s()
+        ),
+        [[7, 6]],
+    ),
+    "map": (lambda b: b.total.map([[1, 2], [3, 4]]), [3, 7]),
+    "starmap": (lambda b: b.add.starmap([(1, 2), (3, 4)]), [3, 7]),
+    "chunks": (lambda b: b.add.chunks(((i, i) for i in range(5)), 2), [[0, 2], [4, 6], [8]]),
+    "chunks' group": (lambda b: b.add.chunks([(i, i) for i in range(3)], 2).group(), [[0, 2], [4]]),
+    "chunks, then a task": (
+        lambda b: b.add.chunks([(i, i) for i in range(3)], 2) | b.listed.s(), [[[0, 2], [4]]],
+    ),
+    "partial arguments": (lambda b: chain(b.add.s(2), b.add.s(3)).clone((1,)), 6),
+    "keyword arguments": (lambda b: b.add.s(1, y=2) | b.listed.s(k=1), [3, {"k": 1}]),
+    "replaced by a task": (lambda b: b.replace.s(b.add.s(1, 2)), 3),
+    "replaced by a chain": (lambda b: b.replace.s(b.add.s(1, 2) | b.add.s(3)), 6),
+    "replaced by a group": (lambda b: b.replace.s(group(b.add.s(1, 2), b.add.s(3, 4))), [3, 7]),
+    "replaced by a chord": (lambda b: b.replace.s(chord([b.add.s(1, 2)], b.total.s())), 3),
+    "replaced by a chain that ends in a group": (
+        lambda b: b.replace.s(b.add.s(1, 2) | group(b.add.s(1), b.add.s(2))), [4, 5],
+    ),
+    "replaced by what replaces itself": (lambda b: b.replace.s(b.replace.s(b.add.s(1, 2))), 3),
+    "replaced in a chain": (lambda b: b.replace.s(b.add.s(1, 2) | b.add.s(3)) | b.add.s(4), 10),
+    "replaced in a chain by a group": (
+        lambda b: b.replace.s(group(b.add.s(1, 2), b.add.s(3, 4))) | b.listed.s(), [[3, 7]],
+    ),
+    "replaced in a group": (lambda b: group(b.replace.s(b.add.s(1, 2) | b.add.s(3)), b.add.s(1, 1)), [6, 2]),
+    "replaced in a header": (
+        lambda b: chord(
+            [b.replace.s(b.add.s(1, 2) | b.add.s(3)), b.replace.s(group(b.add.s(1, 1), b.add.s(2, 2))),
+             b.replace.s(chord([b.add.s(5, 5)], b.total.s())), b.add.s(1, 1)],
+            b.listed.s(),
+        ),
+        [[6, [2, 4], 10, 2]],
+    ),
+    "replaced in a chain in a header": (
+        lambda b: chord([b.replace.s(b.add.s(1, 2)) | b.add.s(3), b.add.s(1, 1)], b.listed.s()), [[6, 2]],
+    ),
+    "a replaced body": (lambda b: chord([b.add.s(1, 1)], b.replace.si(b.add.s(1, 2) | b.add.s(3))), 6),
+    "added to a chord": (lambda b: chord([b.more.s(1), b.add.s(2, 2)], b.listed.s()), [[1, 4, 101]]),
+    "added lazily": (lambda b: chord([b.more.s(1, lazy=True), b.add.s(2, 2)], b.listed.s()), [[1, 4, 101]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CANVASES)
+def test_a_canvas_gives_its_result(name: str) -> None:
+    make, expected = CANVASES[name]
+    bench = Bench()
+    assert bench.value(make(bench)) == expected
+
+
+@pytest.mark.parametrize("name", CANVASES)
+def test_a_canvas_from_json_gives_its_result(name: str) -> None:
+    make, expected = CANVASES[name]
+    bench = Bench()
+    assert bench.value(signature(json.loads(json.dumps(make(bench))), app=bench.app)) == expected
+
+
+@pytest.mark.parametrize("name", CANVASES)
+def test_a_frozen_canvas_keeps_its_ids(name: str) -> None:
+    make, expected = CANVASES[name]
+    bench = Bench()
+    sig = make(bench)
+    promised = sig.freeze()
+    sent = signature(json.loads(json.dumps(sig)), app=bench.app)
+    result = sent.apply_async()
+    bench.work()
+    if "chunks" not in name:
+        assert result.id == promised.id
+        assert promised.get(timeout=1) == expected
+    assert result.get(timeout=1) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in CANVASES if "added" not in name])
+def test_a_canvas_run_here_gives_the_same(name: str) -> None:
+    make, expected = CANVASES[name]
+    bench = Bench(task_always_eager=True)
+    assert make(bench).delay().get() == expected
+    assert make(Bench()).apply().get() == expected
