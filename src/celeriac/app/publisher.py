@@ -449,7 +449,7 @@ def _with_copies(publications: Sequence[Publication]) -> list[Publication]:
     return [
         *(msgspec.structs.replace(publication, also=()) for publication in publications),
         *(
-            msgspec.structs.replace(publication, queue=queue, also=())
+            msgspec.structs.replace(publication, queue=queue, also=(), unique=None)
             for publication in publications
             for queue in publication.also
         ),
