@@ -11,6 +11,7 @@ import datetime
 import decimal
 import functools
 import json
+import re
 import sys
 import uuid
 
@@ -21,9 +22,12 @@ import celery.result
 import celery.utils.graph
 import kombu.compression
 import kombu.serialization
+import kombu.transport.memory
 import kombu.utils.json
 from celery import canvas
 from celery.utils.saferepr import saferepr
+
+import shared_routers
 
 NAMES = {
     "datetime": datetime,
@@ -48,6 +52,7 @@ class Picky(Exception):
         super().__init__(f"{a}-{b}")
 
 
+ROUTING = {"Queue": kombu.Queue, "Exchange": kombu.Exchange, "re": re, "routers": shared_routers}
 NAMES.update(Odd=Odd, Picky=Picky, exceptions=celery.exceptions)
 CANVAS = {
     name: getattr(canvas, name)
@@ -218,6 +223,34 @@ def decompress(label, data):
     return kombu.compression.decompress(base64.b64decode(data), label).decode()
 
 
+def nothing(*args, **kwargs):
+    """A task."""
+
+
+def route(scenario):
+    """Send a call with these settings, task attributes and options; return who got it, at what priority."""
+    given = eval(scenario, ROUTING)
+    sender = celery.Celery(
+        "routes", broker="memory://", backend="cache+memory://", set_as_current=False, **given["settings"]
+    )
+    task = sender.task(nothing, name=given["name"], **given["task"])
+    kombu.transport.memory.Transport.global_state.clear()
+    kombu.transport.memory.Channel.queues.clear()
+    with sender.connection_for_write() as connection:
+        channel = connection.default_channel
+        for queue in list(sender.amqp.queues.values()):
+            queue(channel).declare()
+        try:
+            task.apply_async(given["args"], given["kwargs"], connection=connection, **given["call"])
+        except Exception as error:
+            return type(error).__name__
+        got = {}
+        for name, messages in kombu.transport.memory.Channel.queues.items():
+            for message in list(messages.queue):
+                got[name] = message["properties"]["priority"]
+        return got
+
+
 @functools.cache
 def redis_app(url):
     return celery.Celery("chords", broker=url, backend=url)
@@ -241,7 +274,7 @@ def chord_part(url, group, task_id, index, value):
 
 def main():
     commands = (
-        write, read, write_json, read_json, write_error, read_error, repr_args, evaluate, save_group,
+        write, read, write_json, read_json, route, write_error, read_error, repr_args, evaluate, save_group,
         restore_group, make, send, run, read_signature, compress, decompress, chord_size, chord_joined,
         chord_part,
     )  # fmt: skip

@@ -43,6 +43,7 @@ _NAMES = {
     "xstarmap": "celeriac.canvas",
     "Queue": "celeriac.routing",
     "Exchange": "celeriac.routing",
+    "Broadcast": "celeriac.routing",
     "uuid": "celeriac.utils",
 }
 """Public name -> module that defines it."""
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from celeriac.canvas.group import group as group
     from celeriac.canvas.signature import signature as signature
     from celeriac.result import AsyncResult as AsyncResult
+    from celeriac.routing import Broadcast as Broadcast
     from celeriac.routing import Exchange as Exchange
     from celeriac.routing import Queue as Queue
     from celeriac.task import Task as Task

@@ -36,6 +36,9 @@ __all__ = ["Context", "Ignore", "Reject", "Retry", "Task", "TaskPredicate"]
 class _Setting:
     """A class attribute that reads a setting until a task gives it a value of its own."""
 
+    reads_setting = True
+    """How routes, which go before settings but not before tasks, tell the two apart."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -106,6 +109,8 @@ class Task(Generic[P, R]):
     expires: Any = None
     """Do not run the task after so many seconds, or after this ``datetime``."""
     priority: int | None = _setting("task_default_priority")
+    urgency: str | None = None
+    """``"high"``, ``"normal"`` or ``"low"``: a priority that means the same on every broker."""
     resultrepr_maxsize: int = 1024
     queue: Any = None
     exchange: Any = None
@@ -245,10 +250,11 @@ class Task(Generic[P, R]):
         """Send the task to its queue and return the handle of its result.
 
         Options: ``countdown`` (seconds), ``eta`` (``datetime``), ``expires`` (seconds or ``datetime``),
-        ``queue``, ``exchange``, ``routing_key``, ``priority``, ``serializer``, ``compression``,
-        ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``, ``retry_policy``,
-        ``timeout``, ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``, ``group_index``, ``chord``,
-        ``chain``, ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
+        ``queue``, ``exchange``, ``routing_key``, ``route_name`` (route it as this task would be),
+        ``priority``, or ``urgency`` (``"high"``, ``"normal"``, ``"low"``), ``serializer``,
+        ``compression``, ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``headers``, ``retry``,
+        ``retry_policy``, ``timeout``, ``add_to_parent``, ``root_id``, ``parent_id``, ``group_id``,
+        ``group_index``, ``chord``, ``chain``, ``reply_to``, ``delivery_mode``, ``argsrepr``, ``kwargsrepr``.
 
         Raises ``TypeError`` if the arguments do not fit the function, ``EncodeError`` if one cannot be
         serialised, ``OperationalError`` if the broker cannot be reached within ``broker_publish_timeout``.

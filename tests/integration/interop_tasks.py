@@ -18,7 +18,15 @@ else:
     import celeriac as library
 
 app = library.Celery("interop", broker=os.environ["INTEROP_BROKER"], backend=os.environ["INTEROP_BROKER"])
-app.conf.update(json.loads(os.environ.get("INTEROP_CONF", "{}")))
+conf = json.loads(os.environ.get("INTEROP_CONF", "{}"))
+broadcast = conf.pop("broadcast", None)
+app.conf.update(conf)
+if broadcast:
+    if library.__name__ == "celery":
+        from kombu.common import Broadcast
+    else:
+        Broadcast = library.Broadcast
+    app.conf.task_queues = [Broadcast(broadcast)]
 if app.conf.security_key:
     app.setup_security()
 

@@ -8,11 +8,15 @@ import os
 import signal
 import time
 
-from celeriac import Celeriac
+from celeriac import Broadcast, Celeriac, Queue
 from celeriac.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 app = Celeriac("project", broker=os.environ.get("TEST_BROKER"), backend=os.environ.get("TEST_BACKEND"))
-app.conf.update(json.loads(os.environ.get("TEST_CONF", "{}")))
+conf = json.loads(os.environ.get("TEST_CONF", "{}"))
+broadcast = conf.pop("broadcast", [])
+app.conf.update(conf)
+if broadcast:
+    app.conf.task_queues = [Queue("celery"), *map(Broadcast, broadcast)]
 
 
 def note(text: str) -> None:

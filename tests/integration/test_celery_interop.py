@@ -81,6 +81,7 @@ class InteropSite:
         self.journal_path = folder / "journal"
         self.journal_path.touch()
         self.clients: dict[str, Client] = {}
+        self.client_conf: dict[str, Any] = {}
         self.workers: list[LoggedProcess] = []
 
     def python(self, library: str) -> str:
@@ -102,7 +103,7 @@ class InteropSite:
 
     def client(self, library: str) -> Client:
         if library not in self.clients:
-            self.clients[library] = Client(self, library)
+            self.clients[library] = Client(self, library, **self.client_conf)
         return self.clients[library]
 
     def worker(self, library: str, queue: str, *arguments: str, **conf: Any) -> LoggedProcess:

@@ -260,6 +260,24 @@ def test_app_start_raises_only_for_a_failure(app: Celeriac) -> None:
     assert caught.value.code == 2
 
 
+def test_status_names_the_queues_that_nobody_takes_from(run: Run, app: Celeriac) -> None:
+    app.send_task("shop.add", (1, 2), queue="mail")
+    app.send_task("shop.add", (1, 2), queue="mail", countdown=100)
+    app.send_task("shop.add", (1, 2))
+    ran = run("status", "-t", "0")
+    assert ran.status == 69
+    assert "mail" in ran.out
+    app.broker.beat(NodeInfo("n", "w@h", "h", 1, 1.0, 1000.0, ["celery"]))
+    ran = run("status")
+    assert ran.status == 0
+    assert "no worker takes from them" in ran.out
+    assert "-Q mail," in ran.out
+    row = next(line for line in ran.out.splitlines() if line.startswith("mail"))
+    assert row.split() == ["mail", "2"]
+    app.broker.beat(NodeInfo("n", "w@h", "h", 1, 1.0, 1000.0, ["celery", "mail"]))
+    assert "no worker takes" not in run("status").out
+
+
 # -- tasks -------------------------------------------------------------------------------------------------
 
 

@@ -264,12 +264,12 @@ def test_start_up_lines_for_settled_and_unfinished_settings() -> None:
     assert settings(worker_state_db=None, task_acks_late=False).settled_notes() == []
     conf = settings(
         worker_state_db="/var/state",
-        worker_direct=True,
+        task_send_sent_event=True,
         broker_transport_options={"visibility_timeout": 60, "sep": ":"},
     )
     notes = conf.settled_notes()
     assert [note.partition(":")[0] for note in notes] == [
-        "worker_direct",
+        "task_send_sent_event",
         "worker_state_db",
         "broker_transport_options['visibility_timeout']",
     ]

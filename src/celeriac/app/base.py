@@ -25,6 +25,7 @@ from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.result import AsyncResult, GroupResult, ResultSet
 from celeriac.routing import Queue, Queues, Router
+from celeriac.routing.queues import SETTINGS as QUEUE_SETTINGS
 from celeriac.serialization import ensure_accept
 from celeriac.signals import Signal
 from celeriac.task import Task as _Task
@@ -113,7 +114,7 @@ class Celeriac:
         self._broker: Any = None
         self._write_broker: Any = None
         self._backend: Any = _UNSET
-        self._routing: tuple[tuple[Any, ...], Queues, Router] | None = None
+        self._routing: tuple[Mapping[str, Any], Queues, Router] | None = None
         given = {**(changes or {}), **settings}
         if broker is not None:
             given["broker_url"] = broker
@@ -521,16 +522,18 @@ class Celeriac:
         self.queues.select(queues)
         return list(self.queues.deselect(exclude))
 
-    def _routes(self) -> tuple[tuple[Any, ...], Queues, Router]:
-        conf = self.conf
-        inputs = (
-            conf.task_queues, conf.task_routes, conf.task_default_queue, conf.task_default_exchange,
-            conf.task_default_exchange_type, conf.task_default_routing_key, conf.task_create_missing_queues,
-        )  # fmt: skip
+    def _routes(self) -> tuple[Mapping[str, Any], Queues, Router]:
+        values = self.conf.resolved
         made = self._routing
-        if made is None or any(a is not b for a, b in zip(made[0], inputs, strict=True)):
-            queues = Queues(inputs[0], inputs[2], inputs[6], inputs[3], inputs[4], inputs[5])
-            made = self._routing = (inputs, queues, Router(inputs[1], queues))
+        if made is not None and made[0] is values:
+            return made
+        if made is not None and all(values[name] is made[0][name] for name in ROUTING):
+            # What was selected, and the queues found on the way, outlive a change that is not theirs.
+            self._routing = made = (values, *made[1:])
+            return made
+        queues = Queues.of_settings(values)
+        router = Router(values["task_routes"], queues, lambda exchange: self.write_broker.bindings(exchange))
+        self._routing = made = (values, queues, router)
         return made
 
     # -- stores ----------------------------------------------------------------------------------------
@@ -677,6 +680,8 @@ class Celeriac:
 
     def disconnect(self) -> None:
         """Close the connections to the stores; they are opened again when they are needed."""
+        if "publisher" in self.__dict__:
+            self.publisher.watch.close()
         with self._lock:
             opened = {
                 id(s): s for s in (self._broker, self._write_broker, self._backend) if hasattr(s, "close")
@@ -716,6 +721,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_announce_fork)
 
 _UNSET: Any = object()
+
+ROUTING = (*QUEUE_SETTINGS, "task_routes")
+"""The settings on which queues and routes depend."""
 
 
 def _unpickle(main: str | None, settings: dict[str, Any]) -> Celeriac:

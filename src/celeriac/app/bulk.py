@@ -78,6 +78,11 @@ class Bulk:
         conditional = unique.concerns(task, options)
         asked = options
         options = {key: value for key, value in options.items() if key not in keys.OPTIONS}
+        if app.router.dynamic:
+            for args, kwargs in _calls(task, calls):
+                condition = keys.unique_of(name, task, args, kwargs, asked) if conditional else None
+                yield self._build_one(task, args, kwargs, {**options, "unique": condition})
+            return
         serializer, compression = app.publisher.coding(name, task, options)
         embed = app.publisher.embed(options)
         first: Publication | None = None
@@ -121,8 +126,19 @@ class Bulk:
                 message = app.signing.sign(message)
             yield Publication(
                 message, first.queue, first.priority, first.delay, first.due, first.exchange,
-                first.routing_key, first.track,
+                first.routing_key, first.track, also=first.also,
             )  # fmt: skip
+
+    def _build_one(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> Publication:
+        """A message whose queue may depend on its arguments."""
+        if self._app.strict_typing if task.typing is None else task.typing:
+            task.check_arguments(args, kwargs)
+        sent = task.prepare(args, kwargs)
+        if "shadow" not in options:
+            options["shadow"] = task.shadow_name(*sent, options)
+        return self._app.publisher.build(task.name, *sent, task=task, **options)
 
 
 def _calls(task: Task[..., Any], calls: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -32,7 +32,8 @@ class CallDefaults(msgspec.Struct):
 def call_defaults(app: Celeriac, task: Task[..., Any] | None, target: Target) -> CallDefaults:
     """The defaults of a call of ``task`` (``None``: known by name only) that goes to ``target``.
 
-    The route goes before the task's ``options``, these before its attributes, these before the settings.
+    The task's ``options`` go before its attributes, these before the route (the router has left out of it
+    what the task says itself), the route before the settings.
     """
     conf = app.conf
     if task is None:
@@ -43,17 +44,33 @@ def call_defaults(app: Celeriac, task: Task[..., Any] | None, target: Target) ->
         extra: Mapping[str, Any] = target.extra
     else:
         found = CallDefaults(
-            task.serializer or conf.task_serializer, task.compression, task.priority or 0, task.expires,
+            task.serializer or conf.task_serializer, task.compression,
+            (task.priority or 0) if task.urgency is None else priority_of(app, task.urgency), task.expires,
             task.time_limit, task.soft_time_limit, task.ignore_result, task.delivery_mode,
         )  # fmt: skip
-        extra = {**task.options, **target.extra} if task.options else target.extra
+        extra = {**target.extra, **task.options} if task.options else target.extra
     if extra:
+        if extra.get("urgency") is not None:
+            found.priority = priority_of(app, extra["urgency"], extra.get("priority"))
         for name in CallDefaults.__struct_fields__:
             if extra.get(name) is not None:
                 setattr(found, name, extra[name])
     if found.delivery_mode is None:
         found.delivery_mode = conf.task_default_delivery_mode
     return found
+
+
+def priority_of(app: Celeriac, urgency: str, priority: int | None = None) -> int:
+    """The broker's number for ``urgency``: "high", "normal" or "low".
+
+    Raises ``ValueError`` for another word, and beside a ``priority``.
+    """
+    if priority is not None:
+        raise ValueError(f"urgency={urgency!r} and priority={priority!r} both say what goes first: use one")
+    try:
+        return app.write_broker.urgencies[urgency]
+    except KeyError:
+        raise ValueError(f"urgency is 'high', 'normal' or 'low', not {urgency!r}") from None
 
 
 def default_broker_url(app: Celeriac) -> str:

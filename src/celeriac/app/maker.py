@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app.autoretry import add_autoretry
-from celeriac.exceptions import DuplicateTaskNameWarning
+from celeriac.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -54,7 +55,15 @@ def make_task(
 
 
 def register(app: Celeriac, task: Task[..., Any]) -> None:
-    """Put a task into the registry; warns if it takes the place of another function's."""
+    """Put a task into the registry; warns if it takes the place of another function's.
+
+    Raises ``ImproperlyConfigured`` if it has both an urgency and a priority.
+    """
+    if task.urgency is not None and _own_priority(task) is not None:
+        raise ImproperlyConfigured(
+            f"task {task.name} has urgency={task.urgency!r} and priority={_own_priority(task)!r}, which both "
+            "say what goes first: give it one of them"
+        )
     existing = app.registry.get(task.name)
     if existing is not None and _source(existing) != _source(task):
         warnings.warn(
@@ -77,6 +86,11 @@ def task_name(app: Celeriac, name: str, module: str) -> str:
         spec = getattr(sys.modules.get("__main__"), "__spec__", None)
         module = app.main or (spec.name if spec is not None else module)
     return ".".join(part for part in (module, name) if part)
+
+
+def _own_priority(task: Task[..., Any]) -> Any:
+    value = inspect.getattr_static(task, "priority", None)
+    return None if getattr(value, "reads_setting", False) else value
 
 
 def _source(task: Task[..., Any]) -> tuple[Any, ...]:

@@ -14,14 +14,19 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import msgspec
+
 from celeriac import clock, signals
 from celeriac.app import ids, times
-from celeriac.app.defaults import call_defaults
+from celeriac.app.defaults import call_defaults, priority_of
 from celeriac.app.state import Frame, worker_frame
+from celeriac.app.watch import QueueWatch
 from celeriac.canvas.signature import frozen_links
 from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
+from celeriac.routing.router import Target, has_own
+from celeriac.routing.routes import PLACE
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -32,8 +37,6 @@ T = TypeVar("T")
 _NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 _YEAR = 365 * 86400.0
-
-_PLACE = ("queue", "exchange", "routing_key", "exchange_type")
 
 _PROPERTIES = frozenset(
     ("expiration", "user_id", "app_id", "message_id", "type", "mandatory", "immediate", "cluster_id",
@@ -46,9 +49,9 @@ _OPTIONS = frozenset(
      "debounce", "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id",
      "group_index", "headers",
      "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
-     "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "routing_key",
-     "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout",
-     "unique_for", "unique_key")
+     "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "route_name",
+     "routing_key", "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
+     "timeout", "unique_for", "unique_key", "urgency")
 )  # fmt: skip
 
 
@@ -71,6 +74,8 @@ class Publisher:
 
     def __init__(self, app: Celeriac) -> None:
         self._app = app
+        self.watch = QueueWatch(app)
+        """Warns of queues that nobody takes from."""
 
     def build(
         self,
@@ -94,6 +99,7 @@ class Publisher:
         time_limit: float | None = None,
         soft_time_limit: float | None = None,
         priority: int | None = None,
+        urgency: str | None = None,
         serializer: str | None = None,
         compression: str | None = None,
         ignore_result: bool | None = None,
@@ -129,15 +135,28 @@ class Publisher:
             stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
         if options:
             _check_options(name, options)
+        if urgency is not None:
+            priority = priority_of(app, urgency, priority)
+        place = {key: options[key] for key in PLACE if key in options}
+        router = app.router
+        if router.dynamic:
+            given = {
+                "task_id": task_id, "countdown": countdown, "eta": eta, "expires": expires,
+                "priority": priority, "group_id": group_id, "serializer": serializer, "headers": headers,
+                "retries": retries, **options,
+            }  # fmt: skip
+            told = {key: value for key, value in given.items() if value is not None}
+            target = router.target(route_name or name, place, task, args, kwargs, told)
+        else:
+            target = router.target(route_name or name, place, task)
+        defaults = call_defaults(app, task, target)
         frame = worker_frame()
         if frame is not None and frame.request.id != task_id:
             parent = frame.request
             root_id = root_id or parent.root_id or parent.id
             parent_id = parent_id or parent.id
             if priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
-                priority = parent.delivery_info.get("priority")
-        target = app.router.target(route_name or name, {k: options[k] for k in _PLACE if k in options}, task)
-        defaults = call_defaults(app, task, target)
+                priority = _inherited_priority(parent.delivery_info, task, target)
         if priority is None:
             priority = defaults.priority
         if time_limit is None:
@@ -192,8 +211,8 @@ class Publisher:
             properties.update({k: v for k, v in options.items() if k in _PROPERTIES and v is not None})
             if "expiration" in options:
                 properties["expiration"] = str(int(float(options["expiration"]) * 1000))
-        if headers:
-            header.update(headers)
+        if headers or "headers" in target.extra:
+            header.update({**(target.extra.get("headers") or {}), **(headers or {})})
         body, content_type, encoding, added = encode_body(
             args,
             kwargs,
@@ -229,6 +248,7 @@ class Publisher:
             target.routing_key,
             self._track(when) if not ignore_result and app.tracks_queued else None,
             unique,
+            also=target.also,
         )
 
     @contextmanager
@@ -294,7 +314,7 @@ class Publisher:
         self, name: str, task: Task[..., Any] | None, options: Mapping[str, Any]
     ) -> tuple[str, str | None]:
         """The serializer and compression of a call with these options."""
-        place = {key: options[key] for key in _PLACE if key in options}
+        place = {key: options[key] for key in PLACE if key in options}
         defaults = call_defaults(self._app, task, self._app.router.target(name, place, task))
         return (
             options.get("serializer") or defaults.serializer,
@@ -332,6 +352,12 @@ class Publisher:
         raised. If the answer to a request got lost, the messages may be stored already: they are sent again
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
+        watched = self.watch.queues
+        for publication in publications:
+            if publication.queue not in watched:
+                self.watch.begin(publication.queue)
+            if publication.also:
+                publications = _with_copies(publications)
         if signals.before_task_publish.receivers:
             self.announce_before(publications, retry_policy)
         collected = _collected.get()
@@ -420,7 +446,7 @@ class Publisher:
                 body=body,
                 exchange=publication.exchange,
                 routing_key=publication.routing_key,
-                declare=[self._app.queues[publication.queue]],
+                declare=[self._app.queues[publication.queue]] if publication.queue else [],
                 headers=message.headers,
                 properties=message.properties,
                 retry_policy=policy,
@@ -461,6 +487,24 @@ def _pauses(policy: Mapping[str, Any] | None) -> Iterable[float]:
         yield min(pause, most) if most else pause
         pause += step
         attempt += 1
+
+
+def _with_copies(publications: Sequence[Publication]) -> list[Publication]:
+    """The same with a publication for each further queue, at the end: the first ones keep their places."""
+    return [
+        *(msgspec.structs.replace(publication, also=()) for publication in publications),
+        *(
+            msgspec.structs.replace(publication, queue=queue, also=(), unique=None)
+            for publication in publications
+            for queue in publication.also
+        ),
+    ]
+
+
+def _inherited_priority(info: Mapping[str, Any], task: Any, target: Target) -> int | None:
+    """The priority of the task that sends this one, unless this one has its own."""
+    own = has_own(task, "priority") or "priority" in target.extra or "urgency" in target.extra
+    return None if own else info.get("priority")
 
 
 def _behalf_of(frame: Frame | None) -> _Behalf:

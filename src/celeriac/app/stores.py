@@ -73,9 +73,9 @@ def _store_options(conf: Settings, url: str) -> dict[str, Any]:
         "broker_delay": conf.broker_delay,
         "dead_letters_expires": conf.dead_letter_expires,
         "dead_letters_max": conf.dead_letter_max,
+        "priority_order": conf.task_priority_order,
         "publish_timeout": conf.broker_publish_timeout,
         # What was never known to be queued cannot be told from expired either: one switch for both records.
         "result_tombstone_expires": conf.result_tombstone_expires if tracks_queued(conf, url) else 0,
         "socket_connect_timeout": min(conf.broker_connection_timeout, conf.broker_publish_timeout),
-        "task_priority_order": conf.task_priority_order,
     }

@@ -64,6 +64,11 @@ def send(
             options["countdown"] = keys.seconds(wait, "debounce")
         return _debounced(app, name, args, kwargs, task, condition, sending, options), None
     publication = app.publisher.build(name, args, kwargs, task=task, unique=condition, **options)
+    if publication.also or not publication.queue:
+        raise ImproperlyConfigured(
+            f"{name} is unique, but its route leads to several queues: "
+            "give it one, or let it be sent each time"
+        )
     return publication, app.publisher.send((publication,), **sending).get(0)
 
 

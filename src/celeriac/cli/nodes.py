@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from celeriac.app.watch import unserved_queues
 from celeriac.cli import output
 from celeriac.cli.errors import Failure, did_you_mean
 from celeriac.cli.options import COMMA_LIST, Group, json_option, option, pass_session
@@ -33,11 +34,16 @@ _PAUSE: Final = 0.1
 @json_option
 @pass_session
 def status(session: Session, /, timeout: float, destination: list[str] | None, as_json: bool) -> None:
-    """List the workers that are alive.
+    """List the workers that are alive, and the queues with messages that nobody takes from.
 
-    The exit status is 69 if there is none.
+    The exit status is 69 if there is no worker.
     """
-    nodes = _alive(session, timeout, destination)
+    try:
+        nodes = _alive(session, timeout, destination)
+    except Failure:
+        if not as_json:
+            _show_unserved(session)
+        raise
     if as_json:
         output.dump({node.name: {"ok": "pong"} for node in nodes})
         return
@@ -54,6 +60,20 @@ def status(session: Session, /, timeout: float, destination: list[str] | None, a
     ]
     output.table(("NODE", "STATE", "PID", "LAST BEAT", "QUEUES"), rows)
     _count(session, nodes)
+    _show_unserved(session)
+
+
+def _show_unserved(session: Session) -> None:
+    """Name the queues in which messages wait for nobody."""
+    app, broker = session.application, session.broker_engine
+    depths = broker.depth(sorted({*broker.queues(), *app.queues}))
+    waiting = {queue: sum(depth[:2]) + depth.parked for queue, depth in depths.items()}
+    lost = unserved_queues(app, [queue for queue, count in waiting.items() if count])
+    if not lost:
+        return
+    click.echo("\nMessages wait in these queues, and no worker takes from them:")
+    output.table(("QUEUE", "WAITING"), [(queue, waiting[queue]) for queue in lost])
+    click.echo(f"\nStart a worker with -Q {','.join(lost)}, or correct the route that leads there.")
 
 
 class InspectGroup(Group):

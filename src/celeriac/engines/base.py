@@ -45,6 +45,7 @@ import msgspec
 
 from celeriac.engines.groups import ChordPart, GroupStore
 from celeriac.message import Message
+from celeriac.routing.queues import Binding as Binding
 
 # -- publishing --------------------------------------------------------------------------------------
 
@@ -77,6 +78,7 @@ class Publication(msgspec.Struct):
 
     message: Message
     queue: str
+    """"" sends a copy to each queue that is bound to ``exchange`` by a fanout, in the same step."""
     priority: int = 0
     """As in the message's properties; what a number means is the engine's (see the priorities table)."""
     delay: float | None = None
@@ -89,6 +91,8 @@ class Publication(msgspec.Struct):
     """If set, record in the same step that the task is queued, for so many seconds (``Presence.QUEUED``)."""
     unique: Unique | None = None
     """If set, leave the message out unless its key is free."""
+    also: Sequence[str] = ()
+    """More queues that get a copy. The publisher makes publications of them: engines need not look here."""
 
 
 # -- claiming and settling -----------------------------------------------------------------------------
@@ -339,11 +343,21 @@ class DeadLetter(msgspec.Struct):
     payload: bytes
 
 
+HIGHER_FIRST: Mapping[str, int] = {"high": 9, "normal": 5, "low": 0}
+LOWER_FIRST: Mapping[str, int] = {"high": 0, "normal": 5, "low": 9}
+"""Priorities of the urgencies, where higher or lower numbers are served first."""
+
+
 class Broker(Protocol):
     """Messages, from publish to settle."""
 
     url: str
     """Where it connects, with the password masked: fit to be shown."""
+
+    @property
+    def urgencies(self) -> Mapping[str, int]:
+        """The priority of each urgency: ``HIGHER_FIRST`` or ``LOWER_FIRST``."""
+        ...
 
     def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
         """Store messages durably, all or none, in one round trip; never repeated on a lost answer.
@@ -422,6 +436,23 @@ class Broker(Protocol):
         ...
 
     def resume(self, queue: str) -> None: ...
+
+    def bind(self, bindings: Sequence[Binding], node: str = "") -> None:
+        """Tie queues to exchanges; what is tied already stays so.
+
+        With ``node`` the queues are that living node's own: they go, with what waits in them, when it leaves
+        or is recovered.
+        """
+        ...
+
+    def bindings(self, exchange: str) -> list[Binding]:
+        """The queues tied to an exchange, as far as the store knows."""
+        ...
+
+    def consumers(self, queues: Sequence[str]) -> dict[str, int]:
+        """How many consumers each queue has that :meth:`Coordinator.nodes` does not tell of: workers of
+        Celery's, or all where the server counts them. It may take a second."""
+        ...
 
     def dead_letters(self, queue: str | None = None, offset: int = 0, limit: int = 50) -> list[DeadLetter]:
         """Dead letters, newest first."""

@@ -301,6 +301,13 @@ class Settings(MutableMapping[str, Any]):
         middle = (self._fallbacks, self._configured, *added)
         return [self._defaults, *middle, self._changes, self._environment, self._overrides]
 
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """All values by name; another mapping whenever one of them may have changed."""
+        if not self._loaded:
+            self.load()
+        return self._values
+
     def _publish(self) -> None:
         """Resolve the layers anew; a reader in another thread sees the old value or the new one."""
         if not self._loaded:

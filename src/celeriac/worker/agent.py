@@ -10,7 +10,9 @@ Responsibilities:
 5. Watch for orders: revoked tasks that run here are named to the supervisor, who alone kills.
 6. Send the worker's signals (``worker_ready``, ``worker_shutting_down``, ``worker_shutdown``): handlers may
    open connections, which the supervisor must not have.
-7. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
+7. Tie the node's queues to their exchanges, and bring in what foreign clients broadcast where the engine
+   offers to (``relay_foreign``).
+8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
 8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 
@@ -52,6 +54,8 @@ after 20 ms, where it can run Python)."""
 TICK = 0.05
 CONTROL_INTERVAL = 0.5
 BACKLOG_INTERVAL = 1.0
+BIND_INTERVAL = 30.0
+"""Seconds after which the queues are tied to their exchanges again: the store may have been emptied."""
 
 
 class Death(msgspec.Struct, tag=True):
@@ -151,7 +155,7 @@ class Agent:
         self.unreturned: list[tuple[str, list[tuple[str, int]]]] = []
         self.deaths: list[Death] = []
         self.leaving = False
-        self._watch: tuple[threading.Thread, socket.socket, socket.socket] | None = None
+        self._helpers: list[threading.Thread] = []
         self._due: dict[Callable[[], None], float] = {}
         self._warned: set[str] = set()
         self.hostname = options.name
@@ -165,7 +169,7 @@ class Agent:
     def run(self) -> None:
         interval = self.options.lease / 5
         self._try("check the stores", self._check)
-        self._watch_foreign()
+        self._start_helpers()
         if self._steps is not None:
             self._steps.begin()
         chords = ChordRecovery(self.app, self.node.id)
@@ -180,11 +184,12 @@ class Agent:
             chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
-        self._end_watch()
+        self._end_helpers()
         self.channel.close()
 
     def _work(self, interval: float) -> None:
         self._every(self.beat, interval)
+        self._every(self.bind, BIND_INTERVAL)
         self._every(self.recover, interval * random.uniform(0.8, 1.2))
         self._every(self.follow_orders, CONTROL_INTERVAL)
         if self.options.autoscale:
@@ -209,6 +214,18 @@ class Agent:
                 Path(self.options.heartbeat_file).touch()
         else:
             self._due[self.beat] = time.monotonic() + TICK
+
+    def bind(self) -> None:
+        """Tie the queues to their exchanges; after a beat, for a node's own queues are a living node's."""
+
+        def step() -> None:
+            if self.options.bindings:
+                self.app.broker.bind(self.options.bindings)
+            if self.options.own_bindings:
+                self.app.broker.bind(self.options.own_bindings, self.node.id)
+
+        if not self._try("tie the queues to their exchanges", step):
+            self._due[self.bind] = time.monotonic() + TICK
 
     def recover(self) -> None:
         def step() -> None:
@@ -327,25 +344,29 @@ class Agent:
             for warning in getattr(store, "check", list)():
                 logger.warning("%s", warning)
 
-    def _watch_foreign(self) -> None:
-        """Let the engine wake our idle children for messages of other programs, if it can."""
-        watch = getattr(self.app.broker, "watch_foreign", None)
-        if watch is None:
-            return
-        near, far = socket.socketpair()
-        thread = threading.Thread(
-            target=watch, args=(self.options.queues, near.fileno()), name="celeriac-watch", daemon=True
-        )
-        thread.start()
-        self._watch = (thread, near, far)
+    def _start_helpers(self) -> None:
+        """Let the engine do in threads what it offers to: wake our idle children for messages of other
+        programs, and bring in their broadcasts."""
+        near, self._far = socket.socketpair()
+        self._near = near
+        broker, options = self.app.broker, self.options
+        watch, relay = getattr(broker, "watch_foreign", None), getattr(broker, "relay_foreign", None)
+        if watch is not None:
+            self._help("celeriac-watch", watch, options.queues, near.fileno())
+        if relay is not None and options.own_bindings:
+            self._help("celeriac-relay", relay, options.own_bindings, near.fileno())
 
-    def _end_watch(self) -> None:
-        """End that thread: the process may live on (solo)."""
-        if self._watch is not None:
-            thread, near, far = self._watch
-            far.close()
+    def _help(self, name: str, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._helpers.append(thread)
+        thread.start()
+
+    def _end_helpers(self) -> None:
+        """End these threads: the process may live on (solo)."""
+        self._far.close()
+        for thread in self._helpers:
             thread.join(1.0)
-            near.close()
+        self._near.close()
 
 
 def process_lives(pid: int, started: float) -> bool:

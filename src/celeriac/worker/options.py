@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import msgspec
 
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.platforms import cpu_count, node_name
+from celeriac.routing.direct import worker_direct
+from celeriac.routing.queues import Binding, Queue, own_queue
 from celeriac.worker.board import MAX_CLAIMS
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+
+logger = logging.getLogger("celeriac.worker")
 
 POOLS = ("prefork", "threads", "asyncio", "solo", "gevent", "eventlet")
 ALIASES = {"processes": "prefork", "thread": "threads", "async": "asyncio", "aio": "asyncio"}
@@ -26,6 +32,10 @@ class Options(msgspec.Struct, kw_only=True):
     name: str
     """The node name, ``celery@host``."""
     queues: list[str]
+    bindings: list[Binding] = msgspec.field(default_factory=list)
+    """The ties of these queues to exchanges."""
+    own_bindings: list[Binding] = msgspec.field(default_factory=list)
+    """Those of the node's own queues to fanout exchanges."""
     pool: str = "prefork"
     concurrency: int = 1
     """How many messages run at once (with autoscaling: at start)."""
@@ -91,9 +101,14 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
             f"the soft time limit ({soft:g} s) is longer than the hard one ({time_limit:g} s): "
             "make it shorter, so that tasks can clean up before they are killed"
         )
+    name = node_name(flags.get("hostname"))
+    chosen = _queues(app, name, flags.get("queues"), flags.get("exclude_queues"))
+    own = {queue.name: own_queue(queue.name, uuid4().hex) for queue in chosen if queue.is_fanout}
     return Options(
-        name=node_name(flags.get("hostname")),
-        queues=_queues(app, flags.get("queues"), flags.get("exclude_queues")),
+        name=name,
+        queues=[own.get(queue.name, queue.name) for queue in chosen],
+        bindings=[tie for queue in chosen if queue.name not in own for tie in queue.bindings()],
+        own_bindings=[tie for queue in chosen if queue.name in own for tie in _own_ties(queue, own)],
         pool=pool,
         concurrency=concurrency,
         autoscale=autoscale,
@@ -167,15 +182,33 @@ def _prefetch(multiplier: Any) -> int:
     return min(number, MAX_CLAIMS) if number else MAX_CLAIMS
 
 
-def _queues(app: Celeriac, chosen: Any, excluded: Any) -> list[str]:
+def _queues(app: Celeriac, name: str, chosen: Any, excluded: Any) -> list[Queue]:
     queues = app.queues
-    queues.select(_names(chosen))
-    names = list(queues.deselect(_names(excluded)))
-    if not names:
+    try:
+        queues.select(_names(chosen))
+    except QueueNotFound as error:
+        raise ImproperlyConfigured(f"-Q: {error.args[0]}") from None
+    for queue in _names(excluded) or ():
+        if queue not in queues:
+            logger.warning("-X %s: there is no queue of this name, so nothing is left out for it", queue)
+    queues.deselect(_names(excluded))
+    if app.conf.worker_direct:
+        queues.select_add(worker_direct(name))
+    if not queues.consumed:
         raise ImproperlyConfigured(
             "no queue is left to take messages from: name one with -Q, or exclude fewer with -X"
         )
-    return names
+    return list(queues.consumed.values())
+
+
+def _own_ties(queue: Queue, own: Mapping[str, str]) -> list[Binding]:
+    ties = queue.bindings(own[queue.name])
+    if any(tie.type != "fanout" for tie in ties):
+        raise ImproperlyConfigured(
+            f"queue {queue.name!r} is on a fanout exchange, where each worker has a queue of its own, so it "
+            "cannot be tied to exchanges of other types as well: declare two queues"
+        )
+    return ties
 
 
 def _names(value: Any) -> Sequence[str] | None:

@@ -195,6 +195,7 @@ def node_details(app: Celeriac, options: Options) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "app": app.main,
         "tasks": sorted(app.tasks),
+        "exchanges": sorted({tie.exchange for tie in options.own_bindings}),
         "processed": 0,
         "active": 0,
     }

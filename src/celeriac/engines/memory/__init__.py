@@ -9,7 +9,10 @@ long as the process. Options (transport options; all have defaults):
   kept, and how long.
 * ``result_tombstone_expires`` (7 days): how long it is remembered that a result has expired.
 
-The priority is the lane: a higher number is served first.
+* ``priority_order`` (``higher``): which priority numbers are served first, ``higher`` or ``lower``. It
+  belongs to the store as well.
+
+The priority is the lane.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from celeriac.engines.base import Incarnation
+from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST, Incarnation
 from celeriac.engines.memory.broker import MemoryBroker
 from celeriac.engines.memory.chords import MemoryGroups
 from celeriac.engines.memory.consumer import MemoryConsumer
@@ -39,6 +42,8 @@ class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemoryCoordinator)
         self.state = STORES.setdefault(name, Store())
         if "clock" in options:
             self.state.clock = options["clock"]
+        if "priority_order" in options:
+            self.state.lower_first = options["priority_order"] == "lower"
         self.dead_max = int(options.get("dead_letters_max", 10_000))
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
         self.tombstone_expires = float(options.get("result_tombstone_expires", 7 * DAY))
@@ -48,6 +53,11 @@ class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemoryCoordinator)
         """Register a lease owner and return its consumer."""
         self.register(owner)
         return MemoryConsumer(self.state, owner, self.dead_max)
+
+    @property
+    def urgencies(self) -> Mapping[str, int]:
+        """The priority of each urgency."""
+        return LOWER_FIRST if self.state.lower_first else HIGHER_FIRST
 
     def shares_store(self, other: object) -> bool:
         """Whether ``other`` opened the same name."""

@@ -21,6 +21,7 @@ from celeriac.engines.base import (
     Recovered,
 )
 from celeriac.engines.envelopes import for_replay
+from celeriac.engines.memory.bindings import MemoryBindings, unbind
 from celeriac.engines.memory.parcels import pack, post_all
 from celeriac.engines.memory.state import Entry, Owner, Store
 from celeriac.exceptions import Fenced
@@ -47,7 +48,7 @@ def bury(store: Store, entry: Entry, outcome: Outcome, now: float, most: int) ->
         del store.dead[key]
 
 
-class MemoryBroker:
+class MemoryBroker(MemoryBindings):
     """The part of the engine that is a :class:`celeriac.engines.base.Broker`."""
 
     state: Store
@@ -114,6 +115,7 @@ class MemoryBroker:
             for name, _ in self.state.owners_of(node):
                 self.state.end_owner(name, {})
             self.state.nodes.pop(node, None)
+            unbind(self.state, node)
 
     def _refuse_fenced(self, node: str) -> None:
         if node in self.state.fenced:
@@ -137,6 +139,7 @@ class MemoryBroker:
             recovered.append(Recovered(name, messages, len(started)))
         self.state.nodes.pop(node, None)
         self.state.fenced.add(node)
+        unbind(self.state, node)
         return recovered or [Recovered(node, 0, 0)]
 
     # -- looking and ordering ------------------------------------------------------------------------

@@ -207,7 +207,8 @@ class MemoryConsumer:
     def _lines(self, queues: Sequence[str]) -> list[deque[Entry]]:
         """The ready lines in the order in which they are served."""
         ready = [(lane, queue) for queue in queues for lane in self._store.ready.get(queue, {})]
-        ready.sort(key=lambda pair: -pair[0])  # a stable sort: within a lane the queues stay in order
+        sign = 1 if self._store.lower_first else -1
+        ready.sort(key=lambda pair: sign * pair[0])  # a stable sort: within a lane the queues stay in order
         return [self._store.ready[queue][lane] for lane, queue in ready]
 
     def _claimable(self, queues: Sequence[str]) -> bool:

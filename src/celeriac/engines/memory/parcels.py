@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from celeriac.engines.base import Hold, Publication, Unique
+from celeriac.engines.memory.bindings import fanned
 from celeriac.engines.memory.state import Entry, Held, Store
 from celeriac.message import Message, encode_envelope
 
@@ -62,7 +65,12 @@ def _waits(publication: Publication) -> bool:
 
 
 def _post(store: Store, parcel: Parcel, now: float) -> None:
+    """Put it in line, or among the delayed; a fanout's into each queue bound to it."""
     publication = parcel.publication
+    if not publication.queue:
+        for queue in fanned(store, publication.exchange):
+            _post(store, parcel._replace(publication=msgspec.structs.replace(publication, queue=queue)), now)
+        return
     entry = Entry(parcel.payload, publication.queue, publication.priority, parcel.task_id, now)
     if _waits(publication):
         store.put_off(

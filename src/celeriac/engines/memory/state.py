@@ -19,6 +19,7 @@ from typing import Any
 from celeriac.clock import now as wall_clock
 from celeriac.engines.base import (
     Answer,
+    Binding,
     DeadLetter,
     Delivery,
     Hold,
@@ -183,6 +184,10 @@ class Store:
     """Task id -> until when it is remembered that its result has expired."""
     listeners: dict[str, list[Any]] = field(default_factory=dict)
     """Task id -> open subscriptions."""
+    bindings: dict[Binding, str] = field(default_factory=dict)
+    """Tie of a queue to an exchange -> the node whose own the queue is, or ""."""
+    lower_first: bool = False
+    """Whether lower priorities are served first."""
     waiters: list[Waiter] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -326,7 +331,7 @@ class Store:
     def ready_entries(self, queue: str) -> list[Entry]:
         """The queue's ready messages in the order in which they will be claimed, urgent lanes first."""
         lanes = self.ready.get(queue, {})
-        return [entry for lane in sorted(lanes, reverse=True) for entry in lanes[lane]]
+        return [entry for lane in sorted(lanes, reverse=not self.lower_first) for entry in lanes[lane]]
 
     def parked_entries(self, queue: str) -> list[Entry]:
         """The queue's parked messages, a bucket or place at a time."""

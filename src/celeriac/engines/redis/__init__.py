@@ -5,7 +5,8 @@ URLs: ``redis://user:password@host:6379/0``, ``rediss://`` (TLS), ``unix:///path
 
 Options (Celery's transport options):
 
-* ``global_keyprefix``, ``sep``, ``priority_steps``: names of keys, as in kombu;
+* ``global_keyprefix``, ``sep``, ``priority_steps``, ``fanout_prefix``, ``fanout_patterns``: names of keys
+  and channels, as in kombu;
 * ``socket_timeout`` (15 s), ``socket_connect_timeout`` (5 s), ``socket_keepalive``,
   ``socket_keepalive_options``, ``health_check_interval``, ``client_name``, ``username``, ``password``,
   ``master_name``, ``sentinel_kwargs``;
@@ -27,8 +28,10 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from celeriac.engines.base import LOWER_FIRST
 from celeriac.engines.redis import connection
 from celeriac.engines.redis.address import Address, parse
+from celeriac.engines.redis.bindings import RedisBindings
 from celeriac.engines.redis.connection import Links
 from celeriac.engines.redis.coordinator import RedisCoordinator
 from celeriac.engines.redis.diagnosis import diagnose
@@ -44,8 +47,10 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisGroups, RedisInspection, RedisCoordinator):
+class RedisEngine(RedisGroups, RedisInspection, RedisCoordinator, RedisBindings):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
+
+    urgencies = LOWER_FIRST
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.address: Address = parse(url, options)

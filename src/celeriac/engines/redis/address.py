@@ -19,6 +19,7 @@ SOCKET_TIMEOUT: Final = 15.0
 SEP: Final = "\x06\x16"
 STEPS: Final = (0, 3, 6, 9)
 
+_OFF: Final = ("0", "false", "no", "off")
 _SSL_NAMES: Final = (
     "keyfile", "certfile", "cert_reqs", "ca_certs", "ca_data", "ca_path", "check_hostname", "password",
     "min_version", "ciphers",
@@ -51,6 +52,10 @@ class Address(msgspec.Struct, frozen=True):
     sep: str = SEP
     steps: tuple[int, ...] = STEPS
     """The priorities that have a list of their own, most urgent first."""
+    fanout_prefix: str = "/{db}."
+    """What the channels of fanout exchanges begin with."""
+    fanout_patterns: bool = True
+    """Whether they end with the routing key."""
     masked: str = ""
     """The URL without its secrets."""
 
@@ -127,14 +132,22 @@ def _common_fields(merged: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "timeout": float(merged.get("socket_timeout") or SOCKET_TIMEOUT),
         "connect_timeout": float(merged.get("socket_connect_timeout") or CONNECT_TIMEOUT),
-        "keepalive": str(merged.get("socket_keepalive", True)).lower() not in ("0", "false", "no", "off"),
+        "keepalive": str(merged.get("socket_keepalive", True)).lower() not in _OFF,
         "keepalive_options": _keepalive_options(merged.get("socket_keepalive_options")),
         "health_check": float(merged.get("health_check_interval") or 0),
         "client_name": merged.get("client_name"),
         "prefix": str(merged.get("global_keyprefix") or ""),
         "sep": str(merged.get("sep", SEP)),
         "steps": steps,
+        "fanout_prefix": _fanout_prefix(merged.get("fanout_prefix", True)),
+        "fanout_patterns": str(merged.get("fanout_patterns", True)).lower() not in _OFF,
     }
+
+
+def _fanout_prefix(value: Any) -> str:
+    if str(value).lower() in _OFF or not value:
+        return ""
+    return value if isinstance(value, str) and value.lower() not in ("1", "true", "yes", "on") else "/{db}."
 
 
 def _keepalive_options(given: Mapping[Any, Any] | None) -> dict[int, int]:

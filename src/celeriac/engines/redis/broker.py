@@ -11,6 +11,7 @@ import msgspec
 from celeriac.engines.base import Incarnation, Loss, NodeInfo, Publication, Recovered
 from celeriac.engines.envelopes import after_loss
 from celeriac.engines.redis.address import Address
+from celeriac.engines.redis.bindings import unbind
 from celeriac.engines.redis.connection import Link, Links, Word, pack
 from celeriac.engines.redis.consumer import RedisConsumer
 from celeriac.engines.redis.keys import Keys
@@ -170,6 +171,7 @@ class RedisBroker:
         """Take over the leases of nodes that stopped beating, and at once of dead ones on this ``host``."""
         own = self.keys.own
         recovered: list[Recovered] = []
+        gone_nodes: list[str] = []
         with self.links.borrow() as link:
             keys = [own("beats"), own("nodes"), own("recovered")]
             rows = self.scripts["overdue"].run(link, keys, [DEFAULT_LEASE])
@@ -178,12 +180,16 @@ class RedisBroker:
                 if (overdue or gone) and self._fence(
                     link, node.decode(), "" if gone else beat, remember=True
                 ):
+                    gone_nodes.append(node.decode())
                     recovered.append(Recovered(node.decode(), 0, 0))
             for orphan in link.call(pack(("SMEMBERS", own("orphans")))):
                 name = orphan.decode()
                 messages, started = self._hand_over(link, name, None)
                 recovered = [row for row in recovered if row.messages or not name.startswith(f"{row.owner}:")]
                 recovered.append(Recovered(name, messages, started))
+            # Last: what was handed over to the dead nodes' own queues goes with them.
+            for name in gone_nodes:
+                unbind(self, link, name)
         return recovered
 
     def leave(self, node: str) -> None:
@@ -193,6 +199,7 @@ class RedisBroker:
             self._fence(link, node)
             for owner in owners:
                 self._hand_over(link, owner.decode(), {})
+            unbind(self, link, node)
 
     def _fence(
         self,

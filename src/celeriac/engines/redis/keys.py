@@ -43,6 +43,8 @@ store:
 ``revoked``, ``revoked:until`` ZSET    id -> version, id -> when to forget it
 ``revoked:signal``             HASH    id -> the signal that ends it
 ``queues``                     SET     queues we have seen
+``bound:<exchange>``           HASH    for fanout exchanges: queue -> the node whose own it is, or ""
+``exchanges:<node>``           SET     the exchanges to which it has bound queues of its own
 ``watcher``                    STRING  who watches the lists for foreign producers
 =============================  ======  =====================================================================
 
@@ -75,6 +77,8 @@ class Keys:
         self.suffixes = [f"{address.sep}{step}" if step else "" for step in address.steps]
         """What the lists of the lanes end with, most urgent first."""
         self._steps = address.steps
+        self._fanout = address.fanout_prefix.replace("{db}", str(address.db))
+        self._patterns = address.fanout_patterns
         self._lines: dict[tuple[str, int], str] = {}
 
     def lane(self, priority: int | None) -> int:
@@ -99,6 +103,19 @@ class Keys:
     def own(self, what: str) -> str:
         """One of our own keys of the whole store."""
         return f"{self.prefix}celeriac:{what}"
+
+    def channel(self, exchange: str, routing_key: str = "") -> str:
+        """The channel on which Celery's workers hear a fanout exchange."""
+        key = f"/{routing_key}" if routing_key and self._patterns else ""
+        return f"{self.prefix}{self._fanout}{exchange}{key}"
+
+    def fanout(self, exchange: str, routing_key: str) -> str:
+        """What stands in place of a queue in a script's arguments for a message to a fanout exchange."""
+        return f"\0{exchange}\0{self.channel(exchange, routing_key)}"
+
+    def bindings(self, exchange: str) -> str:
+        """Kombu's set of the queues bound to an exchange; a member is ``key<sep>pattern<sep>queue``."""
+        return f"{self.prefix}_kombu.binding.{exchange}"
 
     def result(self, task_id: str) -> str:
         """Celery's key of a result, which is also the name of the channel that announces it."""

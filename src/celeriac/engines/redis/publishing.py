@@ -42,7 +42,8 @@ def words_of(publication: Publication, keys: Keys, held: bool) -> tuple[Word, ..
     else:
         how, when = "n", ""
     lane = keys.lane(publication.priority)
-    return (publication.queue, lane, how, when, task_id_of(publication.message), envelope_of(publication))
+    queue = publication.queue or keys.fanout(publication.exchange, publication.routing_key)
+    return (queue, lane, how, when, task_id_of(publication.message), envelope_of(publication))
 
 
 def all_words_of(publication: Publication, keys: Keys, held: bool) -> tuple[Word, ...]:
@@ -64,7 +65,7 @@ def needs_all_words(publication: Publication) -> bool:
 
 def is_plain(publication: Publication, held: bool) -> bool:
     """Whether a push is all it takes."""
-    if publication.track is not None or publication.unique is not None:
+    if publication.track is not None or publication.unique is not None or not publication.queue:
         return False
     return not held or (publication.delay is None and publication.due is None)
 

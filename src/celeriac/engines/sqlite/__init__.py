@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST
 from celeriac.engines.sqlite.broker import SQLiteBroker
 from celeriac.engines.sqlite.coordinator import SQLiteCoordinator
 from celeriac.engines.sqlite.listener import Listener
@@ -36,6 +37,11 @@ class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteCoordinator):
         self.url = location.url
         self._store = Store(location)
         self._listener = Listener(self._store, fetch)
+
+    @property
+    def urgencies(self) -> Mapping[str, int]:
+        """The priority of each urgency."""
+        return LOWER_FIRST if self._store.sign > 0 else HIGHER_FIRST
 
     def shares_store(self, other: object) -> bool:
         """Whether ``other`` is the same file."""

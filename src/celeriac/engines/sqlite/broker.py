@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from celeriac.engines.base import Depth, Incarnation, Publication
 from celeriac.engines.sqlite import clock, unique
+from celeriac.engines.sqlite.bindings import SQLiteBindings
 from celeriac.engines.sqlite.consumer import SQLiteConsumer
 from celeriac.engines.sqlite.dead import DeadLetters
 from celeriac.engines.sqlite.recovery import Recovery, add_owner
@@ -33,7 +34,7 @@ _FIND = """SELECT body FROM payload WHERE id IN
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
 
 
-class SQLiteBroker(DeadLetters, Recovery):
+class SQLiteBroker(DeadLetters, Recovery, SQLiteBindings):
     """The part of the engine that is a :class:`celeriac.engines.base.Broker`."""
 
     _store: Store

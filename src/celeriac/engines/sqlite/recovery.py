@@ -10,6 +10,7 @@ import msgspec
 from celeriac.engines.base import Incarnation, Loss, NodeInfo, Recovered
 from celeriac.engines.envelopes import after_loss
 from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite.bindings import unbind
 from celeriac.engines.sqlite.step import Place, Step, step
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import Fenced
@@ -135,6 +136,7 @@ class Recovery:
             for number, _, _ in work.handle.execute(_OWNERS, (node,)).fetchall():
                 end_owner(work, number, {})
             work.handle.execute(_DROP_NODE, (node,))
+            unbind(work.handle, node)
 
     def _refresh_after_absence(self, work: Step, uptime: float, boot: str) -> None:
         """Give everybody a fresh lease if nobody has looked for long: the machine or the file was away."""
@@ -157,6 +159,7 @@ def _take_over(work: Step, node: str) -> list[Recovered]:
         started = {token: Loss() for (token,) in tokens}
         recovered.append(Recovered(name, end_owner(work, number, started), len(started)))
     work.handle.execute(_FENCE, (node, work.now))
+    unbind(work.handle, node)
     return recovered or [Recovered(node, 0, 0)]
 
 

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import msgspec
+
 from celeriac import states
 from celeriac.engines.base import Publication, ResultRecord
 from celeriac.engines.sqlite import clock, rooms, unique
+from celeriac.engines.sqlite.bindings import fanned
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import DecodeError
 from celeriac.message import Message, decode_envelope, encode_envelope
@@ -145,7 +148,7 @@ class Step:
     def _add(self, parcels: Iterable[Parcel]) -> None:
         """Put new messages into line, or among the delayed. The last one's id is ``serial`` then."""
         bodies, ready, delayed, tracked = [], [], [], []
-        for publication, body, task_id in parcels:
+        for publication, body, task_id in self._fanned(parcels):
             queue = publication.queue
             self.know(queue)
             id = self.number()
@@ -168,6 +171,16 @@ class Step:
             handle.executemany(_ADD_DELAYED, delayed)
         if tracked:
             handle.executemany(_TRACK, tracked)
+
+    def _fanned(self, parcels: Iterable[Parcel]) -> Iterator[Parcel]:
+        """The same, with a copy for each queue that is bound to the exchange in place of a fanout."""
+        for parcel in parcels:
+            if parcel.publication.queue:
+                yield parcel
+                continue
+            for queue in fanned(self.handle, parcel.publication.exchange):
+                copy = msgspec.structs.replace(parcel.publication, queue=queue)
+                yield parcel._replace(publication=copy)
 
     def due(self, delay: float | None, due: float | None) -> float | None:
         """When a message falls due, epoch seconds; ``None``: now."""

@@ -83,8 +83,7 @@ ROWS = (
         "worker_direct",
         BOOLEAN,
         False,
-        "Each worker also has a queue of its own, <hostname>.dq, to send tasks to it alone.",
-        pending="routing",
+        "Each worker also has a queue of its own, <hostname>.dq2, to send tasks to it alone.",
     ),
     own(
         "worker_shutdown_grace",

@@ -59,8 +59,45 @@ local function delay(queue, due, id, value)
   delays = delays + 1 -- a microsecond keeps what falls due together in order
 end
 
--- how: 'n' now, 's' in so many seconds, 'd' at an epoch second; flags of a delayed one
-local function put(queue, lane, how, when, id, envelope, now, flags)
+local function announce(channel, message) redis.pcall('PUBLISH', channel, message) end
+
+-- Untie a queue that was a node's own, also where kombu looks for it.
+local function untie(exchange, queue)
+  call('HDEL', PREFIX .. 'celeriac:bound:' .. exchange, queue)
+  local table_of_kombu = PREFIX .. '_kombu.binding.' .. exchange
+  for _, member in ipairs(call('SMEMBERS', table_of_kombu)) do
+    if string.sub(member, -#queue) == queue then
+      call('SREM', table_of_kombu, member)
+      call('SREM', PREFIX .. '_kombu.binding_permanent.' .. exchange, member)
+    end
+  end
+end
+
+local put
+
+-- A message for a fanout exchange, named "\0exchange\0channel" in place of a queue: a copy to each queue that is
+-- bound to it, unless its node is dead, and one to Celery's workers, who listen on the channel.
+local function spread(target, lane, how, when, id, envelope, now, flags)
+  local exchange, channel = string.match(target, '^%z([^%z]*)%z(.*)$')
+  local flat = call('HGETALL', PREFIX .. 'celeriac:bound:' .. exchange)
+  for i = 1, #flat, 2 do
+    if flat[i + 1] == '' or call('ZSCORE', PREFIX .. 'celeriac:beats', flat[i + 1]) then
+      put(flat[i], lane, how, when, id, envelope, now, flags)
+      wake(flat[i])
+    else
+      untie(exchange, flat[i])
+    end
+  end
+  announce(channel, envelope)
+end
+
+-- how: 'n' now, 's' in so many seconds, 'd' at an epoch second. flags of a delayed one. Whether the queue has a
+-- ready message more.
+function put(queue, lane, how, when, id, envelope, now, flags)
+  if string.byte(queue) == 0 then
+    spread(queue, lane, how, when, id, envelope, now, flags)
+    return false
+  end
   if how == 'n' then
     call('LPUSH', line(queue, lane), envelope)
     return true
@@ -70,8 +107,6 @@ local function put(queue, lane, how, when, id, envelope, now, flags)
   delay(queue, due, id, lane .. '|' .. (flags or '') .. '|' .. envelope)
   return false
 end
-
-local function announce(channel, message) redis.pcall('PUBLISH', channel, message) end
 
 -- Whether a stored result is final: a SUCCESS is never replaced.
 local function succeeded(key, id)

@@ -1,7 +1,7 @@
 -- Publications that are more than a push: delayed, tracked, on condition of a unique key. To be included, after
 -- uniques.lua.
 
--- Store count publications from ARGV[first] on, for each 11 words: queue, lane, how ('n', 's', 'd'), when, task id,
+-- Store count publications from ARGV[first] on, for each 11 words: queue (or fanout: see common.lua), lane, how ('n', 's', 'd'), when, task id,
 -- envelope, ms to track it ('' not at all), unique key ('' none), ms to hold it, until when, instead of whom.
 -- The queues go into woken. Returns what follows in ARGV, and the left out: index from 0, holder, ...
 local function publish_all(first, count, now, woken)
@@ -19,7 +19,7 @@ local function publish_all(first, count, now, woken)
       left[#left + 1], left[#left + 2] = n, holder
     else
       put(queue, tonumber(ARGV[i + 1]), how, ARGV[i + 3], id, ARGV[i + 5], now, flags)
-      woken[queue] = true -- for delayed ones, too: idle workers sleep until what they knew to be due next
+      if string.byte(queue) ~= 0 then woken[queue] = true end -- for delayed ones, too: idle workers sleep until what they knew to be due next
       if ARGV[i + 6] ~= '' then
         noted[#noted + 1], noted[#noted + 2] = id, ARGV[i + 6]
       end
