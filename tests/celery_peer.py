@@ -153,16 +153,16 @@ def send(source):
     names = dict(CANVAS)
     exec(source, names)
     with app.connection_for_write() as connection:
-        queue = connection.default_channel._queue_for("celery")
-        while not queue.empty():
-            queue.get_nowait()
         result = names["c"].apply_async()
-        sent = []
-        while not queue.empty():
-            message = queue.get_nowait()
-            body = json.loads(base64.b64decode(message["body"]))
-            sent.append([message["headers"], body])
+        sent = [[each["headers"], json.loads(base64.b64decode(each["body"]))] for each in waiting(connection)]
     return [sent, ids_of(result)]
+
+
+def waiting(connection):
+    """Take all messages from the queue."""
+    queue = connection.default_channel._queue_for("celery")
+    while not queue.empty():
+        yield queue.get_nowait()
 
 
 def ids_of(result):
@@ -177,7 +177,10 @@ def run(source):
     """The same, but run it here; return state and value."""
     names = dict(CANVAS)
     exec(source, names)
-    return json.loads(json.dumps(names["c"].apply().get()))
+    value = json.loads(json.dumps(names["c"].apply().get()))
+    with app.connection_for_write() as connection:
+        list(waiting(connection))  # callbacks
+    return value
 
 
 def read_signature(text):

@@ -182,6 +182,40 @@ def test_options_go_where_they_belong(bench: Bench) -> None:
     assert [each.properties["priority"] for each in messages(bench.app, "inner")] == [3]
 
 
+def test_what_follows_a_group_is_its_chords_body_wherever_that_is_seen_first(bench: Bench) -> None:
+    following = bench.listed.s()
+    promised = following.freeze()
+    members = group(bench.add.s(1, 1), bench.add.s(2, 2))
+    members.apply_async(chain=[dict(following)])
+    bench.work()
+    assert promised.get(timeout=1) == [[2, 4]]
+    following = bench.listed.s()
+    promised = following.freeze()
+    body = group(bench.total.s(), bench.listed.s())
+    chord([bench.add.s(1, 1), bench.add.s(2, 2)], body).apply_async(chain=[dict(following)])
+    bench.work()
+    assert promised.get(timeout=1) == [[6, [[2, 4]]]]
+
+
+def test_a_frozen_group_can_become_a_header(bench: Bench) -> None:
+    members = group(bench.add.si(1, 1), bench.add.si(2, 2))
+    members.freeze()
+    assert bench.value(chain(bench.add.si(1, 1), members, bench.listed.s())) == [[2, 4]]
+    first, second = bench.add.s(1, 1), bench.add.s(2, 2)
+    group(first, second).freeze()
+    assert bench.value(chord([second, first], bench.listed.s())) == [[4, 2]]
+
+
+def test_a_body_travels_once_in_each_message_however_deep_it_lies(bench: Bench) -> None:
+    sig: Any = bench.add.si(1, 1)
+    for depth in range(4):
+        sig = chord([sig | bench.add.s(1), bench.add.si(1, 1)], bench.total.s().set(shadow=f"body{depth}"))
+    chain(bench.add.s(0, 0), bench.add.si(1, 1), sig.clone()).delay()
+    (found,) = messages(bench.app)
+    for depth in range(4):
+        assert found.body.count(b"body%d" % depth) == 1
+
+
 def test_a_map_goes_where_its_task_goes() -> None:
     bench = Bench(task_routes={"t.add": "adders"})
     bench.add.starmap([(1, 2)]).delay()
@@ -247,6 +281,22 @@ def test_results_of_a_header_that_are_ignored_reach_the_body_all_the_same(bench:
     bench.work()
     assert result.get(timeout=1) == [[0, 2, 4]]
     assert result.parent[0].state == states.PENDING
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_nobody_waits_for_a_result_that_is_ignored(bench: Bench, told: bool) -> None:
+    sig = bench.note.s()
+    if told:
+        sig.set(ignore_result=True)
+    else:
+        bench.note.ignore_result = True
+    for canvas, expected in (
+        (bench.add.s(1, 2) | sig, None),
+        (group(sig.clone(), bench.add.s(1, 2)), [None, 3]),
+    ):
+        result = canvas.delay()
+        bench.work()
+        assert result.get(timeout=1) == expected
 
 
 def test_a_canvas_of_another_application_stays_in_it(bench: Bench) -> None:

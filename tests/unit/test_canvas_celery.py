@@ -197,8 +197,9 @@ def normal(value: Any, key: str = "") -> Any:
     """Without what differs by nature (origin, times) or has no meaning.
 
     Celery leaves options without a value, ``add_to_parent`` and the ids of parents in frozen signatures; it
-    gives callbacks their ids when they are sent, and the members of a pending group no group id, or that of another group; a pending header is a group
-    there and a list here; an empty chain is the same as none. Names of stamps have no order.
+    gives callbacks their ids when they are sent, and the members of a pending group no group id, or that of
+    another group; a pending header is a group there and a list here; an empty chain is the same as none.
+    Names of stamps have no order.
     """
     if isinstance(value, list):
         return sorted(value) if key == "stamped_headers" else [normal(v) for v in value]

@@ -162,10 +162,11 @@ class group(Signature):
                 yield member
 
     def _followed_by(self, chained: list[Any], app: Celeriac) -> Signature:
-        from celeriac.canvas.joining import fold
+        from celeriac.canvas.chain import chain
 
-        made: Signature = fold([self.clone(), *(maybe_signature(step, app) for step in reversed(chained))])
-        return made
+        first = self.clone()
+        first["options"].pop("chain", None)
+        return chain.of([first, *(maybe_signature(step, app) for step in reversed(chained))], app)
 
     # -- the rest --------------------------------------------------------------------------------------
 

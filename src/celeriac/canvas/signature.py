@@ -6,7 +6,6 @@ It is a dictionary, so that it can travel in a message: ``task`` (a name), ``arg
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from types import GenericAlias
@@ -137,6 +136,8 @@ class Signature(dict[str, Any]):
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
         """:meth:`apply_async` for coroutines: it runs in a thread, with this context's current task."""
+        import asyncio
+
         return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
     def apply(
@@ -191,9 +192,8 @@ class Signature(dict[str, Any]):
         for key in ("link", "link_error"):
             if options.get(key):
                 options[key] = frozen_links(options[key], self.app)
-        if group_id is not None:
-            options.setdefault("group_id", group_id)
         for key, value in (
+            ("group_id", group_id),
             ("root_id", root_id),
             ("parent_id", parent_id),
             ("chord", chord),
@@ -201,7 +201,9 @@ class Signature(dict[str, Any]):
         ):
             if value is not None:
                 options[key] = value
-        return self.app.AsyncResult(task_id, task_name=self["task"])
+        result = self.app.AsyncResult(task_id, task_name=self["task"])
+        result.ignored = self._ignores_result()
+        return result
 
     _freeze = freeze
 
@@ -357,6 +359,12 @@ class Signature(dict[str, Any]):
 
     def _known(self) -> bool:
         return self._type is not None or self["task"] in self.app.tasks
+
+    def _ignores_result(self) -> bool:
+        told = self["options"].get("ignore_result")
+        if told is None and self._known():
+            told = self.type.ignore_result
+        return bool(told)
 
     def _append(self, key: str, value: Any) -> Any:
         items = listed(self["options"].get(key))

@@ -78,7 +78,11 @@ def synchronised(sig: Any, app: Celeriac) -> Any:
 def _followed(step: Any, following: Any) -> Any:
     """``step`` with ``following`` after its last group, or ``None`` if it does not end in a group."""
     if isinstance(step, group):
-        return chord(step, following, app=step._app)
+        made = chord(step, following, app=step._app)
+        gid = step["options"].get("task_id")
+        if gid and following["options"].get("task_id"):  # frozen already: it keeps its id
+            made["options"]["task_id"] = gid
+        return made
     if isinstance(step, chord) and step.body is not None:
         body = _followed(step.body, following)
         if body is not None:
