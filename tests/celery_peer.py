@@ -17,6 +17,8 @@ import uuid
 import celery
 import celery.app.task
 import celery.exceptions
+import celery.result
+import celery.utils.graph
 import kombu.compression
 import kombu.serialization
 import kombu.utils.json
@@ -188,6 +190,25 @@ def read_signature(text):
     return kombu.utils.json.dumps(canvas.maybe_signature(kombu.utils.json.loads(text), app))
 
 
+def evaluate(expression):
+    """The value of an expression about results, which names what Celery's modules define."""
+    modules = (celery.result, celery.utils.graph)
+    names = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return repr(eval(expression, NAMES | names | {"app": app}))
+
+
+def save_group(group, parent, ids):
+    """What Celery stores for a group."""
+    result = app.GroupResult(group, [app.AsyncResult(each) for each in ids], app.AsyncResult(parent))
+    return app.backend.encode({"result": result.as_tuple()})
+
+
+def restore_group(stored):
+    """What Celery makes of a stored group."""
+    result = celery.result.result_from_tuple(app.backend.decode(stored)["result"], app)
+    return [type(result).__name__, result.id, str(result.parent), [str(each) for each in result]]
+
+
 def compress(method, text):
     data, label = kombu.compression.compress(text, method)
     return [base64.b64encode(data).decode(), label]
@@ -221,7 +242,8 @@ def chord_part(url, group, task_id, index, value):
 def main():
     commands = (
         write, read, write_json, read_json, write_error, read_error, repr_args, make, send, run,
-        read_signature, compress, decompress, chord_size, chord_joined, chord_part,
+        read_signature, evaluate, save_group, restore_group, compress, decompress, chord_size, chord_joined,
+        chord_part,
     )  # fmt: skip
     by_name = {command.__name__: command for command in commands}
     for line in sys.stdin:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PATIENCE = 20.0
 """Seconds a test waits for what should happen at once."""
+
+
+def wait_until(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
+    """Wait for what no event tells (a line in a file, a state in a store), looking every 20 ms."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come true within {timeout} s"
+        time.sleep(0.02)
 
 
 class LoggedProcess:

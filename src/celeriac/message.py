@@ -43,6 +43,8 @@ class Notes(msgspec.Struct, omit_defaults=True):
     foreign: bool = False
     """It was sent on behalf of a message of another program, which may have begun the chord it belongs to:
     the chord's parts must bring the body along (``ChordPart.body``)."""
+    unique: str | None = None
+    """The unique key that the task holds until it has ended (``engines.base.Unique``)."""
 
 
 class Message(msgspec.Struct):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from celeriac.app import state
@@ -20,6 +21,7 @@ from celeriac.exceptions import (
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.app.keys import Key
     from celeriac.canvas.maps import chunks
     from celeriac.engines.base import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
@@ -102,6 +104,18 @@ class Task(Generic[P, R]):
     delivery_mode: int | str | None = None
     options: Mapping[str, Any] | None = None
     """More options of ``apply_async``."""
+    unique_for: float | timedelta | None = None
+    """Send no second copy of a call while one waits or runs, for so many seconds at most. ``delay`` then
+    returns the handle of that one, with ``duplicate`` set."""
+    unique_key: Key | None = None
+    """By what calls are the same (``celeriac.app.keys``): ``"user:{user_id}"``, names of parameters, or a
+    function of the arguments. Default: all arguments. Alone, it makes calls unique for a day at most."""
+    debounce: float | timedelta | None = None
+    """Wait so many seconds before a call runs, and let a newer call of the same key take its place."""
+    max_concurrency: int | None = None
+    """How many calls may run at once, in all workers; others wait in order."""
+    concurrency_key: Key | None = None
+    """Count ``max_concurrency`` for each value of this key by itself (given as ``unique_key``)."""
     pydantic: bool = False
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
@@ -351,7 +365,27 @@ class Task(Generic[P, R]):
         the state ``PROGRESS``, at most ten times a second, so it may be called in every round of a loop; the
         last one (``done`` has reached ``total``) is always stored. A task called directly stores nothing.
         """
-        self.app.results.progress(self, done, total, note)
+        meta = self.app.results.progress(self, done, total, note)
+        if meta is not None:
+            self.update_state(state="PROGRESS", meta=meta)
+
+    async def aprogress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """:meth:`progress` for coroutines: the event loop is not held up by the store."""
+        meta = self.app.results.progress(self, done, total, note)
+        if meta is not None:
+            import asyncio
+
+            await asyncio.to_thread(self.update_state, state="PROGRESS", meta=meta)
+
+    def checkpoint(self, state: Any) -> bool:
+        """Keep ``state`` in the store, in place of an earlier one, for the case that this run does not end.
+
+        The next delivery or retry of the same call finds it in ``self.request.checkpoint``. It must be
+        serialisable as JSON (``EncodeError``), is deleted when the task ends, and kept for
+        ``checkpoint_expires`` at most. Returns ``False``, with a warning in the log, once another worker has
+        taken the task over. Called directly, nothing is stored.
+        """
+        return self.request.keep_checkpoint(self.app, state)
 
     @property
     def request(self) -> Context:

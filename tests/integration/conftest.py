@@ -24,9 +24,10 @@ HERE = Path(__file__).parent
 class WorkerProcess(LoggedProcess):
     """A ``celeriac worker`` of the tests' project whose log is read as it comes."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
-        application = ["-A", "tests.integration.project"]
-        command = [sys.executable, "-m", "celeriac", *application, "worker", "-l", "INFO", *arguments]
+    def __init__(
+        self, arguments: list[str], env: dict[str, str], application: str = "tests.integration.project"
+    ) -> None:
+        command = [sys.executable, "-m", "celeriac", "-A", application, "worker", "-l", "INFO", *arguments]
         super().__init__(command, env, HERE.parent.parent)
 
     def children(self) -> list[int]:

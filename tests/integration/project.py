@@ -159,6 +159,22 @@ def progress(self):
     return "done"
 
 
+@app.task(bind=True)
+def tell_steps(self, count):
+    for done in range(1, count + 1):
+        self.progress(done, count, note=f"step {done}")
+        time.sleep(0.12)
+    return count
+
+
+@app.task(bind=True)
+async def async_tell_steps(self, count):
+    for done in range(1, count + 1):
+        await self.aprogress(done, count, note=f"step {done}")
+        await asyncio.sleep(0.12)
+    return count
+
+
 @app.task
 def greedy(kib):
     """Keep memory."""
@@ -209,3 +225,40 @@ def spin(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
+
+
+@app.task(max_concurrency=2)
+def crowded(seconds, text):
+    note(f"start {text}")
+    time.sleep(seconds)
+    note(f"end {text}")
+
+
+@app.task(max_concurrency=1, concurrency_key="{tenant}")
+def tenant_dies_once(tenant, text):
+    """Hold the only place of the tenant; the first run dies with it."""
+    path = f"{os.environ['TEST_JOURNAL']}.{tenant}"
+    note(f"run {text}")
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return text
+
+
+@app.task(bind=True)
+def steps(self, count):
+    """Do one step after another; die in the middle of the first run."""
+    first = self.request.checkpoint or 0
+    for number in range(first, count):
+        note(f"step {number}")
+        self.checkpoint(number + 1)
+        if number == count // 2 and first == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return first
+
+
+@app.task(unique_for=60, unique_key="{name}")
+def only_one(name, seconds=0.0):
+    note(f"only {name}")
+    time.sleep(seconds)
+    return name

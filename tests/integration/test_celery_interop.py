@@ -505,6 +505,25 @@ def _shape(value: Any) -> Any:
 # -- side by side ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("saves", "restores"), [("celery", "celeriac"), ("celeriac", "celery")])
+def test_a_saved_group_is_restored_by_the_other(site: InteropSite, saves: str, restores: str) -> None:
+    site.client(saves).run("""
+        members = [app.AsyncResult("a"), app.GroupResult("inner", [app.AsyncResult("b")])]
+        app.GroupResult("saved", members, parent=app.AsyncResult("p")).save()
+    """)
+    found = site.client(restores).run("""
+        group = app.GroupResult.restore("saved")
+        answer = [type(group).__name__, group.id, str(group.parent), repr(group.results)]
+        group.delete()
+    """)
+    inner = "[<AsyncResult: a>, <GroupResult: inner [b]>]"
+    assert found == ["GroupResult", "saved", "p", inner]
+    import redis
+
+    with redis.Redis.from_url(site.server.url()) as connection:
+        assert not connection.exists("celery-taskset-meta-saved")
+
+
 def test_priorities_of_both_clients_are_kept_by_both_workers(site: InteropSite) -> None:
     for client, worker in (("celery", "celeriac"), ("celeriac", "celery"), ("celeriac", "celeriac")):
         queue = f"priority-{client}-{worker}"

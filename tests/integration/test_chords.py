@@ -138,7 +138,7 @@ def test_a_revoked_header_task_fails_the_chord(site: Any) -> None:
     result = chord(header(site, sig(site, "add", 1, 1).set(task_id="unwanted")))(sig(site, "total"))
     site.app.control.revoke("unwanted")
     site.worker("-c", "2")
-    with pytest.raises(ChordError, match="Dependency unwanted raised TaskRevokedError"):
+    with pytest.raises(ChordError, match=r"Dependency unwanted raised TaskRevokedError"):
         result.get(timeout=20)
 
 
@@ -149,7 +149,7 @@ def test_a_revoked_delayed_header_task_fails_the_chord(site: Any) -> None:
     with pytest.raises(TaskRevokedError):
         site.app.AsyncResult("late").get(timeout=1)
     site.worker("-c", "2")
-    with pytest.raises(ChordError, match="Dependency late raised TaskRevokedError"):
+    with pytest.raises(ChordError, match=r"Dependency late raised TaskRevokedError"):
         result.get(timeout=30)
 
 
@@ -158,7 +158,7 @@ def test_a_terminated_header_task_fails_the_chord(site: Any) -> None:
     result = chord(header(site, sig(site, "nap", 60, "long").set(task_id="long")))(sig(site, "total"))
     site.await_journal(lambda lines: "start long" in lines)
     site.app.control.revoke("long", terminate=True)
-    with pytest.raises(ChordError, match="Dependency long raised TaskRevokedError"):
+    with pytest.raises(ChordError, match=r"Dependency long raised TaskRevokedError"):
         result.get(timeout=20)
 
 

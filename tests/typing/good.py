@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from celeriac import AsyncResult, Celeriac, shared_task
+from celeriac.result import EagerResult, GroupResult, Progress, ResultSet
 
 app = Celeriac("typed")
 
@@ -49,9 +50,22 @@ assert_type(fetch.delay("u").get(), bytes)
 assert_type(shared.delay(1).get(), list[int])
 shared_bound.delay(1)
 add.s(1)
+assert_type(add.apply((1,)), EagerResult[int])
+assert_type(add.delay(1).progress, Progress | None)
+together: ResultSet[int] = app.ResultSet(add.enqueue_many([(1,)]))
+assert_type(together.get(timeout=1), list[int])
+assert_type(app.GroupResult.restore("id"), GroupResult[Any] | None)
+for update in add.delay(1).updates(timeout=1):
+    assert_type(update, Progress)
+    assert_type(update.fraction, float | None)
 
 
 async def main() -> None:
     assert_type(await add.adelay(1), AsyncResult[int])
     assert_type(await (await add.adelay(1)), int)
     assert_type(await fetch("u"), bytes)
+    assert_type(await together, list[int])
+    async for member in together.as_completed(timeout=1):
+        member.get()
+    async for update in add.delay(1).aupdates():
+        assert_type(update, Progress)

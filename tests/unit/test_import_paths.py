@@ -20,10 +20,12 @@ PATHS = [
     "celeriac.exceptions:OperationalError,TaskRevokedError,NotRegistered,ImproperlyConfigured,WorkerLostError",
     "celeriac.local:Proxy",
     "celeriac.result:AsyncResult,EagerResult,allow_join_result,denied_join_result,result_from_tuple",
+    "celeriac.result:ResultBase,ResultSet,GroupResult,assert_will_not_block",
     "celeriac.signals:task_prerun,worker_ready",
     "celeriac.states:SUCCESS,READY_STATES",
     "celeriac.task:Task",
     "celeriac.utils:uuid,get_current_task",
+    "celeriac.utils.graph:DependencyGraph,GraphFormatter,CycleError",
     "celeriac.utils.log:get_task_logger,get_logger",
 ]
 
@@ -41,6 +43,8 @@ def test_the_path_is_there(path: str) -> None:
         "celeriac.app",
         "celeriac.task",
         "celeriac.result",
+        "celeriac.result.sets",
+        "celeriac.utils.graph",
         "celeriac.canvas",
         "celeriac.utils",
         "celeriac.app.state",

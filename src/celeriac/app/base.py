@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from celeriac import clock
-from celeriac.app import ids, imports, maker, names, state, stores
+from celeriac.app import ids, imports, maker, names, state, stores, unique
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
 from celeriac.app.defaults import default_broker_url
@@ -328,15 +328,20 @@ class Celeriac:
         **options: Any,
     ) -> AsyncResult[Any]:
         """Build the message of a call, send it, and return the result's handle."""
-        publication = self.publisher.build(name, args, kwargs, task=task, **options)
-        self.publisher.send(
-            (publication,),
-            timeout=confirm_timeout if timeout is None else timeout,
-            retry=retry,
-            retry_policy=retry_policy,
-        )
+        sending: dict[str, Any] = {
+            "timeout": confirm_timeout if timeout is None else timeout,
+            "retry": retry,
+            "retry_policy": retry_policy,
+        }
+        if unique.concerns(task, options):
+            publication, holder = unique.send(self, name, args, kwargs, task, sending, options)
+        else:
+            publication, holder = self.publisher.build(name, args, kwargs, task=task, **options), None
+            self.publisher.send((publication,), **sending)
         headers = publication.message.headers
-        result: AsyncResult[Any] = self.AsyncResult(headers["id"], task_name=name)
+        result: AsyncResult[Any] = self.AsyncResult(holder or headers["id"], task_name=name)
+        if holder is not None:
+            result.duplicate = True
         if headers["ignore_result"]:
             result.ignored = True
         if add_to_parent:

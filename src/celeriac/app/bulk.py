@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
+from celeriac.app import keys, unique
 from celeriac.app.state import worker_frame
 from celeriac.engines.base import Publication
 from celeriac.message import OWN_HEADER, Message, encode_body, new_id
@@ -37,6 +38,9 @@ class Bulk:
         if "task_id" in options:
             raise TypeError("enqueue_many makes the ids itself: task_id is not an option of it")
         app = self._app
+        if options.get("debounce", task.debounce):
+            # Each may have to take another's place, which is a matter between two messages.
+            return [task.apply_async(args, kwargs, **options) for args, kwargs in _calls(task, calls)]
         if app.conf.task_always_eager:
             return [task.apply_async(args, kwargs, **options) for args, kwargs in _calls(task, calls)]
         sending = {key: options.pop(key) for key in _PER_SEND if key in options}
@@ -48,8 +52,12 @@ class Bulk:
         publications = self._build(task, calls, options)
         make = app.AsyncResult
         while batch := list(islice(publications, BATCH)):
-            app.publisher.send(batch, **sending)
-            results += [make(p.message.headers["id"], task_name=task.name) for p in batch]
+            held = app.publisher.send(batch, **sending)
+            made = [make(p.message.headers["id"], task_name=task.name) for p in batch]
+            for index, holder in held.items():
+                made[index] = make(holder, task_name=task.name)
+                made[index].duplicate = True
+            results += made
         frame = worker_frame()
         if add_to_parent and frame is not None and frame.task.trail:
             frame.request.children.extend(results)
@@ -68,6 +76,9 @@ class Bulk:
         """
         app, name = self._app, task.name
         build = app.publisher.build
+        conditional = unique.concerns(task, options)
+        asked = options
+        options = {key: value for key, value in options.items() if key not in keys.OPTIONS}
         serializer, compression = app.publisher.coding(name, task, options)
         embed = app.publisher.embed(options)
         levels = app.conf.task_repr_maxlevels
@@ -77,11 +88,12 @@ class Bulk:
         for args, kwargs in _calls(task, calls):
             if checked:
                 task.check_arguments(args, kwargs)
-            if first is None or shadows or task.pydantic:
+            if first is None or shadows or task.pydantic or conditional:
                 sent = task.prepare(args, kwargs)
                 if shadows:
                     options["shadow"] = task.shadow_name(*sent, options)
-                first = build(name, *sent, task=task, **options)
+                condition = keys.unique_of(name, task, *sent, asked) if conditional else None
+                first = build(name, *sent, task=task, unique=condition, **options)
                 template = first.message
                 properties = template.properties
                 root = template.headers["root_id"] == template.headers["id"]

@@ -19,7 +19,7 @@ from celeriac.app import ids, times
 from celeriac.app.defaults import call_defaults
 from celeriac.app.state import Frame, worker_frame
 from celeriac.canvas.signature import frozen_links
-from celeriac.engines.base import Publication
+from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
 from celeriac.serialization import repr_args
@@ -44,10 +44,12 @@ _PROPERTIES = frozenset(
 
 _OPTIONS = frozenset(
     ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "countdown",
-     "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id", "group_index", "headers",
+     "debounce", "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id",
+     "group_index", "headers",
      "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
      "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "routing_key",
-     "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout")
+     "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit", "timeout",
+     "unique_for", "unique_key")
 )  # fmt: skip
 
 
@@ -107,14 +109,15 @@ class Publisher:
         stamped_headers: list[str] | None = None,
         replaced_task_nesting: int = 0,
         route_name: str | None = None,
+        unique: Unique | None = None,
         **options: Any,
     ) -> Publication:
         """Return the message of a call, addressed; nothing is sent.
 
         The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
         that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
-        address for the result, if it is not this process) serve the worker. Raises ``EncodeError``,
-        ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        address for the result, if it is not this process) serve the worker; ``unique`` is the condition of a
+        call (``app.keys``). Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
@@ -212,6 +215,8 @@ class Publisher:
             address = reply or behalf.reply or app.reply_address()
             if address is not None:
                 note["reply"] = address
+        if unique is not None and unique.until is Hold.ENDED:
+            note["unique"] = unique.key
         header[OWN_HEADER] = note
         return Publication(
             Message(header, properties, body, content_type, encoding),
@@ -222,6 +227,7 @@ class Publisher:
             target.exchange,
             target.routing_key,
             self._track(when) if not ignore_result and app.tracks_queued else None,
+            unique,
         )
 
     @contextmanager
@@ -274,6 +280,11 @@ class Publisher:
         whoever called the running task."""
         return _behalf_of(worker_frame()).reply or self._app.reply_address()
 
+    @property
+    def is_collecting(self) -> bool:
+        """Whether what is sent here is only collected (:meth:`collecting`)."""
+        return _collected.get() is not None
+
     def embed(self, options: Mapping[str, Any]) -> Embed:
         """What follows a call with these options, for its body."""
         return _embed(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
@@ -310,8 +321,10 @@ class Publisher:
         timeout: float | None = None,
         retry: bool | None = None,
         retry_policy: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Store the messages, all or none.
+    ) -> dict[int, str]:
+        """Store the messages, all or none but those whose unique key is held.
+
+        These are returned as ``Broker.publish`` returns them: index -> the task id that holds the key.
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
@@ -323,8 +336,8 @@ class Publisher:
         collected = _collected.get()
         if collected is not None:
             collected.extend(publications)
-            return
-        self._store(publications, timeout, retry, retry_policy)
+            return {}
+        return self._store(publications, timeout, retry, retry_policy)
 
     def _store(
         self,
@@ -332,17 +345,20 @@ class Publisher:
         timeout: float | None,
         retry: bool | None,
         retry_policy: Mapping[str, Any] | None,
-    ) -> None:
+    ) -> dict[int, str]:
         conf = self._app.conf
         started = time.monotonic()
         try:
-            self._app.write_broker.publish(publications)
+            held = self._app.write_broker.publish(publications)
         except OperationalError as exc:
             policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
             wanted = conf.task_publish_retry if retry is None else retry
-            self._send_again(publications, exc, started, policy if wanted else None, timeout, bool(retry))
+            held = self._send_again(
+                publications, exc, started, policy if wanted else None, timeout, bool(retry)
+            )
         if signals.after_task_publish.receivers:
-            self._announce_after(publications)
+            self._announce_after(p for index, p in enumerate(publications) if index not in held)
+        return held
 
     def _send_again(
         self,
@@ -352,7 +368,7 @@ class Publisher:
         policy: Mapping[str, Any] | None,
         timeout: float | None,
         told: bool,
-    ) -> None:
+    ) -> dict[int, str]:
         seconds = self._app.conf.broker_publish_timeout if timeout is None else timeout
         deadline = started + seconds
         for pause in _pauses(policy):
@@ -363,8 +379,7 @@ class Publisher:
             time.sleep(pause)
             started = time.monotonic()
             try:
-                self._app.write_broker.publish(publications)
-                return
+                return self._app.write_broker.publish(publications)
             except OperationalError as exc:
                 error = exc
         doubt = " The messages may have been stored: the answer got lost." if error.maybe_done else ""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from celeriac.app import state
+from celeriac.app.checkpoint import Checkpoint
 from celeriac.message import Message
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
 
 _PROTOCOL_HEADERS = frozenset(
     ("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit",
@@ -73,6 +78,7 @@ class Context:
     """When the call last told of its progress, by the monotonic clock."""
     _update: dict[str, Any] | None = None
     """The last ``update_state`` of an eager call."""
+    _checkpoint: Checkpoint | None = None
 
     def __init__(
         self,
@@ -163,6 +169,27 @@ class Context:
         if self._children is None:
             self._children = []
         return self._children
+
+    @property
+    def checkpoint(self) -> Any:
+        """What an earlier run of this call kept with ``Task.checkpoint``, or this one did; else ``None``.
+
+        The first look asks the store.
+        """
+        frame = state.worker_frame()
+        if self._checkpoint is None and self.lease is not None and frame is not None:
+            self._checkpoint = Checkpoint.fetched(frame.task.app, str(self.id))
+        return None if self._checkpoint is None else self._checkpoint.state
+
+    def keep_checkpoint(self, app: Celeriac, kept: Any) -> bool:
+        """Keep ``kept`` for this call's next run; see ``Task.checkpoint``."""
+        self._checkpoint = Checkpoint(kept)
+        return self.lease is None or self._checkpoint.store(app, str(self.id), self.lease)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether one is known to be stored: it is deleted with the end of the task."""
+        return self._checkpoint is not None and self._checkpoint.stored
 
     @property
     def task_name(self) -> str | None:

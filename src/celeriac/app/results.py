@@ -141,16 +141,6 @@ class ResultFormat:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta
 
-    def progress(self, task: Task[..., Any], done: float, total: float | None, note: str) -> None:
-        """Store how far a task has come (``Task.progress``), unless it did a moment ago."""
-        request = task.request
-        now = time.monotonic()
-        finished = total is not None and done >= total
-        if not finished and now - request._progressed < _PROGRESS_PAUSE and not request.is_eager:
-            return
-        request._progressed = now
-        self.update(task, None, "PROGRESS", {"current": done, "total": total, "note": note})
-
     def reader(self) -> Callable[[bytes], Any]:
         """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it."""
         conf = self._app.conf
@@ -165,6 +155,19 @@ class ResultFormat:
             return serialization.loads(payload, form.content_type, form.content_encoding, accepted)
 
         return read
+
+    def progress(
+        self, task: Task[..., Any], done: float, total: float | None, note: str
+    ) -> dict[str, Any] | None:
+        """The ``meta`` that tells how far a task has come (``Task.progress``); ``None`` if it has told that a
+        moment ago, and this is not the last one."""
+        request = task.request
+        now = time.monotonic()
+        finished = total is not None and done >= total
+        if not finished and now - request._progressed < _PROGRESS_PAUSE and not request.is_eager:
+            return None
+        request._progressed = now
+        return {"current": done, "total": total, "note": note}
 
     def update(self, task: Task[..., Any], task_id: str | None, state: str | None, meta: Any) -> None:
         """Store a state of the user's own (``Task.update_state``).

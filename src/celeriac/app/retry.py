@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac.app.request import Context
 from celeriac.engines.base import Publication
 from celeriac.exceptions import Reject, Retry
-from celeriac.message import notes
+from celeriac.message import OWN_HEADER, Notes, notes
 
 if TYPE_CHECKING:
     from celeriac.task import Task
@@ -95,10 +95,12 @@ def next_attempt(
     }
     if request.queue and not options.keys() & {"queue", "exchange", "routing_key"}:
         same["queue"] = request.queue
-    if request.message is not None:
-        same["reply"] = notes(request.message).reply
+    own = notes(request.message) if request.message is not None else Notes()
+    same["reply"] = own.reply
     built: Publication = task.app.publisher.build(
         request.task_name or task.name, args, kwargs, task=task, retries=attempt, **{**same, **options}
     )
     built.message.headers["stamps"] = request.stamps or {}
+    if own.unique:
+        built.message.headers[OWN_HEADER]["unique"] = own.unique
     return built

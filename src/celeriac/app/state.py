@@ -27,8 +27,9 @@ class Frame(NamedTuple):
 running: ContextVar[Frame | None] = ContextVar("celeriac_running", default=None)
 """The innermost running task. A context variable works in threads, coroutines and greenlets alike."""
 
-joining: ContextVar[bool] = ContextVar("celeriac_joining", default=False)
-"""Whether waiting for results inside a task is allowed here (``allow_join_result``)."""
+joining: ContextVar[bool | None] = ContextVar("celeriac_joining", default=None)
+"""Whether waiting for results is allowed here (``allow_join_result``), or not (``denied_join_result``); if
+neither was said, it is unless a worker runs a task here."""
 
 
 def get_current_task() -> Task[..., Any] | None:
@@ -58,7 +59,7 @@ def allow_join_result() -> Iterator[None]:
 
 @contextmanager
 def denied_join_result() -> Iterator[None]:
-    """Forbid again, in this block, what :func:`allow_join_result` allowed."""
+    """Forbid waiting for results in this block, outside of tasks and in eager ones too."""
     token = joining.set(False)
     try:
         yield

@@ -11,11 +11,13 @@ from celeriac.app import state as current
 
 
 def assert_will_not_block() -> None:
-    """Raise ``RuntimeError`` inside a task that a worker runs, unless ``allow_join_result()`` is in force."""
-    if current.running.get() is None:
-        return
-    frame = current.worker_frame()
-    if frame is not None and not frame.request.is_eager and not current.joining.get():
+    """Raise ``RuntimeError`` inside a task that a worker runs, or that ``apply_async`` runs eagerly, and in
+    ``denied_join_result()``, unless ``allow_join_result()`` is in force."""
+    allowed = current.joining.get()
+    if allowed is None:
+        frame = current.worker_frame()
+        allowed = frame is None or frame.request.is_eager
+    if not allowed:
         raise RuntimeError(
             "Never call result.get() within a task: it holds a worker's slot while it waits, and can wait "
             "for ever if the other task needs that slot. Use link=... or a chain, or, if you know that it "

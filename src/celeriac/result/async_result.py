@@ -124,13 +124,13 @@ class AsyncResult(ResultBase, Generic[R]):
     ) -> Promise:
         """Call ``callback(result)`` when the task has succeeded, ``on_error(result)`` when it has failed.
 
-        They run in a thread of the result store's, soon after, or here and now if the result is known; what
-        they raise is logged. With ``weak`` the callbacks are not kept alive. The promise returned has a
+        They run in a thread of the result store's, soon after, where what they raise is logged; or here and
+        now if the result is known. With ``weak`` the callbacks are not kept alive. The promise returned has a
         ``then`` of its own, for what is to follow the callback, and ``cancel``.
         """
         promise = Promise(callback, on_error, weak)
         if self._cache is not None:
-            self._fulfil(promise)
+            self._fulfil(promise, here=True)
             return promise
 
         def arrived(_: str, payload: bytes) -> None:
@@ -144,11 +144,11 @@ class AsyncResult(ResultBase, Generic[R]):
         feed.open()
         return promise
 
-    def _fulfil(self, promise: Promise) -> None:
+    def _fulfil(self, promise: Promise, here: bool = False) -> None:
         if self.successful():
-            promise.fulfil(self)
+            promise.fulfil(self, here)
         else:
-            promise.fail(self.error(), self)
+            promise.fail(self.error(), self, here)
 
     def too_late(self, timeout: float | None) -> exceptions.TimeoutError:
         """The error of a wait that took longer than ``timeout`` seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from celeriac.app.waiting import reference
 
@@ -16,8 +16,9 @@ class Promise:
     """The outcome of a callback that is to be called once.
 
     ``fulfil(x)`` calls ``callback(x)``, ``fail(error, x)`` calls ``on_error(x)``. What is returned goes to
-    the callbacks that :meth:`then` adds; what is raised is logged and goes to their ``on_error``, as does the
-    error itself where no ``on_error`` takes it.
+    the callbacks that :meth:`then` adds; what is raised goes to their ``on_error``, as does the error itself
+    where no ``on_error`` takes it. ``here`` says that we are called in the caller's own thread, by ``then``:
+    there it is raised as well; elsewhere, where nobody could catch it, it is logged.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Promise:
             if not self.ready:
                 self._followers.append(follower)
                 return follower
-        self._pass_on(follower)
+        self._pass_on(follower, here=True)
         return follower
 
     def cancel(self) -> None:
@@ -59,34 +60,36 @@ class Promise:
         if self._cancel is not None:
             self._cancel()
 
-    def fulfil(self, argument: Any) -> None:
+    def fulfil(self, argument: Any, here: bool = False) -> None:
         """Call the callback."""
-        self._call(self._callback(), argument)
+        self._call(self._callback(), argument, here)
 
-    def fail(self, error: BaseException, argument: Any) -> None:
+    def fail(self, error: BaseException, argument: Any, here: bool = False) -> None:
         """Call the error callback, or keep the error for those that follow."""
         if self._takes_errors:
-            self._call(self._on_error(), argument)
+            self._call(self._on_error(), argument, here)
         else:
             self._end(None, error)
 
-    def until(self, cancel: Callable[[], None]) -> Self:
+    def until(self, cancel: Callable[[], None]) -> None:
         """Have ``cancel`` called by :meth:`cancel`, to release what would have called us."""
         self._cancel = cancel
-        return self
 
-    def _call(self, function: Callable[..., Any] | None, argument: Any) -> None:
+    def _call(self, function: Callable[..., Any] | None, argument: Any, here: bool) -> None:
         if self.cancelled:
             return
-        value, error = None, None
         try:
             # A callback that is held weakly may be gone.
             value = function(argument) if function is not None else None
         except Exception as exc:
-            # Nobody could catch it in this thread.
-            logger.exception("The callback %r of task %s raised", function, getattr(argument, "id", argument))
-            error = exc
-        self._end(value, error)
+            if not here:
+                task = getattr(argument, "id", argument)
+                logger.exception("The callback %r of task %s raised", function, task)
+            self._end(None, exc)
+            if here:
+                raise
+        else:
+            self._end(value, None)
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         with self._lock:
@@ -95,8 +98,8 @@ class Promise:
         for follower in followers:
             self._pass_on(follower)
 
-    def _pass_on(self, follower: Promise) -> None:
+    def _pass_on(self, follower: Promise, here: bool = False) -> None:
         if self.reason is not None:
-            follower.fail(self.reason, self.reason)
+            follower.fail(self.reason, self.reason, here)
         else:
-            follower.fulfil(self.value)
+            follower.fulfil(self.value, here)

@@ -126,7 +126,7 @@ class ResultSet(ResultBase, Generic[R]):
         promise = Promise(callback, on_error, weak)
         gathering = Gathering(self.results)
         if not gathering.waiting:
-            self._fulfil(promise)
+            self._fulfil(promise, here=True)
             return promise
         lock = threading.Lock()
 
@@ -143,12 +143,13 @@ class ResultSet(ResultBase, Generic[R]):
         feed.open()
         return promise
 
-    def _fulfil(self, promise: Promise) -> None:
-        failed = next((leaf for leaf in self.leaves() if leaf.settled and not _succeeded(leaf)), None)
+    def _fulfil(self, promise: Promise, here: bool = False) -> None:
+        ended = (leaf for leaf in self.leaves() if leaf.last_state() is not None)
+        failed = next((leaf for leaf in ended if not _succeeded(leaf)), None)
         if failed is None:
-            promise.fulfil(self)
+            promise.fulfil(self, here)
         else:
-            promise.fail(failed.error(), self)
+            promise.fail(failed.error(), self, here)
 
     # -- what came of them -----------------------------------------------------------------------------
 

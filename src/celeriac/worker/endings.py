@@ -239,6 +239,7 @@ class Endings:
                 delay=publication.delay if publication.due is None else None,
                 due=publication.due,
             )
+        job.moved = True
         return Outcome(token, queue, Verdict.ACK, record, (publication,))
 
     def _rejected(self, job: Job, error: Reject) -> Outcome:

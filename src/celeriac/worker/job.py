@@ -10,7 +10,10 @@ from celeriac.worker.plan import Plan
 class Job:
     """A message that may run."""
 
-    __slots__ = ("armed", "context", "cut", "delivery", "name", "once", "plan", "soft_hard", "started")
+    __slots__ = (
+        "armed", "context", "cut", "delivery", "moved", "name", "once", "place", "plan", "soft_hard",
+        "started", "unique",
+    )  # fmt: skip
 
     def __init__(self, delivery: Delivery, plan: Plan, context: Context) -> None:
         self.delivery = delivery
@@ -24,5 +27,11 @@ class Job:
         """The task's own code runs: a soft limit may be raised now."""
         self.cut: BaseException | None = None
         """What a cancelled coroutine was cancelled for."""
+        self.unique = ""
+        """The unique key that the task holds until it has ended."""
+        self.place = ""
+        """The concurrency limit under which this run holds a place."""
+        self.moved = False
+        """Its next attempt is a message of its own, so the task has not ended with this one."""
         if context.timelimit:
             self.soft_hard = plan.limits_of(context.timelimit)

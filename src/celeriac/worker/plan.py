@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app.keys import call_key
 from celeriac.app.request import Context
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.task import Task
@@ -46,12 +47,20 @@ class Plan:
         self.on_retry = _overridden(task, "on_retry")
         self.on_failure = _overridden(task, "on_failure")
         self.after_return = _overridden(task, "after_return")
-        self.plain = not self.interval
+        self.places = _places(task)
+        self.plain = not self.interval and not self.places
 
     def limits_of(self, timelimit: Any) -> tuple[float, float]:
         """Soft and hard limit for a message whose header ``timelimit`` (hard first) may set them."""
         hard, soft = timelimit
         return (float(soft) if soft else self.limits[0], float(hard) if hard else self.limits[1])
+
+    def place(self, context: Context) -> str:
+        """The concurrency limit that a call counts under: its task's, or that of its ``concurrency_key``."""
+        task = self.task
+        if task.concurrency_key is None:
+            return task.name
+        return call_key(task.name, task, task.concurrency_key, context.args, context.kwargs)
 
     def has_follow_ups(self, context: Context) -> bool:
         return bool(context.callbacks or context.chain or context.chord_additions)
@@ -75,6 +84,16 @@ def interval(rate: Any) -> float:
             f"a rate limit is a number of tasks a second or text such as '10/s', '10/m', '10/h', not {rate!r}"
         ) from None
     return 1.0 / per_second if per_second > 0 else 0.0
+
+
+def _places(task: Task[..., Any]) -> int:
+    """How many calls of the task may run at once; 0 without a limit."""
+    limit = task.max_concurrency
+    if limit is None:
+        return 0
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise ImproperlyConfigured(f"{task.name}: max_concurrency is a number from 1, or None, not {limit!r}")
+    return limit
 
 
 def _overridden(task: Task[..., Any], hook: str) -> Callable[..., Any] | None:

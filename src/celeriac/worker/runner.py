@@ -28,7 +28,7 @@ from celeriac.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from celeriac.message import Message, Notes, decode_body, decode_envelope, notes
+from celeriac.message import OWN_HEADER, Message, Notes, decode_body, decode_envelope, notes
 from celeriac.worker.endings import Endings
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
@@ -62,6 +62,7 @@ class Runner:
         self.plans: dict[str, Plan] = {}
         self.revoked: set[str] = set()
         self.rates: dict[str, str] = {}
+        self._unlimited: set[str] = set()
         self.version = 0
         self.lookup_redelivered = not app.fused or bool(app.conf.worker_deduplicate_successful_tasks)
         self.max_size = app.conf.message_max_size
@@ -113,9 +114,14 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
+        if delivery.placed:
+            job.place = plan.place(context)
         stamps = headers.get("stamps")
-        if (task_id in self.revoked or (stamps and self._revoked_by(stamps))) and not notes(message).lost:
-            return self.endings.revoked(job, "revoked")
+        if task_id in self.revoked or (stamps and self._revoked_by(stamps)):
+            own = notes(message)
+            if not own.lost:
+                job.unique = own.unique or ""
+                return self._freed(job, self.endings.revoked(job, "revoked"))
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
@@ -138,6 +144,12 @@ class Runner:
 
     def _special(self, job: Job, message: Message) -> Job | Outcome:
         own = notes(message)
+        if own.unique:
+            job.unique = own.unique
+        decided = self._decide(job, own)
+        return decided if decided is job else self._freed(job, decided)  # type: ignore[arg-type]
+
+    def _decide(self, job: Job, own: Notes) -> Job | Outcome:
         if own.lost or own.deliveries >= self.max_deliveries:
             return self._post_mortem(job, own)
         if own.deliveries and job.plan.task.reject_on_worker_lost is False:
@@ -156,6 +168,9 @@ class Runner:
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
         if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)
+        if job.plan.places and not job.place and not self._entered(job):
+            place = job.plan.place(context)
+            return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, place=place)
         return job
 
     def _admitted(self, job: Job) -> bool:
@@ -164,6 +179,36 @@ class Runner:
             return True
         queue, bucket, interval = job.delivery.queue, job.name, job.plan.interval
         return persist("ask for a rate limit's token", lambda: coordinator.admit(queue, bucket, interval))
+
+    def _entered(self, job: Job) -> bool:
+        """Whether the run has a place under its task's concurrency limit now."""
+        coordinator, context = self.app.coordinator, job.context
+        if coordinator is None or context.lease is None:
+            if job.name not in self._unlimited:
+                self._unlimited.add(job.name)
+                logger.warning(
+                    "max_concurrency of %s is not kept: %s cannot count across workers. "
+                    "Set result_backend to SQLite or Redis", job.name, self.app.broker_shown,
+                )  # fmt: skip
+            return True
+        place, limit, lease = job.plan.place(context), job.plan.places, context.lease
+        if not persist("ask for a place", lambda: coordinator.enter(place, limit, lease)):
+            return False
+        job.place = place
+        return True
+
+    def _freed(self, job: Job, outcome: Outcome) -> Outcome:
+        """The outcome with what the run held: freed in the same step."""
+        context = job.context
+        outcome.task_id = outcome.task_id or context.id or ""
+        if job.place:
+            outcome.place = job.place
+        if job.moved or outcome.verdict not in (Verdict.ACK, Verdict.DEAD):
+            return outcome
+        outcome.unique = job.unique
+        # A dead letter that is replayed goes on from where it was.
+        outcome.forget_checkpoint = context.has_checkpoint and outcome.verdict is Verdict.ACK
+        return outcome
 
     def _result_of(self, task_id: str | None) -> dict[str, Any] | None:
         """The stored result of a task that has ended."""
@@ -186,6 +231,11 @@ class Runner:
 
     def run(self, job: Job, call: Callable[[Job], Any] | None = None) -> Outcome:
         """Run the task and say how it ended. ``call`` runs the body where the pool has a way of its own."""
+        outcome = self._run(job, call)
+        holds = job.unique or job.place or job.context._checkpoint
+        return self._freed(job, outcome) if holds else outcome
+
+    def _run(self, job: Job, call: Callable[[Job], Any] | None) -> Outcome:
         plan, context = job.plan, job.context
         job.started = time.perf_counter()
         plan.task.push_request(context)
@@ -206,6 +256,11 @@ class Runner:
 
     async def arun(self, job: Job) -> Outcome:
         """The same for a coroutine on a running event loop."""
+        outcome = await self._arun(job)
+        holds = job.unique or job.place or job.context._checkpoint
+        return self._freed(job, outcome) if holds else outcome
+
+    async def _arun(self, job: Job) -> Outcome:
         plan, context = job.plan, job.context
         job.started = time.perf_counter()
         plan.task.push_request(context)
@@ -223,7 +278,7 @@ class Runner:
 
     def interrupted(self, job: Job, error: BaseException) -> Outcome:
         """The outcome of a job whose limit was raised in the moment it ended, outside its own code."""
-        return self.endings.failed(job, error)
+        return self._freed(job, self.endings.failed(job, error))
 
     def _before(self, job: Job) -> None:
         plan, context = job.plan, job.context
@@ -259,6 +314,7 @@ class Runner:
         try:
             headers = decode_envelope(delivery.payload).headers
             outcome.task, outcome.task_id = str(headers.get("task", "")), str(headers.get("id", ""))
+            outcome.unique = _unique(headers)
         except DecodeError:
             return outcome
         if outcome.task_id and self.app.backend is not None:
@@ -298,6 +354,7 @@ class Runner:
         outcome = Outcome(
             delivery.token, delivery.queue, Verdict.DEAD, record, reason="unknown",
             detail=f"no task named {name!r} is registered", task=name, task_id=context.id or "",
+            unique=_unique(context.message.headers) if context.message else "",
         )  # fmt: skip
         return self.endings.lost(outcome, context, states.FAILURE, error)
 
@@ -323,6 +380,13 @@ class Runner:
             return self.endings.failed(job, lost)
         finally:
             job.plan.task.pop_request()
+
+
+def _unique(headers: dict[str, Any]) -> str:
+    """The unique key that a message's task holds, of headers that may be garbage."""
+    own = headers.get(OWN_HEADER)
+    key = own.get("unique") if isinstance(own, dict) else None
+    return key if isinstance(key, str) else ""
 
 
 def _epoch(moment: str | float | int) -> float:

@@ -17,6 +17,7 @@ from celeriac.settings.kinds import (
 )
 from celeriac.settings.table.rows import own, settled, works
 
+NO_RPC = "Results are kept in a store, not sent as messages: there is no rpc:// here."
 RETRIED = "A result store that is away is tried again, with back-off and jitter, until it is back."
 
 ROWS = (
@@ -59,8 +60,8 @@ ROWS = (
         "result_chord_expires",
         SECONDS,
         None,
-        "Seconds after which the state of an unfinished chord is deleted, counted anew with each part "
-        "and, at its beginning, from the end of the longest delay; None means as result_expires, 0 never.",
+        "Seconds after which the state of an unfinished chord is deleted, counted anew with each part and, "
+        "at its beginning, from the end of the header's longest delay; None is result_expires, 0 is never.",
     ),
     works(
         "result_extended",
@@ -68,15 +69,9 @@ ROWS = (
         False,
         "Results also hold the task's name, arguments, queue, worker and number of retries.",
     ),
-    works("result_exchange", REFERENCE, "celeryresults", "Exchange of rpc:// results.", pending="rabbitmq"),
-    works("result_exchange_type", TEXT, "direct", "Type of result_exchange.", pending="rabbitmq"),
-    works(
-        "result_persistent",
-        BOOLEAN,
-        None,
-        "Messages of rpc:// results survive a restart of the server; None means no.",
-        pending="rabbitmq",
-    ),
+    settled("result_exchange", REFERENCE, "celeryresults", NO_RPC),
+    settled("result_exchange_type", TEXT, "direct", NO_RPC),
+    settled("result_persistent", BOOLEAN, None, NO_RPC),
     settled("result_cache_max", INTEGER, -1, "A result is remembered by its AsyncResult and nowhere else."),
     settled(
         "result_chord_retry_interval",

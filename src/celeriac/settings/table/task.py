@@ -85,6 +85,12 @@ ROWS = (
         False,
         "A task that failed for good also leaves a dead letter, so that it can be replayed.",
     ),
+    own(
+        "checkpoint_expires",
+        SECONDS,
+        7 * 86400.0,
+        "Seconds for which a task's checkpoint (Task.checkpoint) is kept for its next run.",
+    ),
     # -- running -----------------------------------------------------------------------------------------
     works(
         "task_time_limit",

@@ -1,0 +1,52 @@
+"""Checkpoint: how far a long task has come, kept for the case that its run does not end."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celeriac import extended_json
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.serialization import json_dumps
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
+    from celeriac.engines.base import Coordinator
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint:
+    """A task's own state, as it was kept last."""
+
+    __slots__ = ("state", "stored")
+
+    def __init__(self, state: Any, stored: bool = False) -> None:
+        self.state = state
+        self.stored = stored
+        """Whether the store holds one of this task."""
+
+    @classmethod
+    def fetched(cls, app: Celeriac, task_id: str) -> Checkpoint:
+        """What the store holds for this task, or ``None`` as its state."""
+        payload = _coordinator(app).checkpoint(task_id)
+        return cls(None) if payload is None else cls(extended_json.loads(payload), stored=True)
+
+    def store(self, app: Celeriac, task_id: str, lease: tuple[str, str, int]) -> bool:
+        """Keep it in the store; ``False`` if the lease is lost. Raises ``EncodeError``."""
+        payload = json_dumps(self.state, {"checkpoint": self.state})
+        ttl = float(app.conf.checkpoint_expires)
+        self.stored = _coordinator(app).keep_checkpoint(task_id, payload, ttl, lease)
+        if not self.stored:
+            logger.warning("Task %s: the checkpoint was not kept: the task's lease is lost", task_id)
+        return self.stored
+
+
+def _coordinator(app: Celeriac) -> Coordinator:
+    found = app.coordinator
+    if found is None:
+        raise ImproperlyConfigured(
+            f"a checkpoint needs a store that keeps one, which {app.broker_shown} is not: "
+            "set result_backend to SQLite or Redis"
+        )
+    return found

@@ -1,0 +1,270 @@
+"""Unique and debounced calls, limits of concurrency, checkpoints: on the memory engine, without a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.engines.base import Delivery, Incarnation, NodeInfo, Outcome, Verdict
+from celeriac.worker.job import Job
+from celeriac.worker.runner import Runner
+from tests.unit.helpers import body, make_app, message, messages
+
+Task = Any
+
+
+class Bench:
+    """A child of a worker, one step at a time."""
+
+    def __init__(self, app: Celeriac) -> None:
+        self.app = app
+        app.finalize()
+        app.broker.beat(NodeInfo("node", "w@here", "here", 1, 1.0))
+        self.consumer = app.broker.attach(Incarnation("node", 0, 1, 4))
+        self.runner = Runner(app, "w@here", self.consumer.owner.name, max_deliveries=3)
+
+    def claim(self, limit: int = 1) -> list[Delivery]:
+        return self.consumer.exchange([], ["celery"], limit).deliveries
+
+    def prepare(self, delivery: Delivery) -> Job | Outcome:
+        return self.runner.prepare(delivery)
+
+    def settle(self, *outcomes: Outcome) -> None:
+        assert self.consumer.exchange(outcomes, [], 0).refused == []
+
+    def step(self) -> Outcome | None:
+        """Claim one message, run it, settle it."""
+        claimed = self.claim()
+        if not claimed:
+            return None
+        job = self.prepare(claimed[0])
+        outcome = job if isinstance(job, Outcome) else self.runner.run(job)
+        self.settle(outcome)
+        return outcome
+
+
+@pytest.fixture
+def app() -> Iterator[Celeriac]:
+    app = make_app()
+    yield app
+    app.close()
+
+
+# -- unique --------------------------------------------------------------------------------------------
+
+
+def test_a_second_copy_is_not_sent_while_the_first_waits_or_runs(app: Celeriac) -> None:
+    @app.task(name="once", unique_for=60)
+    def once(x: int) -> int:
+        return x
+
+    first, second, other = once.delay(1), once.delay(1), once.delay(2)
+    assert second.id == first.id
+    assert second.duplicate
+    assert not first.duplicate
+    assert other.id != first.id
+    assert len(messages(app)) == 2
+    bench = Bench(app)
+    (claimed,) = bench.claim()
+    job = bench.prepare(claimed)
+    assert once.delay(1).id == first.id  # it runs now
+    assert isinstance(job, Job)
+    bench.settle(bench.runner.run(job))
+    third = once.delay(1)
+    assert third.id != first.id
+    assert not third.duplicate
+
+
+def test_a_failed_task_frees_its_key_and_a_retried_one_holds_it(app: Celeriac) -> None:
+    @app.task(name="fails", unique_for=60, bind=True, max_retries=1)
+    def fails(self: Task) -> None:
+        raise self.retry(countdown=0, exc=ValueError())
+
+    first = fails.delay()
+    bench = Bench(app)
+    outcome = bench.step()
+    assert outcome is not None
+    assert outcome.verdict is Verdict.DELAY
+    assert fails.delay().id == first.id
+    bench.step()
+    assert fails.delay().id != first.id
+
+
+def test_a_revoked_task_frees_its_key(app: Celeriac) -> None:
+    @app.task(name="gone", unique_for=60)
+    def gone() -> None: ...
+
+    first = gone.delay()
+    bench = Bench(app)
+    app.control.revoke(first.id)
+    bench.runner.obey(app.coordinator.control(0))  # type: ignore[union-attr]
+    bench.step()
+    assert first.state == "REVOKED"
+    assert gone.delay().id != first.id
+
+
+def test_the_call_may_say_it_for_itself(app: Celeriac) -> None:
+    @app.task(name="plain")
+    def plain(x: int, y: int) -> None: ...
+
+    first = plain.apply_async((1, 1), unique_for=60, unique_key="{x}")
+    assert plain.apply_async((1, 2), unique_for=60, unique_key="{x}").id == first.id
+    assert app.send_task("plain", (1, 3), unique_for=60, unique_key="{x}").id == first.id
+    assert plain.delay(1, 1).id != first.id
+
+
+def test_enqueue_many_leaves_out_what_is_there(app: Celeriac) -> None:
+    @app.task(name="many", unique_for=60)
+    def many(x: int) -> None: ...
+
+    first = many.delay(1)
+    results = many.enqueue_many([1, 2, 2])
+    assert results[0].id == first.id
+    assert results[0].duplicate
+    assert results[1].id == results[2].id
+    assert results[2].duplicate
+    assert len(messages(app)) == 2
+
+
+# -- debounced -----------------------------------------------------------------------------------------
+
+
+def test_a_newer_call_takes_the_place_of_the_one_that_waits(app: Celeriac) -> None:
+    @app.task(name="index", debounce=30, unique_key="{document}")
+    def index(document: int, text: str) -> str:
+        return text
+
+    first, second, other = index.delay(1, "old"), index.delay(1, "new"), index.delay(2, "x")
+    assert second.id == first.id
+    assert not second.duplicate
+    assert other.id != first.id
+    waiting = messages(app, state="delayed")
+    assert [body(found)[0] for found in waiting] == [[1, "new"], [2, "x"]]
+
+
+def test_once_it_is_ready_the_next_call_waits_for_itself(app: Celeriac) -> None:
+    @app.task(name="index", debounce=0.01)
+    def index() -> None: ...
+
+    first = index.delay()
+    bench = Bench(app)
+    while not (claimed := bench.claim()):
+        bench.consumer.wait(["celery"], 0.05)
+    assert index.delay().id != first.id
+    job = bench.prepare(claimed[0])
+    assert isinstance(job, Job)
+    bench.settle(bench.runner.run(job))
+    assert first.get(timeout=1) is None
+
+
+def test_debounced_calls_of_enqueue_many_are_one(app: Celeriac) -> None:
+    @app.task(name="index", debounce=30)
+    def index() -> None: ...
+
+    assert len({result.id for result in index.enqueue_many([(), (), ()])}) == 1
+    assert message(app, state="delayed").headers["task"] == "index"
+
+
+# -- limits of concurrency -----------------------------------------------------------------------------
+
+
+def test_no_more_run_than_have_a_place(app: Celeriac) -> None:
+    @app.task(name="heavy", max_concurrency=1)
+    def heavy(x: int) -> int:
+        return x
+
+    results = [heavy.delay(x) for x in range(3)]
+    bench = Bench(app)
+    first, second, third = bench.claim(3)
+    running = bench.prepare(first)
+    assert isinstance(running, Job)
+    parked = [bench.prepare(second), bench.prepare(third)]
+    assert all(isinstance(one, Outcome) and one.verdict is Verdict.PARK for one in parked)
+    bench.settle(*parked)  # type: ignore[arg-type]
+    assert bench.claim() == []
+    bench.settle(bench.runner.run(running))
+    (again,) = bench.claim(2)
+    assert again.placed
+    held = bench.prepare(again)
+    assert isinstance(held, Job)
+    bench.settle(bench.runner.run(held))
+    bench.step()
+    assert [result.get(timeout=1) for result in results] == [0, 1, 2]
+
+
+def test_each_key_has_places_of_its_own(app: Celeriac) -> None:
+    @app.task(name="per", max_concurrency=1, concurrency_key="{tenant}")
+    def per(tenant: str) -> None: ...
+
+    for tenant in ("a", "b", "a"):
+        per.delay(tenant)
+    bench = Bench(app)
+    decided = [bench.prepare(claimed) for claimed in bench.claim(3)]
+    assert [isinstance(one, Job) for one in decided] == [True, True, False]
+
+
+def test_a_retry_gives_its_place_back(app: Celeriac) -> None:
+    @app.task(name="again", max_concurrency=1, bind=True)
+    def again(self: Task) -> None:
+        raise self.retry(countdown=60)
+
+    again.delay()
+    again.delay()
+    bench = Bench(app)
+    assert bench.step() is not None
+    second = bench.step()
+    assert second is not None
+    assert second.verdict is Verdict.DELAY
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_there_for_the_next_run_and_gone_with_the_end(app: Celeriac) -> None:
+    seen: list[Any] = []
+
+    @app.task(name="long", bind=True)
+    def long(self: Task) -> None:
+        seen.append(self.request.checkpoint)
+        if not seen[-1]:
+            assert self.checkpoint({"page": 7})
+            raise self.retry(countdown=0)
+
+    result = long.delay()
+    bench = Bench(app)
+    bench.step()
+    bench.step()
+    assert seen == [None, {"page": 7}]
+    assert app.coordinator is not None
+    assert app.coordinator.checkpoint(result.id) is None
+
+
+def test_a_run_that_lost_its_lease_keeps_no_checkpoint(
+    app: Celeriac, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(name="lost", bind=True)
+    def lost(self: Task) -> bool:
+        return bool(self.checkpoint(1))
+
+    result = lost.delay()
+    bench = Bench(app)
+    (claimed,) = bench.claim()
+    job = bench.prepare(claimed)
+    app.broker.release(bench.consumer.owner.name, {})
+    assert isinstance(job, Job)
+    bench.runner.run(job)
+    assert app.coordinator is not None
+    assert app.coordinator.checkpoint(result.id) is None
+    assert "the checkpoint was not kept" in caplog.text
+
+
+def test_called_directly_a_checkpoint_stays_in_the_call(app: Celeriac) -> None:
+    @app.task(name="direct", bind=True)
+    def direct(self: Task) -> Any:
+        self.checkpoint(3)
+        return self.request.checkpoint
+
+    assert direct() == 3

@@ -1,0 +1,88 @@
+"""By what two calls of a task are the same, and how a key may be given."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from celeriac.app import keys
+from celeriac.engines.base import Hold, Unique
+from celeriac.exceptions import ImproperlyConfigured
+from tests.unit.helpers import make_app
+
+
+def report(user_id: int, day: str = "today", **more: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def task() -> Any:
+    return make_app().task(report, name="report")
+
+
+def key(task: Any, given: Any, *args: Any, **kwargs: Any) -> str:
+    return keys.call_key("report", task, given, args, kwargs)
+
+
+def test_without_a_key_all_arguments_count(task: Any) -> None:
+    assert key(task, None, 1) == key(task, None, user_id=1) == key(task, None, 1, day="today")
+    assert key(task, None, 1) != key(task, None, 2)
+    assert key(task, None, 1) != key(task, None, 1, "tomorrow")
+
+
+def test_a_key_of_text_names_parameters(task: Any) -> None:
+    assert key(task, "user:{user_id}", 1, day="x") == "report:user:1"
+    assert key(task, "user:{user_id}", user_id=1) == "report:user:1"
+
+
+def test_a_key_of_names_or_a_function(task: Any) -> None:
+    assert key(task, ["user_id"], 1, "a") == key(task, ["user_id"], 1, "b")
+    assert key(task, ["user_id", "day"], 1, "a") != key(task, ["user_id", "day"], 1, "b")
+    assert key(task, lambda user_id, **_: user_id % 10, 31) == "report:1"
+
+
+def test_a_long_key_is_stood_in_for(task: Any) -> None:
+    assert len(key(task, "{day}", 1, "x" * 10_000)) < 100
+
+
+def test_a_key_that_names_no_parameter_says_so(task: Any) -> None:
+    with pytest.raises(TypeError, match=r"'nobody'.*it has user_id, day"):
+        key(task, "{nobody}", 1)
+
+
+def test_a_task_known_by_name_has_numbers_for_positions() -> None:
+    assert keys.call_key("far", None, "{0}-{x}", (7,), {"x": 1}) == "far:7-1"
+
+
+def condition(task: Any, *args: Any, **options: Any) -> Unique | None:
+    return keys.unique_of("report", task, args, {}, options)
+
+
+def test_no_condition_without_an_option(task: Any) -> None:
+    assert condition(task, 1) is None
+    assert condition(task, 1, unique_for=0) is None
+
+
+def test_unique_holds_until_the_end_and_debounce_while_delayed(task: Any) -> None:
+    unique = condition(task, 1, unique_for=timedelta(minutes=1))
+    assert unique is not None
+    assert (unique.ttl, unique.until) == (60.0, Hold.ENDED)
+    late = condition(task, 1, debounce=5)
+    assert late is not None
+    assert late.until is Hold.DELAYED
+    assert late.ttl > 5
+    alone = condition(task, 1, unique_key="{user_id}")
+    assert alone is not None
+    assert alone.ttl == keys.UNIQUE_AT_MOST
+
+
+def test_both_at_once_make_no_sense(task: Any) -> None:
+    with pytest.raises(TypeError, match="give one of the two"):
+        condition(task, 1, unique_for=5, debounce=5)
+
+
+@pytest.mark.parametrize("wrong", ["5", -1, True])
+def test_a_time_is_a_number_or_a_timedelta(task: Any, wrong: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="unique_for is a number"):
+        condition(task, 1, unique_for=wrong)
