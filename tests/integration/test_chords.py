@@ -105,24 +105,24 @@ def test_a_failure_reaches_the_error_callbacks(site: Any) -> None:
     assert sorted(site.await_journal(lambda lines: len(lines) >= 2)) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "args", "reason"),
-    [
-        ("always_failing", (), "RuntimeError"),
-        ("ignore", (), "Ignore"),
-        ("reject", (), "no thanks"),
-        ("hard", (), "TimeLimitExceeded"),
-        ("die", ("x",), "WorkerLostError"),
-        ("die_early_acked", ("x",), "WorkerLostError"),
-        ("unserialisable", (), "EncodeError"),
-        ("nobody", (), "never registered"),
-    ],
-)
-def test_a_header_task_that_does_not_succeed_fails_the_chord(
-    site: Any, name: str, args: Any, reason: str
-) -> None:
-    site.worker("-c", "2")
-    assert reason in failure(site, sig(site, name, *args))
+ENDS = [
+    ("always_failing", (), "RuntimeError"),
+    ("ignore", (), "Ignore"),
+    ("reject", (), "no thanks"),
+    ("hard", (), "TimeLimitExceeded"),
+    ("die", ("x",), "WorkerLostError"),
+    ("die_early_acked", ("x",), "WorkerLostError"),
+    ("unserialisable", (), "EncodeError"),
+    ("nobody", (), "never registered"),
+]
+
+
+def test_a_header_task_that_does_not_succeed_fails_the_chord(site: Any) -> None:
+    site.worker("-c", "2", worker_prefetch_multiplier=1)
+    begun = [chord(header(site, sig(site, name, *args)))(sig(site, "total")) for name, args, _ in ENDS]
+    for result, (_, _, reason) in zip(begun, ENDS, strict=True):
+        with pytest.raises(ChordError, match=reason):
+            result.get(timeout=30)
 
 
 def test_an_expired_header_task_fails_the_chord(site: Any) -> None:
@@ -143,13 +143,12 @@ def test_a_revoked_header_task_fails_the_chord(site: Any) -> None:
 
 
 def test_a_revoked_delayed_header_task_fails_the_chord(site: Any) -> None:
-    site.worker("-c", "2")
     late = sig(site, "add", 1, 1).set(task_id="late", countdown=1000)
     result = chord(header(site, late))(sig(site, "total"))
-    site.app.AsyncResult(result.parent.results[0].id).get(timeout=10)
     site.app.control.revoke("late")
     with pytest.raises(TaskRevokedError):
         site.app.AsyncResult("late").get(timeout=1)
+    site.worker("-c", "2")
     with pytest.raises(ChordError, match=r"Dependency late raised TaskRevokedError"):
         result.get(timeout=30)
 
