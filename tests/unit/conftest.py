@@ -1,4 +1,4 @@
-"""The fixture ``celery_peer``: a process of the real Celery to compare with."""
+"""A process of the real Celery to compare with, and applications that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
+from celeriac.app.state import restored_apps
+
 TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_apps() -> Iterator[None]:
+    """A test's applications are no other test's current one, and their shared tasks join no other's."""
+    with restored_apps():
+        yield
 
 
 class CeleryPeer:

@@ -190,7 +190,7 @@ def test_an_error_of_the_test_goes_through(app: Celeriac) -> None:
 
 
 def test_what_tasks_log_can_be_looked_at(app: Celeriac, caplog: pytest.LogCaptureFixture) -> None:
-    app.add_task(lambda: get_task_logger("shop").info("sold"), name="sell")
+    app.add_task(lambda: get_task_logger("contrib.sale").info("sold"), name="sell")
     caplog.set_level("INFO")
     with start_worker(app):
         app.tasks["sell"].delay().get(timeout=10)

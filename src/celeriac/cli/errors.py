@@ -37,6 +37,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(near)}?"
 
 
+def nearest_task(name: str, tasks: Iterable[str]) -> str:
+    """:func:`did_you_mean` for tasks; the built-in ones are proposed only for names that begin as they do."""
+    prefix = "celery."
+    return did_you_mean(
+        name, [task for task in tasks if name.startswith(prefix) or not task.startswith(prefix)]
+    )
+
+
 def wants_traceback() -> bool:
     """Whether ``CELERIAC_DEBUG`` asks for tracebacks of errors that otherwise are one sentence."""
     return os.environ.get("CELERIAC_DEBUG", "") not in ("", "0")

@@ -10,7 +10,7 @@ import click
 
 from celeriac import states
 from celeriac.cli import output
-from celeriac.cli.errors import Failure, did_you_mean
+from celeriac.cli.errors import Failure, did_you_mean, nearest_task
 from celeriac.cli.options import (
     ISO_TIME,
     ISO_TIME_OR_SECONDS,
@@ -72,7 +72,7 @@ def _find(session: Session, name: str) -> Any:
 
 
 def _warn_unknown(session: Session, app: Celeriac, name: str, force: bool) -> None:
-    proposal = did_you_mean(name, app.tasks)
+    proposal = nearest_task(name, app.tasks)
     if proposal and not force:
         raise Failure(
             f"the application has no task {name!r}.{proposal} (--force sends it all the same)", EX_USAGE
@@ -177,7 +177,7 @@ def rate_limit(session: Session, /, task_name: str, rate: str) -> None:
     """
     app = session.application
     if _find(session, task_name) is None:
-        proposal = did_you_mean(task_name, app.tasks)
+        proposal = nearest_task(task_name, app.tasks)
         raise Failure(f"the application has no task {task_name!r}.{proposal}", EX_USAGE)
     app.control.rate_limit(task_name, _rate(rate))
     session.say(f"{task_name}: {'the limit in the code' if rate == 'default' else rate}.")
