@@ -50,23 +50,10 @@ class RedisSchedules:
         What an entry is may be read a moment later than the version, many in several commands: what others
         change meanwhile comes again with the next call.
         """
-        own = self.keys.own
-        commands = [
-            ("MULTI",),
-            ("HMGET", own("schedule"), "version", "forgotten"),
-            ("ZRANGE", own("schedule:removed"), f"({since}", "+inf", "BYSCORE"),
-            ("ZRANGE", own("schedule:versions"), f"({since}", "+inf", "BYSCORE", "WITHSCORES"),
-            ("EXEC",),
-        ]
         with self.links.borrow() as link:
-            answers = link.calls(b"".join(pack(command) for command in commands), len(commands))
-            known, removed, rows = answers[-1]
-            version, forgotten = (int(number or 0) for number in known)
-            complete = since == 0 or not forgotten <= since <= version
-            if complete and since:
-                return self.schedule()
+            version, complete, removed, rows = self.scripts["schedule"].run(link, [], [since])
             entries = list(self._entries(link, rows))
-        return Schedule(version, entries, [] if complete else [name.decode() for name in removed], complete)
+        return Schedule(version, entries, [name.decode() for name in removed], bool(complete))
 
     def schedule_version(self) -> int:
         """The version alone: one command."""
@@ -109,8 +96,9 @@ class RedisSchedules:
         for start in range(0, len(rows), 2 * READ_CHUNK):
             chunk = rows[start : start + 2 * READ_CHUNK]
             names = chunk[::2]
-            commands = [("HMGET", own("schedule:entries"), *names), ("HMGET", own("schedule:ticks"), *names)]
-            values, ticks = link.calls(b"".join(pack(command) for command in commands), 2)
+            both = pack(("HMGET", own("schedule:entries"), *names))
+            both += pack(("HMGET", own("schedule:ticks"), *names))
+            values, ticks = link.calls(both, 2)
             for name, version, value, tick in zip(names, chunk[1::2], values, ticks, strict=True):
                 if value is not None and tick is not None:  # else removed a moment ago
                     yield _entry(name, int(version), value, tick)

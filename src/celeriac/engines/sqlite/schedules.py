@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+
+import msgspec
 
 from celeriac.engines import schedule
 from celeriac.engines.schedule import CLOCK_STEP, Entry, Schedule, Term, Tick
@@ -43,8 +44,7 @@ _MARK = """UPDATE progress SET last_due = ?, last_run = ?, last_id = ?, runs = ?
 WHERE entry = ?"""
 
 
-@dataclass(slots=True)
-class _Progress:
+class _Progress(msgspec.Struct):
     last_due: float | None
     last_run: float | None
     last_id: str
@@ -93,7 +93,7 @@ class SQLiteSchedules:
                 removed = [] if complete else handle.execute(_REMOVED, (since,)).fetchall()
             finally:
                 handle.execute("COMMIT")
-        entries = [Entry(*row[:3], bool(row[3]), *row[4:]) for row in rows]
+        entries = [Entry(name, body, kind, bool(on), *rest) for name, body, kind, on, *rest in rows]
         return Schedule(version, entries, [name for (name,) in removed], complete)
 
     def schedule_version(self) -> int:
@@ -145,11 +145,13 @@ class SQLiteSchedules:
             held = work.publish([parcels[index] for index in firing])
             for position in held:
                 reasons[firing[position]] = "held"
+            marked = {}
             for tick, reason in zip(ticks, reasons, strict=True):
                 one = progress[tick.name]
-                if one is not None:
+                if one is not None and reason != "done":
                     _count(one, tick, reason)
-            work.handle.executemany(_MARK, [astuple(one) for one in progress.values() if one is not None])
+                    marked[tick.name] = msgspec.structs.astuple(one)
+            work.handle.executemany(_MARK, marked.values())
         return {tick.name: reason for tick, reason in zip(ticks, reasons, strict=True) if reason}
 
 
