@@ -44,6 +44,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from celeriac.engines.groups import ChordPart, GroupStore
+from celeriac.engines.schedule import ScheduleStore
 from celeriac.message import Message
 from celeriac.routing.queues import Binding as Binding
 
@@ -544,8 +545,8 @@ class Control(msgspec.Struct):
     """Of the revoked ids, those to be killed if they run: id -> signal name ("SIGTERM")."""
 
 
-class Coordinator(Protocol):
-    """What workers must agree on."""
+class Coordinator(ScheduleStore, Protocol):
+    """What workers and schedulers must agree on."""
 
     def admit(self, queue: str, bucket: str, interval: float) -> bool:
         """Take a token of a rate limit with one token every ``interval`` seconds (no burst), globally.

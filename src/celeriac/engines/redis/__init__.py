@@ -40,6 +40,7 @@ from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
 from celeriac.engines.redis.results import RedisResults
+from celeriac.engines.redis.schedules import RedisSchedules
 from celeriac.engines.redis.scripts import Layout, Scripts
 from celeriac.engines.redis.tracking import Sentinel
 from celeriac.exceptions import ImproperlyConfigured
@@ -47,7 +48,7 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisGroups, RedisInspection, RedisCoordinator, RedisBindings):
+class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator, RedisBindings):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
     urgencies = LOWER_FIRST
