@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celeriac.app.keys import Key
     from celeriac.app.redaction import Rule
     from celeriac.canvas.maps import chunks
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")

@@ -15,9 +15,9 @@ from celeriac.engines.base import (
     NodeInfo,
     Outcome,
     Publication,
-    ResultRecord,
     Verdict,
 )
+from celeriac.engines.results import ResultRecord
 from celeriac.message import Message, Notes, decode_envelope, notes
 
 BODY = b'[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'

@@ -11,7 +11,8 @@ import sys
 import time
 
 from celeriac.engines import create
-from celeriac.engines.base import Delivery, Incarnation, Outcome, ResultRecord, Verdict
+from celeriac.engines.base import Delivery, Incarnation, Outcome, Verdict
+from celeriac.engines.results import ResultRecord
 from celeriac.message import decode_envelope
 
 

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.app.periodic import PeriodicTasks
-    from celeriac.engines.base import Broker, Coordinator, ResultBackend
+    from celeriac.engines.base import Broker
+    from celeriac.engines.coordinator import Coordinator
+    from celeriac.engines.results import ResultBackend
     from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
 

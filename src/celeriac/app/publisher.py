@@ -39,7 +39,7 @@ _YEAR = 365 * 86400.0
 _FOR_ROUTES = (
     "task_id", "countdown", "eta", "expires", "priority", "group_id", "serializer", "headers", "retries",
 )  # fmt: skip
-"""Options of a call that routers are told, besides those that are not written into the message."""
+"""What routes with arguments are told of a call, beside the options that are not its message's own."""
 
 _collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
 
@@ -230,7 +230,7 @@ class Publisher:
         router = app.router
         if router.dynamic:
             given = {key: getattr(call, key) for key in _FOR_ROUTES}
-            told = {key: value for key, value in (given | others).items() if value is not None}
+            told = {k: v for k, v in {**given, **others}.items() if v is not None}
             target = router.target(call.route_name or name, place, task, args, kwargs, told)
         else:
             target = router.target(call.route_name or name, place, task)
