@@ -510,7 +510,10 @@ class Celeriac:
     @property
     def router(self) -> Router:
         """Finds the queue of a call."""
-        return self._routes()[2]
+        made = self._routing
+        if made is None or made[0] is not self.conf.resolved:
+            made = self._routes()
+        return made[2]
 
     def select_queues(self, queues: Iterable[str] | str | None = None) -> dict[str, Queue]:
         """Let workers of this process take from these queues only."""

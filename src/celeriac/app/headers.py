@@ -12,7 +12,6 @@ from celeriac.message import Embed
 if TYPE_CHECKING:
     from datetime import tzinfo
 
-    from celeriac.app.defaults import CallDefaults
     from celeriac.app.options import CallOptions
     from celeriac.routing import Target
 
@@ -42,12 +41,12 @@ def headers_of(name: str, call: CallOptions, eta: str | None, stamps: dict[str, 
     }
 
 
-def properties_of(call: CallOptions, target: Target, defaults: CallDefaults) -> dict[str, Any]:
+def properties_of(call: CallOptions, target: Target) -> dict[str, Any]:
     """The properties of a call with complete options."""
     return {
         "correlation_id": call.task_id,
         "reply_to": call.reply_to or ids.oid(),
-        "delivery_mode": _delivery_mode(call.delivery_mode or defaults.delivery_mode),
+        "delivery_mode": _delivery_mode(call.delivery_mode),
         "delivery_info": {"exchange": target.exchange, "routing_key": target.routing_key},
         "priority": call.priority,
     }
@@ -67,14 +66,11 @@ def add_properties(properties: dict[str, Any], others: Mapping[str, Any]) -> Non
         properties["expiration"] = str(int(float(others["expiration"]) * 1000))
 
 
-def embed_of(link: Any, link_error: Any, chain: list[Any] | None, chord: Any) -> Embed:
-    """What follows a call, as it stands in the body."""
+def embed_of(link: Any, link_error: Any, chain: list[Any] | None, chord: Any) -> Embed | None:
+    """What follows a call, as it stands in the body; ``None`` if nothing does."""
     if link is None and link_error is None and chain is None and chord is None:
-        return _NO_EMBED
+        return None
     return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
-
-
-_NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 def _delivery_mode(mode: int | str | None) -> int:

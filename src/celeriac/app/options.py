@@ -5,15 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from celeriac.app.defaults import CallDefaults
 
-
-class CallOptions(msgspec.Struct, kw_only=True):
+class CallOptions(msgspec.Struct, kw_only=True, gc=False):
     """The options of a call that are written into its message, but those of :data:`PROPERTIES`.
 
     They are those of ``Task.apply_async`` and mean the same.
@@ -36,7 +33,7 @@ class CallOptions(msgspec.Struct, kw_only=True):
     soft_time_limit: float | None = None
     priority: int | None = None
     urgency: str | None = None
-    serializer: str | None = None
+    serializer: str = None  # type: ignore[assignment]  # given by the defaults
     compression: str | None = None
     ignore_result: bool | None = None
     headers: Mapping[str, Any] | None = None
@@ -56,32 +53,16 @@ class CallOptions(msgspec.Struct, kw_only=True):
         headers = self.headers or {}
         return {key: others.pop(key, headers.get(key)) for key in self.stamped_headers or ()}
 
-    def complete(self, defaults: CallDefaults) -> None:
-        """Fill in what the call does not say. Raises ``ValueError`` for limits that contradict each other."""
-        if self.priority is None:
-            self.priority = defaults.priority
-        if self.time_limit is None:
-            self.time_limit = defaults.time_limit
-        if self.soft_time_limit is None:
-            self.soft_time_limit = defaults.soft_time_limit
-        if (
-            self.time_limit is not None
-            and self.soft_time_limit is not None
-            and self.soft_time_limit > self.time_limit
-        ):
-            raise ValueError("soft_time_limit must be less than or equal to time_limit")
-        if self.ignore_result is None:
-            self.ignore_result = defaults.ignore_result
-        if self.expires is None:
-            self.expires = defaults.expires
-
 
 def read_options(given: dict[str, Any]) -> tuple[CallOptions, dict[str, Any]]:
-    """The options of a call, and the others: where it goes, properties, the application's own."""
-    if _READ.issuperset(given):
-        return CallOptions(**given), {}
-    known = {key: value for key, value in given.items() if key in _READ}
-    return CallOptions(**known), {key: value for key, value in given.items() if key not in _READ}
+    """The options of a call, and the others: where it goes, properties, the application's own.
+
+    The others are taken out of ``given``.
+    """
+    others = {key: value for key, value in given.items() if key not in _READ}
+    for key in others:
+        del given[key]
+    return CallOptions(**given), others
 
 
 def check_others(name: str, others: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from celeriac import clock, signals
 from celeriac.app import times
-from celeriac.app.defaults import CallDefaults, call_defaults, priority_of
+from celeriac.app.defaults import complete, priority_of
 from celeriac.app.headers import add_properties, embed_of, expire, headers_of, properties_of
 from celeriac.app.options import CallOptions, check_others, read_options
 from celeriac.app.state import Frame, worker_frame
@@ -88,7 +88,7 @@ class Publisher:
         if others:
             check_others(name, others)
         frame = worker_frame()
-        target, defaults = self._complete(call, name, args, kwargs, task, others, frame)
+        target = self._address(call, name, args, kwargs, task, others, frame)
         timed = call.countdown is not None or call.eta is not None
         when = times.when(call.countdown, call.eta, app.timezone) if timed else times.NOW
         if call.argsrepr is None or call.kwargsrepr is None:
@@ -96,7 +96,7 @@ class Publisher:
             call.argsrepr = shown[0] if call.argsrepr is None else call.argsrepr
             call.kwargsrepr = shown[1] if call.kwargsrepr is None else call.kwargsrepr
         headers = headers_of(name, call, when.eta, stamps)
-        properties = properties_of(call, target, defaults)
+        properties = properties_of(call, target)
         if call.expires is not None:
             expire(headers, properties, call.expires, app.timezone)
         if others:
@@ -107,8 +107,8 @@ class Publisher:
             args,
             kwargs,
             embed_of(call.link, call.link_error, call.chain, call.chord),
-            call.serializer or defaults.serializer,
-            call.compression or defaults.compression,
+            call.serializer,
+            call.compression,
         )
         self.check_size(name, body)
         if added:
@@ -184,20 +184,18 @@ class Publisher:
         """Whether what is sent here is only collected (:meth:`collecting`)."""
         return _collected.get() is not None
 
-    def embed(self, options: Mapping[str, Any]) -> Embed:
-        """What follows a call with these options, for its body."""
+    def embed(self, options: Mapping[str, Any]) -> Embed | None:
+        """What follows a call with these options, for its body; ``None`` if nothing does."""
         return embed_of(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
 
     def coding(
         self, name: str, task: Task[..., Any] | None, options: Mapping[str, Any]
     ) -> tuple[str, str | None]:
         """The serializer and compression of a call with these options."""
-        place = {key: options[key] for key in PLACE if key in options}
-        defaults = call_defaults(self._app, task, self._app.router.target(name, place, task))
-        return (
-            options.get("serializer") or defaults.serializer,
-            options.get("compression") or defaults.compression,
-        )
+        call, others = read_options(dict(options))
+        place = {key: others[key] for key in PLACE if key in others}
+        complete(call, self._app, task, self._app.router.target(name, place, task))
+        return call.serializer, call.compression
 
     def check_size(self, name: str, body: bytes) -> None:
         """Raise ``EncodeError`` if a body is larger than ``message_max_size``."""
@@ -208,7 +206,7 @@ class Publisher:
                 f"({limit}): store them elsewhere and pass a reference, or raise the setting"
             )
 
-    def _complete(
+    def _address(
         self,
         call: CallOptions,
         name: str,
@@ -217,8 +215,8 @@ class Publisher:
         task: Task[..., Any] | None,
         others: Mapping[str, Any],
         frame: Frame | None,
-    ) -> tuple[Target, CallDefaults]:
-        """Fill in what the call does not say; return where it goes, and the defaults used for it."""
+    ) -> Target:
+        """Find out where the call goes, and with that fill in what it does not say itself."""
         app = self._app
         if call.link is not None:
             call.link = frozen_links(call.link, app)
@@ -234,16 +232,15 @@ class Publisher:
             target = router.target(call.route_name or name, place, task, args, kwargs, told)
         else:
             target = router.target(call.route_name or name, place, task)
-        defaults = call_defaults(app, task, target)
         if frame is not None and frame.request.id != call.task_id:
             parent = frame.request
             call.root_id = call.root_id or parent.root_id or parent.id
             call.parent_id = call.parent_id or parent.id
             if call.priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
                 call.priority = _inherited_priority(parent.delivery_info, task, target)
-        call.complete(defaults)
+        complete(call, app, task, target)
         call.task_id = call.task_id or new_id()
-        return target, defaults
+        return target
 
     def _note(
         self,
