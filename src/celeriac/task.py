@@ -43,7 +43,7 @@ class _Setting:
         self.name = name
 
     def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
-        conf = (owner.app if task is None else task.app).conf
+        conf = (owner._app or state.get_current_app()).conf
         try:
             return conf.__dict__[self.name]
         except KeyError:
