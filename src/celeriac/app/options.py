@@ -53,12 +53,21 @@ class CallOptions(msgspec.Struct, kw_only=True, gc=False):
         headers = self.headers or {}
         return {key: others.pop(key, headers.get(key)) for key in self.stamped_headers or ()}
 
+    def show(self, argsrepr: str, kwargsrepr: str) -> None:
+        """Set how the arguments are shown, as far as the call does not say."""
+        if self.argsrepr is None:
+            self.argsrepr = argsrepr
+        if self.kwargsrepr is None:
+            self.kwargsrepr = kwargsrepr
+
 
 def read_options(given: dict[str, Any]) -> tuple[CallOptions, dict[str, Any]]:
     """The options of a call, and the others: where it goes, properties, the application's own.
 
     The others are taken out of ``given``.
     """
+    if _READ.issuperset(given):
+        return CallOptions(**given), {}
     others = {key: value for key, value in given.items() if key not in _READ}
     for key in others:
         del given[key]

@@ -92,9 +92,7 @@ class Publisher:
         timed = call.countdown is not None or call.eta is not None
         when = times.when(call.countdown, call.eta, app.timezone) if timed else times.NOW
         if call.argsrepr is None or call.kwargsrepr is None:
-            shown = app.redact.args_repr(task, args, kwargs)
-            call.argsrepr = shown[0] if call.argsrepr is None else call.argsrepr
-            call.kwargsrepr = shown[1] if call.kwargsrepr is None else call.kwargsrepr
+            call.show(*app.redact.args_repr(task, args, kwargs))
         headers = headers_of(name, call, when.eta, stamps)
         properties = properties_of(call, target)
         if call.expires is not None:
@@ -103,12 +101,9 @@ class Publisher:
             add_properties(properties, others)
         if call.headers or "headers" in target.extra:
             headers.update({**(target.extra.get("headers") or {}), **(call.headers or {})})
+        embed = embed_of(call.link, call.link_error, call.chain, call.chord)
         body, content_type, encoding, added = encode_body(
-            args,
-            kwargs,
-            embed_of(call.link, call.link_error, call.chain, call.chord),
-            call.serializer,
-            call.compression,
+            args, kwargs, embed, call.serializer, call.compression
         )
         self.check_size(name, body)
         if added:
