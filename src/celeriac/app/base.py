@@ -112,9 +112,7 @@ class Celeriac:
         self._control_cls, self._log_cls = control, log
         if task_cls is not None:
             self.task_cls = task_cls
-        self._stores = Stores(self)
-        if backend is not None and not isinstance(backend, str):
-            self._stores.use_backend(backend)
+        self._stores = Stores(self, None if isinstance(backend, str) else backend)
         self._routing = Routing(self)
         self.conf = Configuration(self, {**(changes or {}), **settings, **_named(broker, backend, include)})
         if config_source is not None:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 class Stores:
     """An application's connections to its stores. They are opened when they are first asked for."""
 
-    def __init__(self, app: Celeriac) -> None:
+    def __init__(self, app: Celeriac, backend: ResultBackend | None = None) -> None:
+        """``backend`` is used in place of that of the settings."""
         self._app = app
         self._lock = threading.RLock()
         self.broker: Broker | None = None
         self.write_broker: Broker | None = None
-        self.backend: ResultBackend | None = None
-        self.backend_known = False
+        self.backend = backend
+        self.backend_known = backend is not None
         """Whether ``backend`` is set, if only to ``None``."""
 
     def open_broker(self) -> Broker:
