@@ -55,6 +55,16 @@ class Celeriac:
 
     task_cls: type[_Task[..., Any]] | str | None = None
     """The base class of tasks, for subclasses to set; the argument of this name goes before it."""
+    module: str | None
+    """The module that made the application."""
+    registry: TaskRegistry
+    """The tasks registered so far; :attr:`tasks` has all."""
+    discoveries: list[Callable[[], None]]
+    """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
+    steps: defaultdict[str, set[Any]]
+    """Classes of ``celeriac.bootsteps`` that live with a worker: ``"worker"`` and ``"consumer"``."""
+    user_options: defaultdict[str, set[Any]]
+    """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
 
     def __init__(
         self,
@@ -91,19 +101,14 @@ class Celeriac:
         """
         _refuse(loader=loader, amqp=amqp, events=events, fixups=fixups)
         self.main = main
-        self.module: str | None = names.caller_module()
-        """The module that made the application."""
+        self.module = names.caller_module()
         self.strict_typing = strict_typing
         self.autofinalize = autofinalize
         self.finalized = False
         self.registry = TaskRegistry(tasks or {})
-        """The tasks registered so far; :attr:`tasks` has all."""
-        self.discoveries: list[Callable[[], None]] = []
-        """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
-        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
-        """Classes of ``celeriac.bootsteps`` that live with a worker: ``"worker"`` and ``"consumer"``."""
-        self.user_options: defaultdict[str, set[Any]] = defaultdict(set)
-        """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
+        self.discoveries = []
+        self.steps = defaultdict(set)
+        self.user_options = defaultdict(set)
         self.on_configure = Signal("app.on_configure")
         self.on_after_configure = Signal("app.on_after_configure", {"source"})
         self.on_after_finalize = Signal("app.on_after_finalize")
