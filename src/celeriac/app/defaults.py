@@ -36,8 +36,10 @@ def complete(call: CallOptions, app: Celeriac, task: Task[..., Any] | None, targ
         if call.ignore_result is None:
             call.ignore_result = False
     else:
-        call.serializer = call.serializer or task.serializer or conf.task_serializer
-        call.compression = call.compression or task.compression
+        if not call.serializer:
+            call.serializer = task.serializer or conf.task_serializer
+        if not call.compression:
+            call.compression = task.compression
         if call.priority is None:
             urgency = task.urgency
             call.priority = (task.priority or 0) if urgency is None else priority_of(app, urgency)
@@ -49,8 +51,10 @@ def complete(call: CallOptions, app: Celeriac, task: Task[..., Any] | None, targ
             call.time_limit = task.time_limit
         if call.soft_time_limit is None:
             call.soft_time_limit = task.soft_time_limit
-        call.delivery_mode = call.delivery_mode or task.delivery_mode
-    call.delivery_mode = call.delivery_mode or conf.task_default_delivery_mode
+        if not call.delivery_mode:
+            call.delivery_mode = task.delivery_mode
+    if not call.delivery_mode:
+        call.delivery_mode = conf.task_default_delivery_mode
     hard, soft = call.time_limit, call.soft_time_limit
     if hard is not None and soft is not None and soft > hard:
         raise ValueError("soft_time_limit must be less than or equal to time_limit")

@@ -46,7 +46,7 @@ def properties_of(call: CallOptions, target: Target) -> dict[str, Any]:
     return {
         "correlation_id": call.task_id,
         "reply_to": call.reply_to or ids.oid(),
-        "delivery_mode": _delivery_mode(call.delivery_mode),
+        "delivery_mode": 1 if call.delivery_mode in _TRANSIENT else 2,
         "delivery_info": {"exchange": target.exchange, "routing_key": target.routing_key},
         "priority": call.priority,
     }
@@ -73,10 +73,7 @@ def embed_of(link: Any, link_error: Any, chain: list[Any] | None, chord: Any) ->
     return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
 
 
-def _delivery_mode(mode: int | str | None) -> int:
-    if mode in (1, "1", "transient"):
-        return 1
-    return 2
+_TRANSIENT = (1, "1", "transient")
 
 
 def _listed(value: Any) -> list[Any] | None:
