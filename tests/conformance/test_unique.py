@@ -14,11 +14,11 @@ from celeriac.engines.base import (
     Hold,
     Loss,
     Outcome,
-    Presence,
     Publication,
     Unique,
     Verdict,
 )
+from celeriac.engines.results import Presence
 from tests.conformance.helpers import claim, drain, ids_of, incarnation, message, outcome, pub, pubs, settle
 from tests.conformance.rigs import Rig
 

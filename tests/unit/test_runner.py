@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, signals
-from celeriac.engines.base import Control, Delivery, Outcome, Verdict
+from celeriac.engines.base import Delivery, Outcome, Verdict
+from celeriac.engines.coordinator import Control
 from celeriac.exceptions import Ignore, Reject
 from celeriac.message import Notes, encode_envelope, with_notes
 from celeriac.worker.job import Job

@@ -11,7 +11,7 @@ from celeriac.serialization import json_dumps
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.engines.base import Coordinator
+    from celeriac.engines.coordinator import Coordinator
 
 logger = logging.getLogger(__name__)
 

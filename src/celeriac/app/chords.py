@@ -24,15 +24,16 @@ from celeriac.app.results import shortened
 from celeriac.app.state import worker_frame
 from celeriac.app.unreached import unreached
 from celeriac.canvas import maybe_signature
-from celeriac.engines.base import Hold, Publication, ResultRecord, Unique
+from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import ChordError, EncodeError, Fenced, ImproperlyConfigured, OperationalError
 from celeriac.message import OWN_HEADER, Message, notes
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.canvas.signature import Signature
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
 
 logger = logging.getLogger("celeriac.app.chords")
 

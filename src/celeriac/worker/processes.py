@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from celeriac import __version__
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, ImproperlyConfigured
 from celeriac.worker.board import Board, ChildRecord
@@ -183,22 +182,6 @@ def preload(app: Celeriac) -> None:
         prepare = getattr(store, "preload", None)
         if prepare is not None:
             prepare()
-
-
-def node_details(app: Celeriac, options: Options) -> dict[str, Any]:
-    """What a node tells of itself to people (``NodeInfo.details``)."""
-    return {
-        "pool": options.pool,
-        "concurrency": options.concurrency,
-        "autoscale": list(options.autoscale) if options.autoscale else None,
-        "version": __version__,
-        "python": sys.version.split()[0],
-        "app": app.main,
-        "tasks": sorted(app.tasks),
-        "exchanges": sorted({tie.exchange for tie in options.own_bindings}),
-        "processed": 0,
-        "active": 0,
-    }
 
 
 def die_with_parent(parent: int, prctl: Any) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from celeriac import clock, signals, states
 from celeriac.app.request import Context
 from celeriac.app.stamps import marks
-from celeriac.engines.base import Control, Delivery, Outcome, Verdict
+from celeriac.engines.base import Delivery, Outcome, Verdict
+from celeriac.engines.coordinator import Control
 from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
     ContentDisallowed,

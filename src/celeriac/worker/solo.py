@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
-from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping, host_identity, process_start
+from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping
 from celeriac.worker.board import Board, Order
 from celeriac.worker.child import Seat, run_child
+from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
-from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, node_details
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT
 from celeriac.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -93,18 +94,7 @@ class Solo:
 
     def _new_node(self) -> NodeInfo:
         Solo._lives += 1
-        pid = os.getpid()
-        started = process_start(pid)
-        return NodeInfo(
-            id=f"{self.options.name}/{pid}.{int(started)}.solo{Solo._lives}",
-            name=self.options.name,
-            host=host_identity(),
-            pid=pid,
-            started=started,
-            lease=self.options.lease,
-            queues=self.options.queues,
-            details=node_details(self.app, self.options),
-        )
+        return new_node(self.app, self.options, f"solo{Solo._lives}")
 
     def _stop(self, channel: Channel) -> None:
         if self.shutdown.begin():

@@ -34,12 +34,11 @@ from celeriac.worker.agent import (
     Released,
     Stopping,
     Terminate,
-    host_identity,
-    process_start,
 )
 from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
+from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
-from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, node_details, preload
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, preload
 from celeriac.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -124,17 +123,7 @@ class Supervisor:
     def _new_node(self) -> NodeInfo:
         """The node's identity; a fenced node begins a new life under a new id."""
         self.life += 1
-        pid, started = os.getpid(), process_start(os.getpid())
-        return NodeInfo(
-            id=f"{self.options.name}/{pid}.{int(started)}.{self.life}",
-            name=self.options.name,
-            host=host_identity(),
-            pid=pid,
-            started=started,
-            lease=self.options.lease,
-            queues=self.options.queues,
-            details=node_details(self.app, self.options),
-        )
+        return new_node(self.app, self.options, str(self.life))
 
     def _start_agent(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

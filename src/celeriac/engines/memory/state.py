@@ -18,18 +18,10 @@ from typing import Any
 
 from celeriac.clock import now as wall_clock
 from celeriac.engines import schedule
-from celeriac.engines.base import (
-    Answer,
-    Binding,
-    DeadLetter,
-    Delivery,
-    Hold,
-    Incarnation,
-    Loss,
-    NodeInfo,
-    ResultRecord,
-)
+from celeriac.engines.base import Answer, DeadLetter, Delivery, Hold, Incarnation, Loss, NodeInfo
 from celeriac.engines.envelopes import after_loss
+from celeriac.engines.results import ResultRecord
+from celeriac.routing.queues import Binding
 
 ONCE = "once"
 """The mark of a lost message that must not run again (``Notes.lost``)."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from redis import exceptions as errors
 
-from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
+from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.publishing import all_words_of, needs_all_words, task_id_of, words_of
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
 from celeriac.message import decode_envelope, encode_envelope
 from celeriac.states import SUCCESS
