@@ -10,6 +10,7 @@ import importlib
 import pickle
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from celeriac import extended_json
@@ -243,8 +244,17 @@ def _library(name: str, extra: str) -> Any:
         ) from error
 
 
+@cache
+def _yaml_dumper() -> Any:
+    """The safe dumper, which refuses subclasses of ``dict``, but that signatures are such."""
+    yaml = _library("yaml", "yaml")
+    dumper = type("Dumper", (yaml.SafeDumper,), {})
+    dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
+    return dumper
+
+
 def _yaml_encode(value: Any) -> bytes:
-    text: str = _library("yaml", "yaml").safe_dump(value)
+    text: str = _library("yaml", "yaml").dump(value, Dumper=_yaml_dumper())
     return text.encode("utf-8")
 
 
