@@ -263,8 +263,24 @@ def _yaml_decode(data: bytes) -> Any:
 
 
 def _msgpack_encode(value: Any) -> bytes:
-    packed: bytes = _library("msgpack", "msgpack").packb(value, use_bin_type=True)
+    # Not left to the library, which takes a dictionary's size from len(): that of a group counts its tasks.
+    packed: bytes = _library("msgpack", "msgpack").packb(
+        value, use_bin_type=True, strict_types=True, default=_plain_type
+    )
     return packed
+
+
+def _plain_type(value: Any) -> Any:
+    """A value of a type derived from one that msgpack has, as one of that type."""
+    for kind, plain in _PLAIN_TYPES:
+        if isinstance(value, kind):
+            return plain(value)
+    raise TypeError(f"can not serialize {type(value).__name__!r} object")
+
+
+_PLAIN_TYPES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (tuple, list), (dict, dict), (list, list), (str, str.__str__), (int, int), (float, float), (bytes, bytes),
+)  # fmt: skip
 
 
 def _msgpack_decode(data: bytes) -> Any:
