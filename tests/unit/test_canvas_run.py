@@ -221,3 +221,28 @@ def test_a_task_that_has_added_to_its_chord_cannot_be_replaced() -> None:
     bench.work()
     with pytest.raises(ChordError, match="cannot be replaced after add_to_chord"):
         result.get(timeout=1)
+
+
+def test_what_gathers_a_group_runs_where_its_tasks_run() -> None:
+    bench = Bench()
+    own = bench.app.task(name="t.own", queue="own")(lambda: None)
+
+    def gathers(sig: Any) -> dict[str, Any]:
+        made = chord([sig, bench.add.s(1, 1)], bench.listed.s())
+        made.freeze()
+        step = made.tasks[0]
+        while step["subtask_type"]:
+            step = step.tasks[-1] if step["subtask_type"] == "chain" else step.body
+        assert step.task == "celery.accumulate"
+        return {
+            key: step.options[key] for key in ("queue", "routing_key", "route_name") if key in step.options
+        }
+
+    add = bench.add.s(1)
+    assert gathers(bench.add.s(1, 1) | group(add, add)) == {"route_name": "t.add"}
+    assert gathers(bench.add.s(1, 1) | group(own.si(), own.si())) == {"queue": "own"}
+    there = bench.add.s(1).set(queue="there")
+    assert gathers(bench.add.s(1, 1) | group(bench.add.s(1) | there, add)) == {"queue": "there"}
+    assert gathers(bench.add.s(1, 1) | group(there, add).set(queue="all")) == {"queue": "all"}
+    inner = chord([add, add], group(there, there))
+    assert gathers(bench.add.s(1, 1) | inner) == {"queue": "there"}
