@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app import keys
 from celeriac.app.autoretry import add_autoretry
 from celeriac.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
 
@@ -57,13 +58,14 @@ def make_task(
 def register(app: Celeriac, task: Task[..., Any]) -> None:
     """Put a task into the registry; warns if it takes the place of another function's.
 
-    Raises ``ImproperlyConfigured`` if it has both an urgency and a priority.
+    Raises ``ImproperlyConfigured`` for options that contradict each other or its function.
     """
     if task.urgency is not None and _own_priority(task) is not None:
         raise ImproperlyConfigured(
             f"task {task.name} has urgency={task.urgency!r} and priority={_own_priority(task)!r}, which both "
             "say what goes first: give it one of them"
         )
+    keys.check(task)
     existing = app.registry.get(task.name)
     if existing is not None and _source(existing) != _source(task):
         warnings.warn(
