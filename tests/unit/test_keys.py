@@ -106,9 +106,9 @@ def test_what_no_call_could_obey_is_a_mistake_of_the_task(options: Any, said: st
     def ask(user_id: int, day: str = "today") -> None: ...
 
     app = make_app()
+    app.finalize()
     with pytest.raises(ImproperlyConfigured, match=f"task ask: .*{said}"):
         app.task(ask, name="ask", **options)
-        app.finalize()
 
 
 def test_keys_that_only_a_call_can_judge_are_let_through() -> None:
@@ -120,3 +120,14 @@ def test_keys_that_only_a_call_can_judge_are_let_through() -> None:
 def test_a_key_that_does_not_fit_the_arguments_says_so(task: Any) -> None:
     with pytest.raises(TypeError, match=r"report: the key '{user_id.name}' does not fit .* 'name'"):
         key(task, "{user_id.name}", 1)
+
+
+def test_a_function_given_to_the_decorator_gets_the_call_s_arguments_only() -> None:
+    task = make_app().task(
+        report, name="report", unique_key=lambda user_id: user_id % 10,
+        max_concurrency=1, concurrency_key=lambda user_id: user_id % 5,
+    )  # fmt: skip
+    found = keys.unique_of("report", task, (31,), {}, {})
+    assert found is not None
+    assert found.key == "report:1"
+    assert keys.call_key("report", task, task.concurrency_key, (31,), {}) == "report:1"

@@ -44,9 +44,9 @@ OPTIONS = ("unique_for", "unique_key", "debounce")
 
 def check(task: Task[..., Any]) -> None:
     """Raise ``ImproperlyConfigured`` for an option of a task that no call of it could obey."""
-    if task.unique_for is None and task.unique_key is None and task.debounce is None:
-        if task.max_concurrency is None and task.concurrency_key is None:
-            return
+    options = ("unique_for", "unique_key", "debounce", "max_concurrency", "concurrency_key")
+    if all(getattr(task, option) is None for option in options):
+        return
     try:
         if seconds(task.unique_for, "unique_for") and seconds(task.debounce, "debounce"):
             raise ImproperlyConfigured(

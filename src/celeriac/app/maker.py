@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from celeriac.task import Task
 
 
+_KEYS = ("unique_key", "concurrency_key")
+
+
 def make_task(
     app: Celeriac,
     function: Callable[..., Any],
@@ -33,6 +36,8 @@ def make_task(
     plain_name = getattr(function, "__name__", type(function).__name__)
     module = getattr(function, "__module__", "")
     name = name or app.gen_task_name(plain_name, module)
+    # A function given as a key is one of the call's arguments, no method of the task.
+    options.update({key: staticmethod(options[key]) for key in _KEYS if inspect.isfunction(options.get(key))})
     body = function
     if pydantic:
         from celeriac.app.pydantic import validated
