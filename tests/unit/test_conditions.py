@@ -19,11 +19,11 @@ Task = Any
 class Bench:
     """A child of a worker, one step at a time."""
 
-    def __init__(self, app: Celeriac) -> None:
+    def __init__(self, app: Celeriac, child: int = 0) -> None:
         self.app = app
         app.finalize()
         app.broker.beat(NodeInfo("node", "w@here", "here", 1, 1.0))
-        self.consumer = app.broker.attach(Incarnation("node", 0, 1, 4))
+        self.consumer = app.broker.attach(Incarnation("node", child, 1, 4))
         self.runner = Runner(app, "w@here", self.consumer.owner.name, max_deliveries=3)
 
     def claim(self, limit: int = 1) -> list[Delivery]:
@@ -204,6 +204,49 @@ def test_each_key_has_places_of_its_own(app: Celeriac) -> None:
     bench = Bench(app)
     decided = [bench.prepare(claimed) for claimed in bench.claim(3)]
     assert [isinstance(one, Job) for one in decided] == [True, True, False]
+
+
+@pytest.mark.parametrize("then", [3, 1])
+def test_the_parked_run_under_the_limit_of_the_code_that_runs_them(app: Celeriac, then: int) -> None:
+    @app.task(name="heavy", max_concurrency=2)
+    def heavy(x: int) -> None: ...
+
+    for x in range(8):
+        heavy.delay(x)
+    old = Bench(app)
+    running = [old.prepare(claimed) for claimed in old.claim(2)]
+    old.settle(*[old.prepare(claimed) for claimed in old.claim(6)])  # type: ignore[misc]
+    app.tasks["heavy"].max_concurrency = then  # a deploy
+    new = Bench(app, child=1)
+    old.settle(old.runner.run(running[0]))  # type: ignore[arg-type]
+    (placed,) = new.claim()
+    first = new.prepare(placed)
+    assert isinstance(first, Job)
+    assert len(new.claim(8)) == (1 if then > 2 else 0)
+    old.settle(old.runner.run(running[1]))  # type: ignore[arg-type]
+    assert len(new.claim(8)) == (1 if then > 2 else 0)
+
+
+def test_a_key_that_cannot_be_made_is_the_end_of_its_call(app: Celeriac) -> None:
+    told: list[Any] = []
+
+    class Base(app.Task):  # type: ignore[name-defined, misc]
+        def on_failure(self, exc: Any, task_id: str, *rest: Any) -> None:
+            told.append((task_id, self.request.id))
+
+    @app.task(name="per", base=Base, max_concurrency=1, concurrency_key="{user.id}")
+    def per(user: int) -> None: ...
+
+    result = per.delay(7)
+    bench = Bench(app)
+    (claimed,) = bench.claim()
+    outcome = bench.prepare(claimed)
+    assert isinstance(outcome, Outcome)
+    assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "failed")
+    assert "the key '{user.id}' does not fit" in outcome.detail
+    bench.settle(outcome)
+    assert told == [(result.id, result.id)]
+    assert result.state == "FAILURE"
 
 
 def test_a_retry_gives_its_place_back(app: Celeriac) -> None:
