@@ -75,7 +75,8 @@ def test_what_a_task_can_ask_for(app: Celeriac, capsys: pytest.CaptureFixture[st
         eventually(lambda: not export.delay(7, "x").duplicate)
         page.run(4)
     assert capsys.readouterr().out.splitlines()[-1] == "100% file 10"
-    assert [line.id for line in export.enqueue_many([(1,), (2,), ((3,), {"day": "x"})])]
+    sent = export.enqueue_many([(1, "x"), (2, "x"), ((1,), {"day": "y"})])
+    assert [result.duplicate for result in sent] == [False, False, True]
 
 
 def test_canvas(app: Celeriac) -> None:
