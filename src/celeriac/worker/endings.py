@@ -253,6 +253,10 @@ class Endings:
         if error.requeue:
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.REQUEUE)
         outcome = self.dead(job, "rejected", str(error.reason or "rejected by the task"))
+        plan, context = job.plan, job.context
+        if (plan.keeps_result and not context.ignore_result) or plan.keeps_errors:
+            # Nobody shall wait for it for ever; a replay that succeeds takes its place.
+            outcome.result = self.app.results.record(states.FAILURE, error, context)
         return self.lost(outcome, job.context, states.FAILURE, error)
 
     def _after(self, job: Job, state: str, value: Any, info: ExceptionInfo | None) -> None:
