@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, group
+from celeriac.contrib.testing import drain, frozen
 from celeriac.engines.base import Delivery, Incarnation, NodeInfo, Outcome, Verdict
 from celeriac.worker.job import Job
 from celeriac.worker.runner import Runner
@@ -114,6 +115,50 @@ def test_the_call_may_say_it_for_itself(app: Celeriac) -> None:
     assert plain.apply_async((1, 2), unique_for=60, unique_key="{x}").id == first.id
     assert app.send_task("plain", (1, 3), unique_for=60, unique_key="{x}").id == first.id
     assert plain.delay(1, 1).id != first.id
+
+
+def test_a_task_that_others_wait_for_is_sent_whatever_makes_it_unique(app: Celeriac) -> None:
+    @app.task(name="plain")
+    def plain(x: int) -> int:
+        return x
+
+    once = plain.s(1).set(unique_for=60)
+    once.delay()
+    result = group(once, once).delay()
+    assert drain(app).ran == 3
+    assert result.get(timeout=1) == [1, 1]
+
+
+@pytest.mark.parametrize("key", ["{x}", "same"])
+def test_what_takes_the_place_of_a_task_is_sent_and_holds_its_key(app: Celeriac, key: str) -> None:
+    @app.task(name="once", unique_for=60, unique_key=key)
+    def once(x: int) -> int:
+        return x
+
+    @app.task(name="other", unique_for=60, unique_key="mine", bind=True)
+    def other(self: Task) -> None:
+        self.replace(once.s(7))
+
+    once.apply_async((7,), countdown=60)
+    result = other.delay()
+    bench = Bench(app)
+    bench.step()
+    assert other.delay().duplicate
+    assert drain(app).ran == 1
+    assert result.get(timeout=1) == 7
+    assert not other.delay().duplicate
+
+
+def test_the_key_of_a_delayed_task_is_held_while_it_waits(app: Celeriac) -> None:
+    @app.task(name="later", unique_for=60)
+    def later() -> None: ...
+
+    with frozen(app) as clock:
+        later.apply_async(countdown=3600)
+        clock.advance(3000)
+        assert later.delay().duplicate
+        clock.advance(700)
+        assert not later.delay().duplicate
 
 
 def test_enqueue_many_leaves_out_what_is_there(app: Celeriac) -> None:
