@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, group
+from celeriac.app.checkpoint import Checkpoint
 from celeriac.contrib.testing import drain, frozen
 from celeriac.engines.base import Delivery, Incarnation, NodeInfo, Outcome, Verdict
+from celeriac.exceptions import SecurityError
 from celeriac.worker.job import Job
 from celeriac.worker.runner import Runner
 from tests.unit.helpers import body, make_app, message, messages
@@ -347,6 +349,31 @@ def test_a_checkpoint_is_there_for_the_next_run_and_gone_with_the_end(app: Celer
     assert seen == [None, {"page": 7}]
     assert app.coordinator is not None
     assert app.coordinator.checkpoint(result.id) is None
+
+
+def test_where_messages_are_signed_a_forged_checkpoint_is_refused(app: Celeriac) -> None:
+    app.setup_security(hmac_key="k" * 32)
+
+    @app.task(name="work", bind=True, throws=SecurityError)
+    def work(self: Task, again: bool) -> Any:
+        if not self.request.checkpoint:
+            self.checkpoint([1])
+            if again:
+                raise self.retry(countdown=0)
+        return self.request.checkpoint
+
+    results = [work.delay(True), work.delay(True)]
+    bench = Bench(app)
+    bench.step()
+    bench.step()
+    own, other = (result.id for result in results)
+    kept = app.coordinator.checkpoint(own)
+    lease = (bench.consumer.owner.name, "celery", bench.claim()[0].token)
+    for forged in (kept, b"[2]"):
+        app.coordinator.keep_checkpoint(other, forged, 60, lease)
+        with pytest.raises(SecurityError):
+            Checkpoint.fetched(app, other)
+    assert Checkpoint.fetched(app, own).state == [1]
 
 
 def test_a_run_that_lost_its_lease_keeps_no_checkpoint(
