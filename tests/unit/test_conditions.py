@@ -395,6 +395,19 @@ def test_a_run_that_lost_its_lease_keeps_no_checkpoint(
     assert "the checkpoint was not kept" in caplog.text
 
 
+def test_an_eager_retry_finds_the_checkpoint(app: Celeriac) -> None:
+    @app.task(name="work", bind=True)
+    def work(self: Task) -> Any:
+        at = self.request.checkpoint
+        if at is None:
+            self.checkpoint(3)
+            raise self.retry()
+        return at
+
+    assert work.apply().get() == 3
+    assert work.apply().get() == 3, "another call begins anew"
+
+
 def test_called_directly_a_checkpoint_stays_in_the_call(app: Celeriac) -> None:
     @app.task(name="direct", bind=True)
     def direct(self: Task) -> Any:
