@@ -283,6 +283,14 @@ def test_follow_ups_whose_key_is_held_are_left_out_silently(engine: Engine, cons
     assert (engine.holder("k"), engine.holder("free")) == ("a", "d")
 
 
+def test_the_end_frees_the_key_for_its_own_follow_ups(engine: Engine, consumer: Consumer) -> None:
+    engine.publish([unique("a")])
+    (delivery,) = claim(consumer)
+    follow_up = outcome(delivery, publications=[unique("b")], unique="k", task_id="a")
+    assert settle(consumer, follow_up) == []
+    assert (engine.holder("k"), drain(consumer)) == ("b", ["b"])
+
+
 def test_follow_ups_of_an_owed_body_are_left_out_silently(engine: Engine, consumer: Consumer) -> None:
     engine.publish([unique("a", delay=LONG)])
     engine.open_chord("g", 0, b"{}", None)

@@ -109,6 +109,8 @@ def test_ignore_and_reject(app: Celeriac) -> None:
     assert (outcome.verdict, outcome.result) == (Verdict.ACK, None)
     outcome = run(app, delivery(app, "reject", False))
     assert (outcome.verdict, outcome.reason, outcome.detail) == (Verdict.DEAD, "rejected", "why")
+    assert outcome.result is not None
+    assert outcome.result.state == "FAILURE"
     assert run(app, delivery(app, "reject", True)).verdict is Verdict.REQUEUE
 
 

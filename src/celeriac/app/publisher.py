@@ -110,6 +110,9 @@ class Publisher:
             headers.update(added)
         held = when is not times.NOW and app.conf.broker_delay == "store"
         headers[OWN_HEADER] = self._note(held, _behalf_of(frame), reply, unique, call.ignore_result)
+        if unique is not None and unique.until is Hold.ENDED:
+            # The time counts from when it falls due: it shall be held while it waits.
+            unique = msgspec.structs.replace(unique, ttl=unique.ttl + _wait(when))
         message = Message(headers, properties, body, content_type, encoding)
         return Publication(
             message if app.signing is None else app.signing.sign(message),
@@ -261,8 +264,7 @@ class Publisher:
 
     def _track(self, when: times.When) -> float:
         """For how long to remember that the task is queued: as long as its result would be kept, at least."""
-        wait = when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
-        return wait + (self._app.conf.result_expires or _YEAR)
+        return _wait(when) + (self._app.conf.result_expires or _YEAR)
 
     def send(
         self,
@@ -395,6 +397,11 @@ class Publisher:
                 exchange=place["exchange"],
                 routing_key=place["routing_key"],
             )
+
+
+def _wait(when: times.When) -> float:
+    """Seconds until a message falls due."""
+    return when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
 
 
 def _body(app: Celeriac, message: Message) -> Any:

@@ -30,8 +30,9 @@ def concerns(task: Task[..., Any] | None, options: Mapping[str, Any]) -> bool:
     return False
 
 
-_MEMBERSHIP = ("chain", "chord", "group_id")
-"""A member of a chain, group or chord is always sent: those after it wait for it."""
+_MEMBERSHIP = ("chain", "chord", "group_id", "replaced_task_nesting")
+"""A member of a chain, group or chord is always sent, for those after it wait for it; so is what takes the
+place of a running task."""
 
 
 def send(

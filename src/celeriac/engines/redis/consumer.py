@@ -188,12 +188,12 @@ class RedisConsumer:
         words.append(len(item.parts))
         for part in item.parts:
             words += part_words(part)
-        words.append(len(item.publications))
+        ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
+        words += (item.unique if ended else "", item.task_id, len(item.publications))
         for publication in item.publications:
             words += all_words_of(publication, self._keys, self._broker.hold_delays)
-        ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
         forget = item.forget_checkpoint and item.task_id
-        words += (item.unique if ended else "", item.task_id, "1" if forget else "", len(item.records))
+        words += ("1" if forget else "", len(item.records))
         for record in item.records:
             words += record_words(record)
 
