@@ -7,7 +7,7 @@ about ``limit`` characters, after which the open brackets are closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from numbers import Number
 from typing import Any, Final
@@ -15,18 +15,21 @@ from typing import Any, Final
 _SIMPLE: Final = frozenset({float, bool, type(None)})
 
 
-def repr_args(value: Any, limit: int | None = 1024, levels: int = 3) -> str:
+def repr_args(
+    value: Any, limit: int | None = 1024, levels: int = 3, secret: Mapping[Any, bool] | None = None
+) -> str:
     """Return ``value`` (task arguments: a tuple, list or dict) as text for people.
 
     ``limit`` is in characters, ``None`` for no limit; ``levels`` is how deep containers are shown,
-    0 for all the way. It never raises.
+    0 for all the way. ``secret[key]`` says whether a dictionary's value is shown as ``'***'``; it must know
+    every key. It never raises.
     """
     if (limit is None or limit >= 1024) and levels == 3:
         # An eighth of the time for (2, 3): most arguments are a few numbers and short strings.
-        short = _repr_simple(value)
+        short = _repr_simple(value, secret)
         if short is not None:
             return short
-    writer = _Writer(limit, levels)
+    writer = _Writer(limit, levels, secret)
     try:
         writer.write(value)
     except _Full:
@@ -42,19 +45,24 @@ def shown(value: Any, show: Callable[[Any], str] = repr) -> str:
         return f"<Unrepresentable {type(value)!r}: {type(error).__name__}>"
 
 
-def _repr_simple(value: Any) -> str | None:
+def _repr_simple(value: Any, secret: Mapping[Any, bool] | None) -> str | None:
     """Return ``repr(value)`` where it is sure to be the right text, else ``None``."""
-    if not _is_simple(value, 16):
+    if not _is_simple(value, 16, secret):
         return None
     text = repr(value)
     # Python turns to double quotes or backslashes exactly where Celery's text differs from its own.
     return text if len(text) < 1000 and '"' not in text and "\\" not in text else None
 
 
-def _is_simple(value: Any, most: int) -> bool:
-    """Tell whether ``value`` is a small container of numbers, short texts and smaller containers."""
+def _is_simple(value: Any, most: int, secret: Mapping[Any, bool] | None) -> bool:
+    """Tell whether ``value`` is a small container of numbers, short texts and smaller containers.
+
+    One with a secret is not simple.
+    """
     kind = type(value)
     if kind is dict:
+        if secret is not None and value and True in map(secret.__getitem__, value):
+            return False
         items = [*value, *value.values()]
     elif kind is tuple or kind is list:
         items = value
@@ -71,7 +79,7 @@ def _is_simple(value: Any, most: int) -> bool:
             if item.bit_length() > 1024:
                 return False
         # 16, 8 and 4 items: three levels, as many as are shown.
-        elif kind not in _SIMPLE and (most == 4 or not _is_simple(item, most // 2)):
+        elif kind not in _SIMPLE and (most == 4 or not _is_simple(item, most // 2, secret)):
             return False
     return True
 
@@ -83,10 +91,11 @@ class _Full(Exception):
 class _Writer:
     """Writes one value; ``parts`` holds the text, ``left`` the characters that may follow."""
 
-    def __init__(self, limit: int | None, levels: int) -> None:
+    def __init__(self, limit: int | None, levels: int, secret: Mapping[Any, bool] | None) -> None:
         self.parts: list[str] = []
         self.left = limit
         self.levels = levels
+        self.secret = secret
         self.open: list[int] = []
 
     def write(self, value: Any) -> None:
@@ -129,7 +138,8 @@ class _Writer:
                 self.put(repr_args(item[0], self.room(), self.levels))
                 self.room()
                 self.put(": ")
-                self.write(item[1])
+                hidden = self.secret is not None and self.secret[item[0]]
+                self.write("***" if hidden else item[1])
             else:
                 self.write(item)
 

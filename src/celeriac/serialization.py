@@ -14,7 +14,13 @@ from typing import Any, Final, NamedTuple
 
 from celeriac import extended_json
 from celeriac.compression import compress, decompress
-from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from celeriac.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    ImproperlyConfigured,
+    SecurityError,
+)
 from celeriac.extended_json import loads as json_loads
 from celeriac.extended_json import register_type
 from celeriac.saferepr import repr_args
@@ -79,7 +85,7 @@ def loads(data: bytes, content_type: str, content_encoding: str, accept: Contain
         raise DecodeError(f"no serializer is registered for the content type {content_type!r}")
     try:
         return chosen.decode(data)
-    except DecodeError:
+    except (DecodeError, ContentDisallowed, SecurityError):
         raise
     except ImproperlyConfigured as error:
         raise DecodeError(str(error)) from error

@@ -22,6 +22,7 @@ from celeriac.exceptions import (
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.app.keys import Key
+    from celeriac.app.redaction import Rule
     from celeriac.canvas.maps import chunks
     from celeriac.engines.base import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
@@ -39,8 +40,15 @@ class _Setting:
         self.name = name
 
     def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
-        app = owner.app if task is None else task.app
-        return getattr(app.conf, self.name)
+        conf = (owner.app if task is None else task.app).conf
+        if not conf._loaded:
+            # Reading the settings annotates the tasks, and then this attribute may be the task's own.
+            conf.load()
+            return getattr(owner if task is None else task, self._attribute)
+        return getattr(conf, self.name)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
 
 
 def _setting(name: str) -> Any:
@@ -62,6 +70,7 @@ class Task(Generic[P, R]):
     """
 
     _app: ClassVar[Celeriac | None] = None
+    _annotated: ClassVar[bool]
     app: Any = _App()
     name: str = None  # type: ignore[assignment]  # given at registration
     abstract: bool = True
@@ -117,12 +126,17 @@ class Task(Generic[P, R]):
     concurrency_key: Key | None = None
     """Count ``max_concurrency`` for each value of this key by itself (given as ``unique_key``)."""
     pydantic: bool = False
+    sensitive: Iterable[str] = ()
+    """Names of parameters whose values are shown nowhere: not in logs, events, pages or extended results."""
+    sensitive_result: bool = False
+    """Do not show the task's result in the log."""
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
     OperationalError: ClassVar[type[OperationalError]] = OperationalError
 
     _backend: Any = None
     _check: Callable[[Any, Any], None] | None = None
+    _redaction: Rule | None = None
     _default_request: Context | None = None
     _is_async: bool | None = None
     __wrapped__: Callable[..., Any]
@@ -162,10 +176,40 @@ class Task(Generic[P, R]):
     def on_bound(cls, app: Any) -> None:
         """Called when the task has been registered with ``app``."""
 
+    @classmethod
+    def annotate(cls) -> None:
+        """Set what the setting ``task_annotations`` says about this task; once, when both are known."""
+        if "_annotated" in cls.__dict__:
+            return
+        cls._annotated = True
+        from celeriac.app.annotations import resolve
+
+        for attributes in resolve(cls.app.annotations, cls):
+            for name, value in attributes.items():
+                if name.startswith("@"):
+                    cls.add_around(name[1:], value)
+                else:
+                    setattr(cls, name, value)
+
+    @classmethod
+    def add_around(cls, attr: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put ``around(method)`` in the place of the method ``attr``; done again, it replaces the first."""
+        original = getattr(cls, attr)
+        original = getattr(original, "__around__", original)
+        method: Any = around(original)
+        method.__around__ = original
+        setattr(cls, attr, method)
+
     # -- calling -----------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the task's function here and now."""
+        """Run the task's function here and now.
+
+        While the task runs (a subclass's ``__call__`` may call this one), ``request`` stays that of the run.
+        """
+        frame = state.running.get()
+        if frame is not None and frame.task is self:
+            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
         context = Context(None, args, kwargs)
         if self.is_async:
             return self._call_async(context, args, kwargs)  # type: ignore[return-value]

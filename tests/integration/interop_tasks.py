@@ -19,6 +19,8 @@ else:
 
 app = library.Celery("interop", broker=os.environ["INTEROP_BROKER"], backend=os.environ["INTEROP_BROKER"])
 app.conf.update(json.loads(os.environ.get("INTEROP_CONF", "{}")))
+if app.conf.security_key:
+    app.setup_security()
 
 
 class Refused(Exception):

@@ -588,3 +588,36 @@ def test_what_celerys_workers_hold_is_left_alone(alone: InteropSite) -> None:
     assert site.client("celeriac").run("answer = call(add, 1, 1).get(timeout=10)", "held-by-celery") == 2
     assert site.server.command("HLEN", "unacked") == b":3\r\n"
     assert site.journal() == ["celery start nap0"]
+
+
+# -- signed messages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sender", "runner"), [("celery", "celeriac"), ("celeriac", "celery")])
+def test_messages_signed_with_certificates(
+    site: InteropSite, tmp_path: Path, sender: str, runner: str
+) -> None:
+    """Each side signs with its own key, and reads what the other signed: arguments and results."""
+    from tests import certificates
+
+    queue = f"signed-{runner}"
+    signed = {"task_serializer": "auth", "accept_content": ["auth"], "result_serializer": "auth"}
+    conf = {name: {**certificates.make(tmp_path, name), **signed} for name in ("celery", "celeriac")}
+    worker = site.worker(runner, queue, "-c", "1", **conf[runner])
+    client = Client(site, sender, **conf[sender])
+    try:
+        code = """
+            good = call(add, 2, 3)
+            bad = call(boom, 'no')
+            bad.get(timeout=20, propagate=False)
+            answer = [good.get(timeout=20), type(bad.result).__name__, str(bad.result)]
+        """
+        assert client.run(code, queue) == [5, "ValueError", "no"]
+        unsigned = site.client("celeriac").run("answer = call(mark, 'forged').id", queue)
+        assert client.run("answer = call(echo, 'after').get(timeout=20)", queue) == "after"
+    finally:
+        client.close()
+    assert not any("forged" in line for line in site.journal())
+    if runner == "celeriac":
+        assert "ContentDisallowed" in worker.await_line("now a dead letter")
+        assert unsigned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overlo
 
 from celeriac import clock
 from celeriac.app import ids, imports, maker, names, state, stores, unique
+from celeriac.app.annotations import annotate_all, prepare
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
 from celeriac.app.defaults import default_broker_url
 from celeriac.app.publisher import Publisher
+from celeriac.app.redaction import Redaction
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
 from celeriac.canvas.signature import Signature
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
     from celeriac.app.chords import Chords
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
+    from celeriac.app.periodic import PeriodicTasks
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
+    from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
 
 P = ParamSpec("P")
@@ -43,6 +48,9 @@ class Celeriac:
 
     It may be shared by threads, and survives fork.
     """
+
+    task_cls: type[_Task[..., Any]] | str | None = None
+    """The base class of tasks, for subclasses to set; the argument of this name goes before it."""
 
     def __init__(
         self,
@@ -90,12 +98,18 @@ class Celeriac:
         """The tasks registered so far; :attr:`tasks` has all."""
         self.discoveries: list[Callable[[], None]] = []
         """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
+        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
+        """Classes of ``celeriac.bootsteps`` that live with a worker: ``"worker"`` and ``"consumer"``."""
+        self.user_options: defaultdict[str, set[Any]] = defaultdict(set)
+        """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
         self.on_configure = Signal("app.on_configure")
         self.on_after_configure = Signal("app.on_after_configure", {"source"})
         self.on_after_finalize = Signal("app.on_after_finalize")
         self.on_after_fork = Signal("app.on_after_fork")
         self._lock = threading.RLock()
-        self._task_cls, self._control_cls, self._log_cls = task_cls, control, log
+        self._control_cls, self._log_cls = control, log
+        if task_cls is not None:
+            self.task_cls = task_cls
         self._broker: Any = None
         self._write_broker: Any = None
         self._backend: Any = _UNSET
@@ -154,6 +168,36 @@ class Celeriac:
     def add_defaults(self, fun: Any) -> None:
         """Add settings (a dictionary or a function that returns one) under those set at run time."""
         self.conf.add_defaults(fun)
+
+    def setup_security(
+        self,
+        allowed_serializers: Iterable[str] | None = None,
+        key: str | None = None,
+        key_password: str | bytes | None = None,
+        cert: str | None = None,
+        store: str | None = None,
+        digest: str | None = None,
+        serializer: str = "json",
+        *,
+        hmac_key: str | Iterable[str] | None = None,
+    ) -> None:
+        """Sign messages and check signatures, by certificates or by a shared secret.
+
+        ``key``, ``cert`` and ``store`` are files of an RSA key, its certificate and the trusted certificates
+        (a folder or glob pattern), by default the settings ``security_*``. They make the serializer ``auth``,
+        as in Celery, which ``task_serializer`` and ``accept_content`` must name; inside it, bodies are
+        written by ``serializer`` and those of ``allowed_serializers`` are read too.
+
+        ``hmac_key`` is a secret, or a list of which the first signs and all are accepted: the setting
+        ``message_signing_keys``. ``allowed_serializers`` then is ``accept_content``.
+
+        Raises ``ImproperlyConfigured`` for what is missing or cannot be read.
+        """
+        from celeriac.security import setup_security
+
+        setup_security(
+            allowed_serializers, key, key_password, cert, store, digest, serializer, self, hmac_key=hmac_key
+        )
 
     @property
     def accept_content(self) -> frozenset[str]:
@@ -245,6 +289,8 @@ class Celeriac:
             add_builtin_tasks(self)
             for make in state.shared():
                 make(self)
+            if self.conf.loaded:
+                annotate_all(self)
         self.on_after_finalize.send(sender=self)
 
     def autodiscover_tasks(
@@ -266,10 +312,15 @@ class Celeriac:
         self.finalize()
         return modules
 
+    @property
+    def annotations(self) -> list[Any]:
+        """The setting ``task_annotations`` as a list of objects that annotate."""
+        return prepare(self.conf.task_annotations)
+
     @cached_property
     def Task(self) -> type[_Task[..., Any]]:
         """The base class of this application's tasks."""
-        base = names.given_or_default(self._task_cls, _Task)
+        base = names.given_or_default(self.task_cls, _Task)
         return type("Task", (base,), {"_app": self, "abstract": True, "__module__": base.__module__})
 
     def _task_of(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
@@ -381,6 +432,21 @@ class Celeriac:
         return Publisher(self)
 
     @cached_property
+    def redact(self) -> Redaction:
+        """Shows arguments and results without their secrets (``sensitive``, ``redact_patterns``)."""
+        return Redaction(self)
+
+    @cached_property
+    def signing(self) -> Signing | None:
+        """Signs and checks messages and results (``message_signing_keys``); ``None`` without these."""
+        keys = self.conf.message_signing_keys
+        if not keys:
+            return None
+        from celeriac.security.signing import Signing
+
+        return Signing(keys, self.conf.message_signing_required)
+
+    @cached_property
     def results(self) -> ResultFormat:
         """Writes and reads stored results."""
         return ResultFormat(self)
@@ -405,6 +471,31 @@ class Celeriac:
         from celeriac.app.bulk import Bulk
 
         return Bulk(self)
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Any,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **opts: Any,
+    ) -> str:
+        """Have the scheduler send a signature (or task) by ``schedule``: seconds, a ``timedelta``, a crontab.
+
+        ``args`` and ``kwargs`` are added to the signature's own, ``opts`` are options of ``apply_async``.
+        Returns the name of the entry in ``conf.beat_schedule``: ``name``, or the signature as text. An entry
+        of the same name is replaced, with a warning if it was not named. Made for receivers of
+        ``on_after_configure`` and ``on_after_finalize``; earlier calls wait until the settings are read.
+        """
+        return self.periodic.add(schedule, sig, args, kwargs, name, opts)
+
+    @cached_property
+    def periodic(self) -> PeriodicTasks:
+        """The periodic tasks added in code."""
+        from celeriac.app.periodic import PeriodicTasks
+
+        return PeriodicTasks(self)
 
     # -- queues ----------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from celeriac.app.state import worker_frame
 from celeriac.engines.base import Publication
 from celeriac.message import OWN_HEADER, Message, encode_body, new_id
 from celeriac.result import AsyncResult
-from celeriac.serialization import repr_args
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -81,7 +80,6 @@ class Bulk:
         options = {key: value for key, value in options.items() if key not in keys.OPTIONS}
         serializer, compression = app.publisher.coding(name, task, options)
         embed = app.publisher.embed(options)
-        levels = app.conf.task_repr_maxlevels
         first: Publication | None = None
         checked = app.strict_typing if task.typing is None else task.typing
         shadows = type(task).shadow_name is not _default_shadow_name() and "shadow" not in options
@@ -102,12 +100,12 @@ class Bulk:
             task_id = new_id()
             body, content_type, encoding, added = encode_body(args, kwargs, embed, serializer, compression)
             app.publisher.check_size(name, body)
+            argsrepr, kwargsrepr = app.redact.args_repr(task, args, kwargs)
             headers = {
                 **template.headers,
                 "id": task_id,
-                "argsrepr": options.get("argsrepr") or repr_args(args, levels=levels),
-                "kwargsrepr": options.get("kwargsrepr")
-                or (repr_args(kwargs, levels=levels) if kwargs else "{}"),
+                "argsrepr": options.get("argsrepr") or argsrepr,
+                "kwargsrepr": options.get("kwargsrepr") or kwargsrepr,
                 **added,
             }
             if root:
@@ -119,6 +117,8 @@ class Bulk:
             message = Message(
                 headers, {**properties, "correlation_id": task_id}, body, content_type, encoding
             )
+            if app.signing is not None:
+                message = app.signing.sign(message)
             yield Publication(
                 message, first.queue, first.priority, first.delay, first.due, first.exchange,
                 first.routing_key, first.track,

@@ -243,7 +243,7 @@ class Chords:
                 return [value(member) for member in members]
             if task_id not in found:
                 raise ChordError(f"the result of {task_id}, a task of the chord's header, no longer exists")
-            meta = self._app.results.decode(found[task_id])
+            meta = self._app.results.decode(found[task_id], task_id)
             if meta["status"] in states.PROPAGATE_STATES:
                 raise _dependency(task_id, meta["result"])
             return meta["result"]
@@ -286,11 +286,8 @@ class Chords:
     # -- in the store ------------------------------------------------------------------------------------
 
     def _payload(self, task_id: str, state: str, value: Any) -> bytes:
-        conf = self._app.conf
-
         def dumps(result: Any) -> bytes:
-            part = [1, task_id, state, result]
-            return serialization.dumps(part, conf.result_serializer, {"result": result})[2]
+            return self._app.results.write([1, task_id, state, result], {"result": result})
 
         if not isinstance(value, BaseException) or state not in states.EXCEPTION_STATES:
             return dumps(value)
@@ -301,7 +298,7 @@ class Chords:
 
     def _encode_plan(self, plan: _Plan) -> bytes:
         written = msgspec.structs.asdict(plan)
-        return serialization.dumps(written, self._app.conf.result_serializer, {"body": plan.body})[2]
+        return self._app.results.write(written, {"body": plan.body})
 
     def _ttl(self) -> float | None:
         conf = self._app.conf

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app.annotations import annotate_all
 from celeriac.settings import Settings, from_object
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Configuration(Settings):
             with self._lock:
                 first, self._announced = not self._announced, True
             if first:
+                annotate_all(self._app)
+                if "periodic" in self._app.__dict__:
+                    self._app.periodic.settle()
                 self._app.on_after_configure.send(sender=self._app, source=self)
 
     def _read_source(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import contextvars
 import inspect
 import socket
 import threading
+import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,7 @@ class _Run:
 
     def __init__(self, task: Task[..., Any], request: Context, propagate: bool) -> None:
         self.task, self.request, self.propagate = task, request, propagate
+        self.started = 0.0
         self.next: Any = None
         """The signature of the next attempt, if the task asked for one."""
 
@@ -107,6 +109,7 @@ class _Run:
         task_id, args, kwargs = str(request.id), request.args, request.kwargs
         state: str | None = None
         value, einfo = None, None
+        self.started = time.perf_counter()
         task.push_request(request)
         try:
             signals.task_prerun.send(sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs)
@@ -154,7 +157,8 @@ class _Run:
         for callback in self.request.callbacks or ():
             _add_child(self.request, maybe_signature(callback, self.task.app).apply_async((value,)))
         self.task.on_success(value, str(self.request.id), self.request.args, self.request.kwargs)
-        signals.task_success.send(sender=self.task, result=value)
+        runtime = time.perf_counter() - self.started
+        signals.task_success.send(sender=self.task, result=value, runtime=runtime)
 
     def _failed(self, exc: Exception, einfo: ExceptionInfo) -> None:
         task, request = self.task, self.request

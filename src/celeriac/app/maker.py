@@ -66,6 +66,8 @@ def register(app: Celeriac, task: Task[..., Any]) -> None:
         )
     add_autoretry(task)
     app.registry[task.name] = task
+    if app.conf.loaded and app.conf.task_annotations:
+        type(task).annotate()
     task.on_bound(app)
 
 

@@ -22,7 +22,6 @@ from celeriac.canvas.signature import frozen_links
 from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
-from celeriac.serialization import repr_args
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -151,7 +150,10 @@ class Publisher:
             expires = defaults.expires
         when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
         task_id = task_id or new_id()
-        levels = app.conf.task_repr_maxlevels
+        if argsrepr is None or kwargsrepr is None:
+            shown = app.redact.args_repr(task, args, kwargs)
+            argsrepr = shown[0] if argsrepr is None else argsrepr
+            kwargsrepr = shown[1] if kwargsrepr is None else kwargsrepr
         header: dict[str, Any] = {
             "lang": "py",
             "task": name,
@@ -165,10 +167,8 @@ class Publisher:
             "timelimit": [time_limit, soft_time_limit],
             "root_id": root_id or task_id,
             "parent_id": parent_id,
-            "argsrepr": repr_args(args, levels=levels) if argsrepr is None else argsrepr,
-            "kwargsrepr": ("{}" if not kwargs else repr_args(kwargs, levels=levels))
-            if kwargsrepr is None
-            else kwargsrepr,
+            "argsrepr": argsrepr,
+            "kwargsrepr": kwargsrepr,
             "origin": ids.origin(),
             "ignore_result": ignore_result,
             "replaced_task_nesting": replaced_task_nesting,
@@ -216,8 +216,9 @@ class Publisher:
         if unique is not None and unique.until is Hold.ENDED:
             note["unique"] = unique.key
         header[OWN_HEADER] = note
+        message = Message(header, properties, body, content_type, encoding)
         return Publication(
-            Message(header, properties, body, content_type, encoding),
+            message if app.signing is None else app.signing.sign(message),
             target.queue,
             priority,
             when.delay if held else None,
@@ -330,7 +331,7 @@ class Publisher:
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
         if signals.before_task_publish.receivers:
-            self._announce_before(publications, retry_policy)
+            self.announce_before(publications, retry_policy)
         collected = _collected.get()
         if collected is not None:
             collected.extend(publications)
@@ -355,7 +356,7 @@ class Publisher:
                 publications, exc, started, policy if wanted else None, timeout, bool(retry)
             )
         if signals.after_task_publish.receivers:
-            self._announce_after(p for index, p in enumerate(publications) if index not in held)
+            self.announce_after(p.message for index, p in enumerate(publications) if index not in held)
         return held
 
     def _send_again(
@@ -389,15 +390,17 @@ class Publisher:
         failed.maybe_done = error.maybe_done
         raise failed from error
 
-    def _announce_before(
-        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None
+    def announce_before(
+        self, publications: Sequence[Publication], retry_policy: Mapping[str, Any] | None = None
     ) -> None:
+        """Send ``before_task_publish`` for messages that are about to be stored."""
         policy = {**self._app.conf.task_publish_retry_policy, **(retry_policy or {})}
         for publication in publications:
             message = publication.message
+            body = _body(self._app, message)
             signals.before_task_publish.send(
                 sender=message.headers["task"],
-                body=_body(self._app, message),
+                body=body,
                 exchange=publication.exchange,
                 routing_key=publication.routing_key,
                 declare=[self._app.queues[publication.queue]],
@@ -405,20 +408,26 @@ class Publisher:
                 properties=message.properties,
                 retry_policy=policy,
             )
+            if self._app.signing is not None:
+                # A receiver may have changed a header that is under the signature.
+                publication.message = self._app.signing.renew(message)
 
-    def _announce_after(self, publications: Iterable[Publication]) -> None:
-        for publication in publications:
-            message = publication.message
+    def announce_after(self, messages: Iterable[Message]) -> None:
+        """Send ``after_task_publish`` for messages that have been stored."""
+        for message in messages:
+            place = message.properties["delivery_info"]
             signals.after_task_publish.send(
                 sender=message.headers["task"],
                 body=_body(self._app, message),
                 headers=message.headers,
-                exchange=publication.exchange,
-                routing_key=publication.routing_key,
+                exchange=place["exchange"],
+                routing_key=place["routing_key"],
             )
 
 
 def _body(app: Celeriac, message: Message) -> Any:
+    if app.signing is not None:
+        message = app.signing.open(message)
     return decode_body(message, {message.content_type})
 
 

@@ -210,6 +210,9 @@ class Context:
         self.__dict__.clear()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "name":
+            # What receivers of task_received and task_revoked call it; a header of this name goes first.
+            return self.task_name
         raise AttributeError(f"this task's request has no attribute or header {name!r}")
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import clock, serialization, states
 from celeriac.engines.base import ResultRecord
-from celeriac.exceptions import DecodeError, EncodeError
+from celeriac.exceptions import DecodeError, EncodeError, SecurityError
 from celeriac.message import notes
 from celeriac.saferepr import shown
 
@@ -87,7 +87,7 @@ class ResultFormat:
             if request.parent_id:
                 meta["parent_id"] = request.parent_id
             if conf.result_extended:
-                meta.update(_extended(request))
+                meta.update(self._extended(request))
         meta["task_id"] = identifier
         ttl = conf.result_expires
         if state == states.FAILURE and conf.result_failure_expires is not None:
@@ -126,29 +126,48 @@ class ResultFormat:
         if conf.result_compression:
             payload, label = serialization.compress(payload, conf.result_compression)
             payload = _COMPRESSED + label.encode() + b"\0" + payload
-        return payload
+        return self._sealed(payload)
 
-    def decode(self, payload: bytes) -> dict[str, Any]:
+    def write(self, value: Any, names: dict[str, Any]) -> bytes:
+        """Return what is kept beside results (parts of chords) in their form, to be read by :meth:`reader`.
+
+        Raises ``EncodeError`` that speaks of the value's parts by these names.
+        """
+        return self._sealed(serialization.dumps(value, self._app.conf.result_serializer, names)[2])
+
+    def _sealed(self, payload: bytes) -> bytes:
+        signing = self._app.signing
+        return payload if signing is None else signing.sign_result(payload)
+
+    def decode(self, payload: bytes, task_id: str | None = None) -> dict[str, Any]:
         """Return what was stored, its exception made again.
 
-        Raises ``DecodeError`` for bytes that are not a result, ``ContentDisallowed`` for a format that
-        ``result_accept_content`` does not allow.
+        Where results are signed, ``task_id`` says whose result it must be. Raises ``DecodeError`` for bytes
+        that are not a result, ``ContentDisallowed`` for a format that ``result_accept_content`` does not
+        allow, ``SecurityError`` for one whose signature is missing or wrong where results are signed.
         """
         meta = self.reader()(payload)
         if not isinstance(meta, dict) or "status" not in meta:
             raise DecodeError("the stored result is not an object with a status")
+        if self._app.signing is not None and task_id is not None and meta.get("task_id") != task_id:
+            raise SecurityError(f"what is stored as the result of {task_id} is that of another task")
         if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
             meta["result"] = serialization.decode_exception(meta["result"])
         return meta
 
     def reader(self) -> Callable[[bytes], Any]:
-        """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it."""
-        conf = self._app.conf
+        """A function that reads what ``result_serializer`` wrote, if ``result_accept_content`` allows it.
+
+        It raises as :meth:`decode`.
+        """
+        conf, signing = self._app.conf, self._app.signing
         form = serialization.serializer(conf.result_serializer)
         accept = conf.result_accept_content
         accepted = serialization.ensure_accept(conf.accept_content if accept is None else accept)
 
         def read(payload: bytes) -> Any:
+            if signing is not None:
+                payload = signing.open_result(payload)
             if payload.startswith(_COMPRESSED):
                 label, _, payload = payload[len(_COMPRESSED) :].partition(b"\0")
                 payload = serialization.decompress(payload, label.decode("utf-8", "replace"))
@@ -196,6 +215,24 @@ class ResultFormat:
                 task.name, identifier, state,
             )  # fmt: skip
 
+    def _extended(self, request: Context) -> dict[str, Any]:
+        app, info = self._app, request.delivery_info or {}
+        args, kwargs = app.redact.arguments(
+            app.registry.get(request.task_name or ""), request.args, request.kwargs
+        )
+        more = {
+            "name": request.task_name,
+            "args": args,
+            "kwargs": kwargs,
+            "worker": request.hostname,
+            "retries": request.retries,
+            "queue": request.queue or info.get("routing_key"),
+        }
+        if request.stamps:
+            more["stamped_headers"] = request.stamped_headers
+            more.update({k: v for k, v in request.stamps.items() if k in (request.stamped_headers or ())})
+        return more
+
 
 def shortened(error: BaseException, refusal: EncodeError) -> EncodeError:
     """What is stored for an error that cannot be stored in full because of ``refusal``."""
@@ -207,19 +244,3 @@ def _children(request: Context | None) -> list[Any]:
     if request is None or request._children is None:
         return []
     return [child.as_tuple() for child in request._children]
-
-
-def _extended(request: Context) -> dict[str, Any]:
-    info = request.delivery_info or {}
-    more = {
-        "name": request.task_name,
-        "args": request.args,
-        "kwargs": request.kwargs,
-        "worker": request.hostname,
-        "retries": request.retries,
-        "queue": request.queue or info.get("routing_key"),
-    }
-    if request.stamps:
-        more["stamped_headers"] = request.stamped_headers
-        more.update({k: v for k, v in request.stamps.items() if k in (request.stamped_headers or ())})
-    return more

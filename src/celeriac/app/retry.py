@@ -37,8 +37,9 @@ def retry(
     if limit is not None and attempt > limit:
         if exc is not None:
             raise exc
+        argsrepr, kwargsrepr = task.app.redact.args_repr(task, call_args, call_kwargs)
         raise task.MaxRetriesExceededError(
-            f"Can't retry {task.name}[{request.id}] args:{call_args} kwargs:{call_kwargs}",
+            f"Can't retry {task.name}[{request.id}] args:{argsrepr} kwargs:{kwargsrepr}",
             task_args=call_args,
             task_kwargs=call_kwargs,
         )

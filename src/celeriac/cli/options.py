@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from celeriac.cli.errors import did_you_mean
-from celeriac.cli.session import Session
+from celeriac.cli.errors import Failure, did_you_mean
+from celeriac.cli.session import Session, user_options
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -89,6 +89,73 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _take_global_options(self)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; what is not known may be an option of the application's own."""
+        session = ctx.ensure_object(Session)
+        try:
+            # The application is loaded only if it must be: a daemon imports it after it has detached.
+            if help_wanted := _asks_for_help(ctx, args):
+                raise click.NoSuchOption("--help")
+            rest = super().parse_args(ctx, list(args))
+        except click.NoSuchOption:
+            ctx.meta[_OWN] = _own_options(self, session, args, quiet=help_wanted)
+            ctx.params.clear()
+            rest = super().parse_args(ctx, args)
+            for name in {option.name for option in preload_options(session)} & ctx.params.keys():
+                session.preload[str(name)] = ctx.params.pop(str(name))
+        session.parsed = True
+        return rest
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own parameters, and those that the application adds."""
+        return [*super().get_params(ctx), *ctx.meta.get(_OWN, ())]
+
+
+_OWN = "celeriac.user_options"
+
+
+def _own_options(
+    command: click.Command, session: Session, args: Sequence[str], quiet: bool
+) -> list[click.Option]:
+    """The options that the application has for the command, if there is an application.
+
+    ``quiet``: help is asked for, which must be had when the application cannot be loaded, too.
+    """
+    session.app = session.app or _application_named_in(args)
+    if session.app is None and not session.has_application:
+        return []
+    taken = {name for parameter in command.params for name in parameter.opts}
+    try:
+        found = [*user_options(session.application, command.name or ""), *preload_options(session)]
+    except Failure:
+        if not quiet:
+            raise
+        return []
+    return [option for option in found if taken.isdisjoint(option.opts)]
+
+
+def preload_options(session: Session) -> list[click.Option]:
+    """The application's own options for all commands (``app.user_options["preload"]``)."""
+    return user_options(session.application, "preload") if session.loaded else []
+
+
+def _asks_for_help(ctx: click.Context, args: Sequence[str]) -> bool:
+    before = args[: args.index("--")] if "--" in args else args
+    return not set(ctx.help_option_names).isdisjoint(before)
+
+
+def _application_named_in(args: Sequence[str]) -> str | None:
+    """The value of ``-A`` where the arguments could not be parsed."""
+    for position, argument in enumerate(args):
+        name, given, value = argument.partition("=")
+        if argument in ("-A", "--app") and position + 1 < len(args):
+            return args[position + 1]
+        if name == "--app" and given:
+            return value
+        if argument.startswith("-A") and len(argument) > 2:
+            return argument[2:].removeprefix("=")
+    return None
 
 
 class Group(click.Group):

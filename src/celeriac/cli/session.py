@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,13 +41,48 @@ class Session:
         self.no_color: bool | None = None
         self.quiet: bool | None = None
         self.skip_checks: bool | None = None
+        self.preload: dict[str, Any] = {}
+        """What was given of ``app.user_options["preload"]``."""
+        self.parsed = False
+        """The command line has been read to its end."""
+        self._announced = False
 
-    @cached_property
+    @property
+    def has_application(self) -> bool:
+        """Whether an application was handed over instead of being named."""
+        return self._given is not None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the application has been loaded."""
+        return "_application" in self.__dict__
+
+    @property
     def application(self) -> Celeriac:
         """The application that ``-A`` names (Celery's rules), with its tasks still to be imported.
 
-        Raises ``Failure`` saying what was tried, or where its module fails.
+        The first use after the command line was read sends the signal ``user_preload_options``. Raises
+        ``Failure`` saying what was tried, or where its module fails.
         """
+        app = self._application
+        if self.parsed and not self._announced:
+            self._announced = True
+            self._announce(app)
+        return app
+
+    def _announce(self, app: Celeriac) -> None:
+        from celeriac import signals
+
+        context = click.get_current_context()
+        values = {
+            option.name: self.preload.get(option.name, default_of(option, context))
+            for option in user_options(app, "preload")
+            if option.name
+        }
+        signals.user_preload_options.send(sender=context.command.name, app=app, options=values)
+
+    @cached_property
+    def _application(self) -> Celeriac:
         self.enter()
         if self._given is not None and not self.app:
             return self._given
@@ -101,6 +136,28 @@ class Session:
         """Tell people something on standard error, unless ``--quiet``; scripts read standard output."""
         if not self.quiet:
             click.echo(text, err=True)
+
+
+def user_options(app: Celeriac, key: str) -> list[click.Option]:
+    """The options that the application itself has for a command, or for all (``"preload"``).
+
+    Raises ``Failure`` for what is no ``click.Option``.
+    """
+    found = list(app.user_options.get(key, ()))
+    for one in found:
+        if not isinstance(one, click.Option):
+            raise Failure(
+                f"app.user_options[{key!r}]: {one!r} is not an option. Options are written as "
+                "click.Option(['--name'], help='...')"
+            )
+    return sorted(found, key=lambda one: one.name or "")
+
+
+def default_of(option: click.Option, context: click.Context) -> Any:
+    """What an option is when it is not given: its default, converted."""
+    value, _ = option.handle_parse_result(context, {}, [])
+    # Newer versions of click have a value of their own for "none".
+    return None if value is getattr(click.core, "UNSET", None) else value
 
 
 def _module_like(spec: str | None) -> str:

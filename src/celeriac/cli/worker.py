@@ -6,15 +6,18 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from celeriac import platforms
 from celeriac.cli.errors import Failure
 from celeriac.cli.options import COMMA_LIST, LEVEL, Command, Decorated, Option, ParamType, pass_session
-from celeriac.cli.session import Session
+from celeriac.cli.session import Session, default_of, user_options
 from celeriac.platforms import EX_CANTCREAT, EX_USAGE
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celeriac
 
 POOLS: Final = ("prefork", "threads", "asyncio", "solo", "gevent", "eventlet", "processes", "custom")
 
@@ -206,6 +209,7 @@ def worker(session: Session, /, settings: tuple[str, ...], **flags: Any) -> int:
         if flags[name] is not None:
             session.say(sentence)
     options = {name: value for name, value in flags.items() if value is not None}
+    options.update(_own_options(app, flags))
     if "shutdown_grace" in options:
         (options["shutdown_grace"],) = options["shutdown_grace"]
     options["hostname"] = node
@@ -219,6 +223,16 @@ def worker(session: Session, /, settings: tuple[str, ...], **flags: Any) -> int:
     if ready:
         ready()
     return int(node_worker.start() or 0)
+
+
+def _own_options(app: Celeriac, flags: dict[str, Any]) -> dict[str, Any]:
+    """The options that the application itself has for its workers, given or by default."""
+    context = click.get_current_context()
+    return {
+        option.name: flags[option.name] if option.name in flags else default_of(option, context)
+        for option in user_options(app, "worker")
+        if option.name
+    }
 
 
 # -- what is refused, before anything is done --------------------------------------------------------------

@@ -367,7 +367,7 @@ class AsyncResult(ResultBase, Generic[R]):
 
     def read(self, payload: bytes) -> dict[str, Any]:
         """A state as it is stored, decoded."""
-        meta: dict[str, Any] = self.app.results.decode(payload)
+        meta: dict[str, Any] = self.app.results.decode(payload, self.id)
         return meta
 
     def store(self) -> ResultBackend:

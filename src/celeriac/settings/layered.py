@@ -172,6 +172,11 @@ class Settings(MutableMapping[str, Any]):
             finally:
                 self._loading = False
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the source and the environment have been read."""
+        return self._loaded
+
     def check(self) -> None:
         """Raise ``ImproperlyConfigured`` if settings are set that ask for what does not exist here."""
         self.load()

@@ -42,6 +42,7 @@ from celeriac.worker.options import SINGLE_SLOT, Options
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.worker.steps import Steps
 
 logger = logging.getLogger("celeriac.worker")
 
@@ -62,6 +63,9 @@ class Death(msgspec.Struct, tag=True):
 
 class Ready(msgspec.Struct, tag=True):
     """Supervisor to agent: all children are up."""
+
+    again: bool = False
+    """The agent is a new one of a node that was ready before."""
 
 
 class Stopping(msgspec.Struct, tag=True):
@@ -150,11 +154,20 @@ class Agent:
         self._watch: tuple[threading.Thread, socket.socket, socket.socket] | None = None
         self._due: dict[Callable[[], None], float] = {}
         self._warned: set[str] = set()
+        self.hostname = options.name
+        """The node's name, for the receivers of signals."""
+        self._steps: Steps | None = None
+        if any(app.steps.values()):
+            from celeriac.worker.steps import Steps
+
+            self._steps = Steps(app, options, node.pid)
 
     def run(self) -> None:
         interval = self.options.lease / 5
         self._try("check the stores", self._check)
         self._watch_foreign()
+        if self._steps is not None:
+            self._steps.begin()
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
@@ -167,6 +180,8 @@ class Agent:
             self.give_back_overrun()
             self.release_dead()
             self._listen(TICK)
+        if self._steps is not None:
+            self._steps.end()
         chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
@@ -183,6 +198,8 @@ class Agent:
         if self._try("renew the leases", lambda: self.app.broker.beat(self.node)):
             # Counted from before the question: a slow answer must not stretch the trust in it.
             self.board.note_beat(self.options.lease - (time.monotonic() - asked))
+            if signals.heartbeat_sent.receivers:
+                signals.heartbeat_sent.send(sender=self)
             if self.options.heartbeat_file:
                 Path(self.options.heartbeat_file).touch()
         else:
@@ -260,9 +277,10 @@ class Agent:
             if isinstance(message, Death):
                 self.deaths.append(message)
             elif isinstance(message, Ready):
-                logger.info("%s ready.", self.options.name)
-                signals.worker_ready.send(sender=self)
+                self._begin_work(message.again)
             elif isinstance(message, Stopping):
+                if self._steps is not None:
+                    self._steps.close(message.how == "Cold")
                 signals.worker_shutting_down.send(
                     sender=self.options.name, sig=message.sig, how=message.how, exitcode=0
                 )
@@ -270,6 +288,13 @@ class Agent:
                 self.leaving = True
         if self.leaving:
             self.release_dead()
+
+    def _begin_work(self, again: bool) -> None:
+        if not again:
+            logger.info("%s ready.", self.options.name)
+            signals.worker_ready.send(sender=self)
+        if self._steps is not None:
+            self._steps.ready()
 
     def _every(self, step: Callable[[], None], interval: float) -> None:
         now = time.monotonic()

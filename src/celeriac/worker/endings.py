@@ -69,7 +69,7 @@ class Endings:
                 job,
                 "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s",
                 runtime=runtime,
-                return_value=_short(value, plan.task.resultrepr_maxsize),
+                return_value=self.app.redact.result_repr(plan.task, value),
             )
         self._after(job, states.SUCCESS, value, None)
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
@@ -228,6 +228,8 @@ class Endings:
         self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=shown(retry, str))
         self._after(job, states.RETRY, reason, info)
         publication: Publication = retry.publication
+        if signals.before_task_publish.receivers:
+            self.app.publisher.announce_before([publication])
         token, queue = job.delivery.token, job.delivery.queue
         if publication.queue == queue:
             return Outcome(
@@ -313,9 +315,3 @@ class Endings:
             trace_logger.error(
                 "Task %(name)s[%(id)s] raised unexpected: %(exc)s\n%(traceback)s", data, extra={"data": data}
             )
-
-
-def _short(value: Any, size: int | None) -> str:
-    text = shown(value)
-    size = size or 1024
-    return text if len(text) <= size else text[: size - 3] + "..."

@@ -16,6 +16,7 @@ import select
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from celeriac import signals
 from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome
 from celeriac.exceptions import OperationalError, StoreFull
 from celeriac.worker.persist import persist
@@ -51,8 +52,18 @@ class Line:
             owed = self._store_apart(outcomes)
             answer = self._exchange([_bare(outcome) for outcome in outcomes], limit)
             answer.owed.extend(owed)
-            return answer
-        return self._exchange(outcomes, limit)
+        else:
+            answer = self._exchange(outcomes, limit)
+        if signals.after_task_publish.receivers and outcomes:
+            self._announce(outcomes, answer)
+        return answer
+
+    def _announce(self, outcomes: Sequence[Outcome], answer: Answer) -> None:
+        """Tell of the messages that have gone out with these outcomes: what follows, and next attempts."""
+        stored = [outcome for outcome in outcomes if outcome.token not in answer.refused]
+        messages = [publication.message for outcome in stored for publication in outcome.publications]
+        messages += [outcome.message for outcome in stored if outcome.message is not None]
+        self.app.publisher.announce_after(messages)
 
     def _exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
         try:

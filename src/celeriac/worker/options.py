@@ -49,6 +49,8 @@ class Options(msgspec.Struct, kw_only=True):
     overrides: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings given on the command line, for children that import the application anew."""
     heartbeat_file: str | None = None
+    given: dict[str, Any] = msgspec.field(default_factory=dict)
+    """The flags as given, with the user's own options: for the steps, which run in forked agents only."""
 
     @property
     def children(self) -> int:
@@ -111,6 +113,7 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
         logfile=flags.get("logfile"),
         overrides=flags.get("overrides") or {},
         heartbeat_file=conf.worker_heartbeat_file,
+        given=dict(flags),
     )
 
 

@@ -122,7 +122,7 @@ class Launcher:
         assert self.options.app_spec is not None
         birth = Birth(
             app_spec=self.options.app_spec,
-            options=self.options,
+            options=msgspec.structs.replace(self.options, given={}),  # values of any type, of use to no child
             child=record.number,
             epoch=record.epoch,
             node=node,

@@ -20,11 +20,13 @@ from celeriac.app.stamps import marks
 from celeriac.engines.base import Control, Delivery, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
+    ContentDisallowed,
     DecodeError,
     Fenced,
     InvalidTaskError,
     NotRegistered,
     OperationalError,
+    SecurityError,
     TimeLimitExceeded,
     WorkerLostError,
 )
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
 logger = logging.getLogger("celeriac.worker.strategy")
+
+_AUTHENTICATED = "application/data"
+"""The content type of bodies signed with a certificate (``celeriac.security.certificates``)."""
 
 
 class Runner:
@@ -59,6 +64,7 @@ class Runner:
         self.default_limits = limits
         self.endings = Endings(app)
         self.accept = app.accept_content
+        self.signing = app.signing
         self.plans: dict[str, Plan] = {}
         self.revoked: set[str] = set()
         self.rates: dict[str, str] = {}
@@ -91,6 +97,8 @@ class Runner:
         if self.max_size and len(delivery.payload) > self.max_size:
             raise DecodeError(f"{len(delivery.payload)} bytes are over message_max_size ({self.max_size})")
         message = decode_envelope(delivery.payload)
+        if self.signing is not None:
+            message = self.signing.open(message)
         args, kwargs, embed = decode_body(message, self.accept)
         headers = message.headers
         try:
@@ -124,7 +132,10 @@ class Runner:
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
-        return self._special(job, message) if self._is_special(headers, plan) else job
+        result = self._special(job, message) if self._is_special(headers, plan) else job
+        if signals.task_received.receivers and result is job:
+            signals.task_received.send(sender=self, request=context)
+        return result
 
     def _revoked_by(self, stamps: Any) -> bool:
         return isinstance(stamps, dict) and not self.revoked.isdisjoint(marks(stamps))
@@ -215,7 +226,7 @@ class Runner:
         if backend is None or task_id is None:
             return None
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
-        meta = None if payload is None else self.app.results.decode(payload)
+        meta = None if payload is None else self.app.results.decode(payload, task_id)
         return meta if meta is not None and meta["status"] in states.READY_STATES else None
 
     def _plan(self, name: str) -> Plan | None:
@@ -308,7 +319,7 @@ class Runner:
         detail = f"{type(error).__name__}: {error}"
         logger.error("Cannot read a message from %r, now a dead letter: %s", delivery.queue, detail)
         if signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=self.app, message=delivery.payload, exc=error)
+            signals.task_rejected.send(sender=self, message=delivery.payload, exc=error)
         outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
         try:
             headers = decode_envelope(delivery.payload).headers
@@ -316,7 +327,12 @@ class Runner:
             outcome.unique = _unique(headers)
         except DecodeError:
             return outcome
-        if outcome.task_id and self.app.backend is not None:
+        # Nobody vouches for the id in a message whose signature is wrong or missing: its result is not ours
+        # to write (and to sign).
+        forged = isinstance(error, SecurityError) and (
+            not isinstance(error, ContentDisallowed) or _AUTHENTICATED in self.accept
+        )
+        if outcome.task_id and self.app.backend is not None and not forged:
             context = Context(None, None, None, None, id=outcome.task_id)
             outcome.result = self.app.results.record(states.FAILURE, error, context)
             outcome.parts = self._unread_part(headers, error)
@@ -345,7 +361,7 @@ class Runner:
         error = NotRegistered(name)
         if signals.task_unknown.receivers:
             signals.task_unknown.send(
-                sender=self.app, message=context.message, exc=error, name=name, id=context.id
+                sender=self, message=context.message, exc=error, name=name, id=context.id
             )
         record = None
         if self.app.backend is not None and not context.ignore_result:

@@ -7,9 +7,10 @@ Responsibilities:
 3. Keep time limits and the number of processes, through the board and signals.
 4. Shut down: warm, soft or cold.
 
-It has no thread, no connection and runs no task, so it is always there to do these, and fork is safe. The
-application is imported before the first fork; memory is shared with the children (garbage frozen, copy on
-write).
+It has no thread, no connection and runs no task (and of hooks only the signal
+``worker_before_create_process``, which has no other place), so it is always there to do these, and fork is
+safe. The application is imported before the first fork; memory is shared with the children (garbage frozen,
+copy on write).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
 from celeriac.worker.agent import (
     Channel,
@@ -139,6 +141,8 @@ class Supervisor:
         self.channel = Channel(ours)
         self.agent_pid = self.launcher.fork_agent(self.node, Channel(theirs), (ours,))
         theirs.close()
+        if self._ready:
+            self.channel.send(Ready(again=True))
         for death in self.unreleased.values():
             self.channel.send(death)
 
@@ -154,6 +158,8 @@ class Supervisor:
             child.record.reset(child.epoch)
             child.verdicts, child.ours, child.kill_at, child.idle_since = {}, False, 0.0, 0.0
             child.born = now
+            if signals.worker_before_create_process.receivers:
+                signals.worker_before_create_process.send(sender=self)
             child.pid = self.launcher.start_child(child.record, self.node.id)
             child.record.pid = child.pid
 

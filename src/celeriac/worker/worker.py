@@ -39,6 +39,10 @@ class Worker:
         app.finalize()
         opened_early = app.opened
         app.conf.check()
+        if any(app.steps.values()):
+            from celeriac.worker.steps import check
+
+            check(app)
         options = resolve(app, flags)
         self.hostname = options.name
         app.log.setup(

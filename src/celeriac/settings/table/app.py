@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celeriac.settings.kinds import BOOLEAN, NAMES, REFERENCE, SECRET, TEXT, TIMEZONE
-from celeriac.settings.table.rows import works
+from celeriac.settings.table.rows import own, works
 
 ROWS = (
     works(
@@ -38,21 +38,18 @@ ROWS = (
         TEXT,
         None,
         "File of the X.509 certificate with which messages are signed.",
-        pending="security",
     ),
     works(
         "security_cert_store",
         REFERENCE,
         None,
         "Files of the certificates whose signatures are trusted, as a glob pattern.",
-        pending="security",
     ),
     works(
         "security_key",
         TEXT,
         None,
         "File of the private key with which messages are signed.",
-        pending="security",
         secret=True,
     ),
     works(
@@ -60,10 +57,41 @@ ROWS = (
         SECRET,
         None,
         "Password of the private key.",
-        pending="security",
         secret=True,
     ),
-    works(
-        "security_digest", TEXT, "sha256", "Hash of the signature of a signed message.", pending="security"
+    works("security_digest", TEXT, "sha256", "Hash of the signature of a signed message."),
+    own(
+        "message_signing_keys",
+        NAMES,
+        None,
+        "Secrets with which messages and results are signed (HMAC-SHA256): the first signs, all are "
+        "accepted. With them, what is not signed is refused. Read once.",
+        secret=True,
+    ),
+    own(
+        "message_signing_required",
+        BOOLEAN,
+        True,
+        "Refuse what is not signed, where message_signing_keys is set; off while signing is being "
+        "introduced.",
+    ),
+    own(
+        "redact_patterns",
+        NAMES,
+        (
+            "passw(or)?d",
+            "passphrase",
+            "pwd",
+            "secret",
+            "token",
+            "api_?key",
+            "private_?key",
+            "access_?key",
+            "credential",
+            "authorization",
+            "cookie",
+        ),
+        "Regular expressions; a parameter or key of a dictionary in whose name one is found (in any case) is "
+        "shown as '***' in logs, events and extended results. Read once.",
     ),
 )

@@ -58,7 +58,16 @@ def refused(name: str, kind: Kind, default: Any, doc: str, *, secret: bool = Fal
     )
 
 
-def own(name: str, kind: Kind, default: Any, doc: str, *, optional: bool = False, why: str = "") -> Setting:
+def own(
+    name: str,
+    kind: Kind,
+    default: Any,
+    doc: str,
+    *,
+    optional: bool = False,
+    why: str = "",
+    secret: bool = False,
+) -> Setting:
     """A setting that Celery does not have."""
     return Setting(
         name,
@@ -69,4 +78,5 @@ def own(name: str, kind: Kind, default: Any, doc: str, *, optional: bool = False
         optional=optional or default is None,
         ours=True,
         why=why,
+        secret=secret,
     )

@@ -137,7 +137,6 @@ ROWS = (
         STRUCTURE,
         None,
         "Changes to attributes of tasks, by task name or '*'.",
-        pending="annotations",
     ),
     works(
         "task_allow_error_cb_on_chord_header",

@@ -239,7 +239,7 @@ ROWS = (
         "worker_consumer",
         REFERENCE,
         "celery.worker.consumer:Consumer",
-        "There are no consumer blueprints here; use the worker's signals.",
+        "There are no consumer blueprints here; use the worker's signals, or app.steps.",
     ),
     refused(
         "worker_timer", REFERENCE, None, "Timer classes of your own are not supported; remove the setting."

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from celeriac import signals
 from celeriac.engines.base import Outcome
 from celeriac.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celeriac.worker.job import Job
@@ -24,13 +25,27 @@ class Green:
         self, seat: Seat, spawn: Callable[..., Any], after: Callable[[float, BaseException], Any]
     ) -> None:
         self.runner = seat.runner
+        self._eventlet = seat.options.pool == "eventlet"
         self._spawn = spawn
         self._after = after
 
     def host(self, claiming: Callable[[], None]) -> None:
-        claiming()
+        if self._eventlet:
+            signals.eventlet_pool_started.send(sender=self)
+        try:
+            claiming()
+        finally:
+            # Claiming ends when every slot has: there is nothing left to wait for between these two.
+            if self._eventlet:
+                signals.eventlet_pool_preshutdown.send(sender=self)
+                signals.eventlet_pool_postshutdown.send(sender=self)
 
     def start(self, slot: int, job: Job, finished: Callable[[int, Outcome], None]) -> None:
+        if self._eventlet and signals.eventlet_pool_apply.receivers:
+            context = job.context
+            signals.eventlet_pool_apply.send(
+                sender=self, target=job.plan.call, args=context.args, kwargs=context.kwargs
+            )
         self._spawn(self._run, slot, job, finished)
 
     def cancel(self, job: Job) -> None:
