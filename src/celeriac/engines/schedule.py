@@ -19,6 +19,12 @@ import msgspec
 if TYPE_CHECKING:
     from celeriac.engines.base import Publication
 
+REMOVED_MAX = 10_000
+"""How many names of removed entries a store remembers at least."""
+CLOCK_STEP = 1.0
+"""Seconds by which a store's clock may be set back without ending the term. A term that ends later than its
+``ttl`` and this from now is of a clock that was set back further, and over: nobody shall wait for an hour."""
+
 
 class Term(msgspec.Struct):
     """Who leads, and until when."""
@@ -63,9 +69,13 @@ class Schedule(msgspec.Struct):
     version: int
     """Grows with every change but ticks."""
     entries: list[Entry]
-    """Those that changed after the version asked for."""
+    """Those that changed after the version asked for; ticks are no change."""
     removed: list[str]
-    """Names removed after it. With version 0 asked for, none."""
+    """Names removed after it."""
+    complete: bool = False
+    """``entries`` are all there is: whatever else the scheduler knows has been removed, and ``removed`` is
+    empty. So where version 0 was asked for, one older than the removals that are remembered, or one that
+    the store has not reached (it was emptied, or went back to a backup)."""
 
 
 class Tick(msgspec.Struct):
@@ -75,19 +85,22 @@ class Tick(msgspec.Struct):
     due: float
     task_id: str = ""
     publication: Publication | None = None
-    """The task's message; ``None`` marks the tick as done without one (a missed tick that is left out)."""
+    """The task's message; ``None`` marks the tick without one. It counts as fired if there is a ``task_id``
+    (published elsewhere before), else it is a missed tick that is left out."""
+    held: bool = False
+    """Without a publication: it was left out elsewhere because the task before still runs. Counts as skipped."""
 
 
 class ScheduleStore(Protocol):
     """Schedules; every coordinator is one. All steps are atomic."""
 
     def lead(self, holder: str, ttl: float) -> Term | None:
-        """Take the term, or put off the end of one's own by ``ttl`` seconds from now. ``None`` if another
-        holds it."""
+        """Take the term, or put off the end of one's own to ``ttl`` seconds from now. ``None`` if another
+        holds it. A term that is over is taken anew, under a new token, also by who held it last."""
         ...
 
     def leader(self) -> Term | None:
-        """The term that runs now."""
+        """The term that runs now, if one does."""
         ...
 
     def resign(self, holder: str) -> None:
@@ -99,19 +112,21 @@ class ScheduleStore(Protocol):
         ...
 
     def schedule_version(self) -> int:
-        """The version alone: what a scheduler asks for several times a second."""
+        """The version alone: what a scheduler asks for several times a second. Any other than the one it
+        knows, also a smaller one, is a reason to ask for the schedule."""
         ...
 
     def put_entries(self, entries: Sequence[Entry], term: Term | None = None) -> None:
         """Add entries or replace their definition, source and ``enabled``; how far they have come stays.
 
-        An entry that is the same already does not change the version. ``since`` is set by the store where
-        an entry is new, or enabled again. With a ``term`` it must be the current one: else ``Fenced``.
+        The other fields are the store's, whatever stands in the entries given. An entry that is the same
+        already does not change the version. ``since`` is set where an entry is new, or enabled again. With a
+        ``term`` it must be the current one: else ``Fenced``, and nothing was stored.
         """
         ...
 
     def remove_entries(self, names: Sequence[str], term: Term | None = None) -> int:
-        """Remove entries; return how many there were."""
+        """Remove entries; return how many there were. With a ``term`` as :meth:`put_entries`."""
         ...
 
     def fire(self, term: Term, ticks: Sequence[Tick]) -> dict[str, str]:
@@ -119,8 +134,17 @@ class ScheduleStore(Protocol):
 
         Those left out come back, name -> reason: ``"done"`` (this tick or a later one was fired already),
         ``"gone"`` (no such entry, or not enabled), ``"held"`` (the publication's unique key is held: the tick
-        is marked and counted as skipped). Raises ``Fenced`` if the term is not the current one: nothing was
-        stored. Where messages go to another store than this one, publications must be ``None`` and have been
-        published before, under a unique key of the tick's own.
+        is marked and counted as skipped). Of several ticks of one entry, which are taken in the order given,
+        the last one that was left out tells the reason. Raises ``Fenced`` if the term is not the current one,
+        or over: nothing was stored. Where messages go to another store than this one, publications must be
+        ``None`` and have been published before, under a unique key of the tick's own.
         """
         ...
+
+
+def over(term: Term) -> str:
+    """What ``Fenced`` says of a term that is not the current one."""
+    return (
+        f"the term {term.token} of scheduler {term.holder} is over: it was not renewed in time, or another "
+        "leads. Nothing was stored; take the term again (lead) before anything else"
+    )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celeriac.clock import now as wall_clock
+from celeriac.engines import schedule
 from celeriac.engines.base import (
     Answer,
     DeadLetter,
@@ -114,6 +115,22 @@ class Kept:
     expires: float | None
 
 
+@dataclass
+class Timetable:
+    """The schedule, and who leads those who watch it."""
+
+    entries: dict[str, schedule.Entry] = field(default_factory=dict)
+    version: int = 0
+    removed: dict[str, int] = field(default_factory=dict)
+    """Name -> the version at which the entry was removed, in that order."""
+    forgotten: int = 0
+    """Removals at this version and before may have been forgotten."""
+    holder: str = ""
+    token: int = 0
+    expires: float = 0.0
+    ttl: float = 0.0
+
+
 class Waiter:
     """One sleeping consumer: woken through a socket, so that it can watch other files as well."""
 
@@ -161,6 +178,7 @@ class Store:
     """Group -> (its list of results, until when)."""
     chords: dict[str, Any] = field(default_factory=dict)
     """Group -> its :class:`celeriac.engines.memory.chords.Chord`."""
+    timetable: Timetable = field(default_factory=Timetable)
     leases: dict[int, Lease] = field(default_factory=dict)
     dead: dict[str, tuple[DeadLetter, int]] = field(default_factory=dict)
     """Key -> (letter, its lane), oldest first."""
