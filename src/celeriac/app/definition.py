@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +67,7 @@ class Definition(msgspec.Struct, kw_only=True):
     @property
     def by_is_due(self) -> bool:
         """Whether the schedule is asked with ``is_due``: a class of the user's that does not say when."""
-        return _asks_is_due(type(self.schedule))
+        return bool(getattr(self.schedule, "polled", not hasattr(self.schedule, "next_due")))
 
     @property
     def once(self) -> bool:
@@ -162,7 +162,7 @@ def make(
         raise TypeError("task is a task or its name")
     fields = {key: value for key, value in fields.items() if value is not None}
     for key in ("jitter", "expires"):
-        if key in fields and not (key == "expires" and fields[key] is None):
+        if key in fields:
             fields[key] = seconds(fields[key], key)
     for key in ("start", "end"):
         if key in fields:
@@ -271,14 +271,12 @@ _CODE: Final = "in_code"
 
 
 def _schedule_data(schedule: Any, strict: bool) -> Any:
-    if hasattr(schedule, "__json__"):
-        return _written("schedule", schedule.__json__(), strict)
-    if strict:
-        raise EncodeError(
-            f"{schedule!r} cannot be stored: its class has no __json__. Put the entry into beat_schedule, or "
-            "give the class __json__ and from_json"
-        )
-    return {_CODE: f"{type(schedule).__module__}.{type(schedule).__qualname__}"}
+    try:
+        return schedules.to_json(schedule)
+    except (TypeError, ValueError) as exc:
+        if strict:
+            raise EncodeError(f"{exc}; or put the entry into beat_schedule") from exc
+        return {_CODE: f"{type(schedule).__module__}.{type(schedule).__qualname__}"}
 
 
 def _written(key: str, value: Any, strict: bool) -> Any:
@@ -301,30 +299,9 @@ def _shared_schedule(data: bytes) -> Any:
     return schedules.from_json(serialization.loads(data, "application/json", "utf-8", _JSON))
 
 
-# -- schedules of other people's ---------------------------------------------------------------------------
-
-
-@functools.cache
-def _asks_is_due(kind: type) -> bool:
-    """Whether ``is_due`` is the more derived of the two: then it is the one that was meant."""
-    line: Sequence[type] = kind.__mro__
-    return _depth(line, "is_due") < _depth(line, "next_due")
-
-
-def _depth(line: Sequence[type], name: str) -> int:
-    for depth, kind in enumerate(line):
-        if name in vars(kind):
-            return depth if kind is not _base_schedule() else len(line)
-    return len(line)
-
-
-def _base_schedule() -> Any:
-    return getattr(schedules, "BaseSchedule", None)
-
-
 def _bind(schedule: Any, app: Celeriac) -> None:
     """Tell a schedule its application, whose zone it is in if it has none of its own."""
-    if getattr(schedule, "app", None) is None:
+    if getattr(schedule, "_app", None) is None:
         try:
             schedule.app = app
         except AttributeError:
