@@ -195,7 +195,7 @@ def test_an_entry_is_stored_as_it_is(engine: Engine, rig: Rig) -> None:
     names = ["e", "E", "e|1|code|", "e:a", "ключ", "n" * 300, " "]
     engine.put_entries([entry(name, definition, source="code", enabled=name != "E") for name in names])
     entries = stored(rig.open())
-    assert list(entries) and set(entries) == set(names)
+    assert set(entries) == set(names)
     version = engine.schedule_version()
     for name, kept in entries.items():
         assert kept.since == pytest.approx(before, abs=30)
@@ -609,11 +609,12 @@ def test_leaders_that_race_fire_each_tick_once(rig: Rig) -> None:
     def beat(engine: Engine, holder: str) -> None:
         dice = random.Random(holder)
         position = 0
+        term = None
         while position < ticks:
-            term = engine.lead(holder, LONG)
+            term = engine.lead(holder, LONG) or term  # the stale one, as a leader that was frozen would
             if term is None:
-                term = Term("rival", 0, 0.0, 0.0)
-            elif dice.random() < 0.3:
+                continue
+            if dice.random() < 0.3:
                 engine.resign(holder)
             due = DUE + position
             try:
@@ -625,6 +626,7 @@ def test_leaders_that_race_fire_each_tick_once(rig: Rig) -> None:
                 position += dice.choice((0, 1, 1))  # an answer that was lost: again
             if dice.random() < 0.5:
                 engine.resign(holder)
+        engine.resign(holder)
 
     run([lambda e=e, n=n: beat(e, f"beat-{n}") for n, e in enumerate(engines)])
     consumer = engines[0].attach(incarnation())

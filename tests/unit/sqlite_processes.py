@@ -11,8 +11,9 @@ import sys
 import time
 
 from celeriac.engines import create
-from celeriac.engines.base import Delivery, Incarnation, Outcome, ResultRecord, Verdict
-from celeriac.message import decode_envelope
+from celeriac.engines.base import Delivery, Incarnation, Outcome, Publication, ResultRecord, Verdict
+from celeriac.engines.schedule import Tick
+from celeriac.message import Message, decode_envelope
 
 
 def say(word: str) -> None:
@@ -64,7 +65,22 @@ def lock_from_outside(url: str, seconds: str) -> None:
     handle.execute("COMMIT")
 
 
+def fire(url: str, turn: str) -> None:
+    """Lead, and fire every entry's ticks one due time after the other, from where they are, without end."""
+    engine = create(url, {})
+    term = engine.lead(f"beat-{turn}", 1000.0)
+    assert term is not None
+    entries = engine.schedule().entries
+    due = max(entry.last_due or 0 for entry in entries)
+    while True:
+        due += 1
+        ids = {entry.name: f"{entry.name}@{due:g}" for entry in entries}
+        messages = {name: Message({"id": id, "task": "t"}, {}, b"[[], {}, {}]") for name, id in ids.items()}
+        ticks = [Tick(name, due, id, Publication(messages[name], "q")) for name, id in ids.items()]
+        assert engine.fire(term, ticks) == {}
+        say(str(due))
+
+
 if __name__ == "__main__":
-    {"work": work, "stop_in_transaction": stop_in_transaction, "lock_from_outside": lock_from_outside}[
-        sys.argv[1]
-    ](*sys.argv[2:])
+    roles = {each.__name__: each for each in (work, stop_in_transaction, lock_from_outside, fire)}
+    roles[sys.argv[1]](*sys.argv[2:])

@@ -88,7 +88,8 @@ class Tick(msgspec.Struct):
     """The task's message; ``None`` marks the tick without one. It counts as fired if there is a ``task_id``
     (published elsewhere before), else it is a missed tick that is left out."""
     held: bool = False
-    """Without a publication: it was left out elsewhere because the task before still runs. Counts as skipped."""
+    """Without a publication: it was left out elsewhere because the task before still runs. It counts as
+    skipped."""
 
 
 class ScheduleStore(Protocol):

@@ -75,7 +75,7 @@ class MemorySchedules:
                     kept = Entry(given.name, b"", enabled=False)
                 elif _what_it_is(kept) == _what_it_is(given):
                     continue
-                if given.enabled and not kept.enabled or kept.version == 0:
+                if (given.enabled and not kept.enabled) or kept.version == 0:
                     kept.since = now
                 kept.definition, kept.source, kept.enabled = _what_it_is(given)
                 kept.version = table.version = version

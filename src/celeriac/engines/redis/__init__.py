@@ -37,6 +37,7 @@ from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
 from celeriac.engines.redis.results import RedisResults
+from celeriac.engines.redis.schedules import RedisSchedules
 from celeriac.engines.redis.scripts import Layout, Scripts
 from celeriac.engines.redis.tracking import Sentinel
 from celeriac.exceptions import ImproperlyConfigured
@@ -44,7 +45,7 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisGroups, RedisInspection, RedisCoordinator):
+class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:

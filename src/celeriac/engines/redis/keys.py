@@ -42,6 +42,12 @@ store:
 ``checkpoint:<id>``            STRING  what a task has kept for its next delivery; expires
 ``revoked``, ``revoked:until`` ZSET    id -> version, id -> when to forget it
 ``revoked:signal``             HASH    id -> the signal that ends it
+``schedule``                   HASH    ``version``, ``forgotten`` (the last removal that is not remembered)
+``schedule:entries``           HASH    periodic task -> ``<enabled: 1 or 0>|<source>|<definition>``
+``schedule:ticks``             HASH    the same -> ``<since>|<last due>|<last run>|<runs>|<skipped>|<id>``
+``schedule:versions``          ZSET    the same -> version at which it changed last
+``schedule:removed``           ZSET    the same -> version at which it was removed
+``schedule:leader``            HASH    ``holder``, ``token``, ``expires``, ``ttl`` of the scheduler that leads
 ``queues``                     SET     queues we have seen
 ``watcher``                    STRING  who watches the lists for foreign producers
 =============================  ======  =====================================================================

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError, RedisError
 
-from celeriac.engines import groups
+from celeriac.engines import groups, schedule
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.keys import Keys
 
@@ -85,7 +85,7 @@ def _constants(layout: Layout) -> str:
         f"local PREFIX, LANES, DB = {_quoted(layout.prefix)}, {{ {lanes} }}, {layout.db}\n"
         f"local RESULT_PREFIX, RESULT_DB = {_quoted(layout.result_prefix)}, {result_db}\n"
         f"local DEAD_MAX, DEAD_AGE, TOMBSTONE = {layout.dead_max}, {layout.dead_age}, {layout.tombstone}\n"
-        f"local OWED_AGAIN = {groups.OWED_AGAIN}\n"
+        f"local OWED_AGAIN, CLOCK_STEP = {groups.OWED_AGAIN}, {schedule.CLOCK_STEP}\n"
     )
 
 

@@ -24,10 +24,11 @@ from celeriac.engines.sqlite.coordinator import SQLiteCoordinator
 from celeriac.engines.sqlite.listener import Listener
 from celeriac.engines.sqlite.location import Location
 from celeriac.engines.sqlite.results import SQLiteResults, fetch
+from celeriac.engines.sqlite.schedules import SQLiteSchedules
 from celeriac.engines.sqlite.store import Store
 
 
-class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteCoordinator):
+class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinator):
     """One process's door to a store in a file (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "sqlite"

@@ -11,7 +11,6 @@ from celeriac.engines.sqlite.dead import DeadLetters
 from celeriac.engines.sqlite.recovery import Recovery, add_owner
 from celeriac.engines.sqlite.step import pack, step
 from celeriac.engines.sqlite.store import Store
-from celeriac.exceptions import StoreFull
 
 _QUEUES = "SELECT name FROM queue ORDER BY name"
 _COUNT = "SELECT count(*) FROM {table} WHERE queue = ?"
@@ -45,11 +44,7 @@ class SQLiteBroker(DeadLetters, Recovery):
         """
         parcels = pack(batch)
         with step(self._store, durable=True) as work:
-            if not self._store.restore_reserve():
-                raise StoreFull(
-                    f"the disk of {self._store.path} is full: nothing is published until there is room "
-                    "again, so that workers can finish what is stored. Free some space"
-                )
+            self._store.require_reserve()
             return work.publish(parcels)
 
     def attach(self, owner: Incarnation) -> SQLiteConsumer:

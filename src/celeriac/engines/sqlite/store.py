@@ -20,7 +20,7 @@ from celeriac.engines.sqlite.news import News
 from celeriac.engines.sqlite.wake import Bell
 from celeriac.exceptions import OperationalError, SchemaError, StoreFull
 
-MIGRATIONS = ("schema.sql", "schema_2.sql")
+MIGRATIONS = ("schema.sql", "schema_2.sql", "schema_3.sql")
 """What brings a file from version i to i + 1; append, never change."""
 
 APPLICATION_ID = 0x43454C52
@@ -215,6 +215,14 @@ class Store:
         finally:
             os.close(descriptor)
         return True
+
+    def require_reserve(self) -> None:
+        """Raise ``StoreFull`` while workers live on the reserve: it is not for new messages."""
+        if not self.restore_reserve():
+            raise StoreFull(
+                f"the disk of {self.path} is full: nothing is published until there is room "
+                "again, so that workers can finish what is stored. Free some space"
+            )
 
     def release_reserve(self) -> bool:
         """Give the reserve to the full disk; return whether there was one."""

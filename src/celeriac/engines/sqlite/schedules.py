@@ -1,0 +1,215 @@
+"""The SQLite engine as a schedule store: who leads, periodic tasks, and the step that fires their ticks."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from celeriac.engines import schedule
+from celeriac.engines.schedule import CLOCK_STEP, Entry, Schedule, Term, Tick
+from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite.step import Step, pack, step
+from celeriac.engines.sqlite.store import Store
+from celeriac.exceptions import Fenced
+
+_TERM = "SELECT holder, token, expires, ?1 < expires AND expires <= ?1 + ttl + ?2 FROM term"
+_TAKE = "UPDATE term SET holder = ?, token = ?, expires = ?, ttl = ?"
+_RESIGN = "UPDATE term SET expires = 0 WHERE holder = ?"
+
+_VERSION = "SELECT version FROM schedule"
+_STATE = "SELECT version, forgotten FROM schedule"
+_CHANGED = """SELECT name, definition, source, enabled, version, since,
+    last_due, last_run, last_id, runs, skipped
+FROM entry JOIN progress ON entry = id WHERE version > ?"""
+_REMOVED = "SELECT name FROM removed WHERE version > ? ORDER BY version"
+
+_FIND = "SELECT definition, source, enabled, since FROM entry WHERE name = ?"
+_ADD = "INSERT INTO entry (definition, source, enabled, version, since, name) VALUES (?, ?, ?, ?, ?, ?)"
+_CHANGE = "UPDATE entry SET definition = ?, source = ?, enabled = ?, version = ?, since = ? WHERE name = ?"
+_BEGIN = "INSERT INTO progress (entry) VALUES (?)"
+_REMEMBERED = "DELETE FROM removed WHERE name = ?"
+_COUNT = "UPDATE schedule SET version = ?"
+_REMOVE = "DELETE FROM entry WHERE name = ? RETURNING id"
+_END = "DELETE FROM progress WHERE entry = ?"
+_REMEMBER = "INSERT INTO removed (name, version) VALUES (?, ?)"
+_LAST_TO_FORGET = "SELECT version FROM removed ORDER BY version DESC LIMIT 1 OFFSET ?"
+_FORGET = "DELETE FROM removed WHERE version <= ?"
+_FORGOTTEN = "UPDATE schedule SET forgotten = ?"
+
+_PROGRESS = """SELECT last_due, last_run, last_id, runs, skipped, id FROM entry JOIN progress ON entry = id
+WHERE name = ? AND enabled"""
+_MARK = """UPDATE progress SET last_due = ?, last_run = ?, last_id = ?, runs = ?, skipped = ?
+WHERE entry = ?"""
+
+
+class _Progress(msgspec.Struct):
+    last_due: float | None
+    last_run: float | None
+    last_id: str
+    runs: int
+    skipped: int
+    id: int
+
+
+class SQLiteSchedules:
+    """The part of the engine that is a :class:`celeriac.engines.schedule.ScheduleStore`."""
+
+    _store: Store
+
+    def lead(self, holder: str, ttl: float) -> Term | None:
+        """Take the term, or put off the end of one's own."""
+        with step(self._store) as work:
+            leader, token, _, runs = _term(work.handle, work.now)
+            if runs and leader != holder:
+                return None
+            if not runs:
+                token += 1
+            work.handle.execute(_TAKE, (holder, token, work.now + ttl, ttl))
+            return Term(holder, token, work.now + ttl, work.now)
+
+    def leader(self) -> Term | None:
+        """The term that runs now, if one does."""
+        now = clock.now()
+        with self._store.read() as handle:
+            holder, token, expires, runs = _term(handle, now)
+        return Term(holder, token, expires, now) if runs else None
+
+    def resign(self, holder: str) -> None:
+        """End one's own term."""
+        with step(self._store) as work:
+            work.handle.execute(_RESIGN, (holder,))
+
+    def schedule(self, since: int = 0) -> Schedule:
+        """What has changed after a version."""
+        with self._store.read() as handle:
+            # One read transaction: the version belongs to just what is read after it.
+            handle.execute("BEGIN")
+            try:
+                version, forgotten = handle.execute(_STATE).fetchone()
+                complete = since == 0 or not forgotten <= since <= version
+                rows = handle.execute(_CHANGED, (0 if complete else since,)).fetchall()
+                removed = [] if complete else handle.execute(_REMOVED, (since,)).fetchall()
+            finally:
+                handle.execute("COMMIT")
+        entries = [Entry(name, body, kind, bool(on), *rest) for name, body, kind, on, *rest in rows]
+        return Schedule(version, entries, [name for (name,) in removed], complete)
+
+    def schedule_version(self) -> int:
+        """The version alone; some 10 us."""
+        with self._store.read() as handle:
+            return int(handle.execute(_VERSION).fetchone()[0])
+
+    def put_entries(self, entries: Sequence[Entry], term: Term | None = None) -> None:
+        """Add entries or replace what they are; how far they have come stays."""
+        with step(self._store, durable=True) as work:
+            _check(work, term)
+            version = work.handle.execute(_VERSION).fetchone()[0] + 1
+            if sum(_put(work, entry, version) for entry in entries):
+                work.handle.execute(_COUNT, (version,))
+
+    def remove_entries(self, names: Sequence[str], term: Term | None = None) -> int:
+        """Remove entries; return how many there were."""
+        with step(self._store, durable=True) as work:
+            _check(work, term)
+            handle = work.handle
+            version = handle.execute(_VERSION).fetchone()[0] + 1
+            found = []
+            for name in names:
+                row = handle.execute(_REMOVE, (name,)).fetchone()
+                if row is not None:
+                    handle.execute(_END, row)
+                    found.append((name, version))
+            if found:
+                handle.executemany(_REMEMBER, found)
+                handle.execute(_COUNT, (version,))
+                _forget_removed(handle)
+            return len(found)
+
+    def fire(self, term: Term, ticks: Sequence[Tick]) -> dict[str, str]:
+        """Fire those ticks that are due later than their entries' last ones, in one durable transaction."""
+        # Encoded before the transaction begins: others wait for us meanwhile.
+        parcels = {
+            index: pack([tick.publication])[0]
+            for index, tick in enumerate(ticks)
+            if tick.publication is not None
+        }
+        with step(self._store, durable=True) as work:
+            _check(work, term)
+            if parcels:
+                self._store.require_reserve()
+            progress: dict[str, _Progress | None] = {}
+            reasons = [_due(work, tick, progress) for tick in ticks]
+            firing = [index for index in parcels if not reasons[index]]
+            held = work.publish([parcels[index] for index in firing])
+            for position in held:
+                reasons[firing[position]] = "held"
+            marked = {}
+            for tick, reason in zip(ticks, reasons, strict=True):
+                one = progress[tick.name]
+                if one is not None and reason != "done":
+                    _count(one, tick, reason)
+                    marked[tick.name] = msgspec.structs.astuple(one)
+            work.handle.executemany(_MARK, marked.values())
+        return {tick.name: reason for tick, reason in zip(ticks, reasons, strict=True) if reason}
+
+
+def _term(handle: sqlite3.Connection, now: float) -> tuple[str, int, float, bool]:
+    holder, token, expires, runs = handle.execute(_TERM, (now, CLOCK_STEP)).fetchone()
+    return holder, token, expires, bool(runs)
+
+
+def _check(work: Step, term: Term | None) -> None:
+    if term is None:
+        return
+    holder, token, _, runs = _term(work.handle, work.now)
+    if not runs or (term.holder, term.token) != (holder, token):
+        raise Fenced(schedule.over(term))
+
+
+def _put(work: Step, entry: Entry, version: int) -> bool:
+    """Store what an entry is; return whether that changed anything."""
+    handle = work.handle
+    row = handle.execute(_FIND, (entry.name,)).fetchone()
+    if row is None:
+        values = (entry.definition, entry.source, entry.enabled, version, work.now, entry.name)
+        handle.execute(_BEGIN, (handle.execute(_ADD, values).lastrowid,))
+        handle.execute(_REMEMBERED, (entry.name,))
+        return True
+    definition, source, enabled, since = row
+    if (definition, source, bool(enabled)) == (entry.definition, entry.source, entry.enabled):
+        return False
+    since = work.now if entry.enabled and not enabled else since
+    values = (entry.definition, entry.source, entry.enabled, version, since, entry.name)
+    handle.execute(_CHANGE, values)
+    return True
+
+
+def _forget_removed(handle: sqlite3.Connection) -> None:
+    row = handle.execute(_LAST_TO_FORGET, (schedule.REMOVED_MAX,)).fetchone()
+    if row is not None:
+        handle.execute(_FORGET, row)
+        handle.execute(_FORGOTTEN, row)
+
+
+def _due(work: Step, tick: Tick, progress: dict[str, _Progress | None]) -> str:
+    """Why a tick is left out, "" if it is not; note its due time with its entry's progress."""
+    if tick.name not in progress:
+        row = work.handle.execute(_PROGRESS, (tick.name,)).fetchone()
+        progress[tick.name] = None if row is None else _Progress(*row)
+    one = progress[tick.name]
+    if one is None:
+        return "gone"
+    if one.last_due is not None and tick.due <= one.last_due:
+        return "done"
+    one.last_due, one.last_run = tick.due, work.now
+    return "held" if tick.held and tick.publication is None else ""
+
+
+def _count(one: _Progress, tick: Tick, reason: str) -> None:
+    if reason == "held":
+        one.skipped += 1
+    elif not reason and (tick.publication is not None or tick.task_id):
+        one.runs += 1
+        one.last_id = tick.task_id
