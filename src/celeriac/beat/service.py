@@ -279,7 +279,9 @@ class Beat:
         assert self.leadership.term is not None
         code = self._read_code()
         before, self.code = self.code, code
-        if code.keys() != before.keys() or any(_written(code[name]) != _written(before[name]) for name in code):
+        if code.keys() != before.keys() or any(
+            _written(code[name]) != _written(before[name]) for name in code
+        ):
             bring_in(self.store, self.leadership.term, code, self.leadership.now, self._keep)
             self._due.pop("follow", None)
 
@@ -416,12 +418,11 @@ class Beat:
                 "one, and forgets at its end when each entry ran last. Use SQLite or Redis for one of them"
             )
         elif not self.firing.fused:
+            consequence = "the broker refuses it for an hour" if self.firing.keyed else "it is sent twice"
             logger.warning(
-                "beat: schedules are kept in another store than messages, so a beat that dies between sending a "
-                "tick's message and marking it %s",
-                "may be followed by one that sends it again within an hour only"
-                if not self.firing.keyed
-                else "leaves it to the broker to refuse the second message, for an hour",
+                "beat: schedules are kept in another store than messages: if a beat dies after it has sent a tick's "
+                "message and before it has marked it, the next one sends it again (%s)",
+                consequence,
             )
 
 
