@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.app.periodic import PeriodicTasks
+    from celeriac.app.schedule import Entries
     from celeriac.engines.base import Broker, Coordinator, ResultBackend
     from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
@@ -496,6 +497,13 @@ class Celeriac:
         from celeriac.app.periodic import PeriodicTasks
 
         return PeriodicTasks(self)
+
+    @cached_property
+    def schedule(self) -> Entries:
+        """The periodic tasks at run time: list, add, change, pause, resume, run and remove them."""
+        from celeriac.app.schedule import Entries
+
+        return Entries(self)
 
     # -- queues ----------------------------------------------------------------------------------------
 

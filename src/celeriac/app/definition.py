@@ -1,7 +1,7 @@
 """A periodic task's definition: what is sent, when, and what happens to ticks that were missed.
 
-It comes from an item of ``beat_schedule`` (:func:`from_item`), from ``app.schedule.add``, or from what the store
-keeps (:func:`decode`), and is written as JSON by :func:`encode`.
+It comes from an item of ``beat_schedule`` (:func:`from_item`), from ``app.schedule.add``, or from what the
+store keeps (:func:`decode`), and is written as JSON by :func:`encode`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class BeatLazyFunc:
 
     def __init__(self, func: Any, *args: Any, **kwargs: Any) -> None:
         self._func = func
-        self._func_params = {"args": args, "kwargs": kwargs}
+        self._func_params: dict[str, Any] = {"args": args, "kwargs": kwargs}
 
     def __call__(self) -> Any:
         return self.delay()
@@ -125,10 +125,14 @@ class BeatLazyFunc:
 def from_item(app: Celeriac, name: str, item: Any) -> Definition:
     """Read an item of ``beat_schedule``: Celery's keys, and the fields of :class:`Definition`.
 
-    Raises ``ImproperlyConfigured`` for what cannot be, naming the entry.
+    It may be an object with Celery's keys as attributes. Raises ``ImproperlyConfigured`` for what cannot be,
+    naming the entry.
     """
     if isinstance(item, Definition):
         return item
+    if hasattr(item, "task") and hasattr(item, "schedule"):
+        parts = ("task", "schedule", "args", "kwargs", "options")
+        item = {key: getattr(item, key) for key in parts if getattr(item, key, None) is not None}
     if not isinstance(item, Mapping):
         raise ImproperlyConfigured(f"beat_schedule[{name!r}] is a dictionary, not {item!r}")
     fields = {key: value for key, value in item.items() if key not in ("name", "app")}
@@ -201,7 +205,7 @@ def read_schedule(app: Celeriac, value: Any, relative: bool = False) -> Any:
 # -- as JSON -------------------------------------------------------------------------------------------
 
 _PLAIN: Final = ("jitter", "expires", "missed", "catch_up", "overlap", "enabled", "changed")
-_DEFAULTS: Final = {
+_DEFAULTS: Final[dict[str, Any]] = {
     field.name: field.default for field in msgspec.structs.fields(Definition) if field.name in _PLAIN
 }
 

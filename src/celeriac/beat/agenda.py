@@ -25,7 +25,7 @@ class Item:
         self.due: float | None = None
         """The due time that it waits for; ``None`` if none will come, or ``is_due`` has to be asked."""
         self.version = 0
-        """Grows when the item is put into the heap anew: what lies there under an older one does not count."""
+        """Grows when the item is put into the heap anew: an older place there does not count."""
 
 
 class Agenda:
@@ -61,7 +61,7 @@ class Agenda:
         self._heap.clear()
 
     def take(self, now: float, limit: int) -> list[Item]:
-        """Take the items that have to be looked at until ``now``, the earliest first; :meth:`put` them back."""
+        """Take the items that have to be looked at by ``now``, the earliest first; :meth:`put` them back."""
         taken: list[Item] = []
         heap = self._heap
         while heap and heap[0][0] <= now and len(taken) < limit:
@@ -97,8 +97,8 @@ def newest(
 ) -> list[float]:
     """The last ``count`` due times from ``first`` to ``now``, the earliest first.
 
-    ``following`` gives the due time after a moment. It is asked about ever longer spans before ``now``, so that
-    a schedule of seconds that was away for a week costs a dozen questions and not 600,000.
+    ``following`` gives the due time after a moment. It is asked about ever longer spans before ``now``, so
+    that a schedule of seconds that was away for a week costs a few dozen questions and not 600,000.
     """
     span = 1.0
     while now - span > first:

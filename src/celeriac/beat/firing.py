@@ -1,15 +1,15 @@
 """Firing: from items whose time has come to ticks in the store.
 
 1. :func:`plan` decides which due time of an item is fired, and which of those that were missed.
-2. :meth:`Firing.fire` writes the messages and has the store mark and publish them: in one step where the broker
-   is the store that keeps the schedule (a tick is fired once, whatever dies in between); else it publishes
-   first, under a unique key of the tick's own if the broker keeps such keys, and marks afterwards.
+2. :meth:`Firing.fire` writes the messages and has the store mark and publish them: in one step where the
+   broker is the store that keeps the schedule (a tick is fired once, whatever dies in between); else it
+   publishes first, under a unique key of the tick's own if the broker keeps such keys, and marks afterwards.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +43,10 @@ class Plan(NamedTuple):
 
 
 def plan(item: Item, now: float, deadline: float | None) -> Plan:
-    """Decide what to do about an item whose time has come. ``deadline`` is ``beat_cron_starting_deadline``."""
+    """Decide what to do about an item whose time has come.
+
+    ``deadline`` is ``beat_cron_starting_deadline``.
+    """
     definition = item.definition
     if definition.by_is_due:
         return _asked(item, now)
@@ -80,7 +83,7 @@ _SOONEST = 0.01
 """Seconds before ``is_due`` is asked again, whatever it says."""
 
 
-def _following(definition: Definition, since: float):  # type: ignore[no-untyped-def]
+def _following(definition: Definition, since: float) -> Callable[[float], float | None]:
     return lambda moment: definition.next_due(moment, since)
 
 
@@ -91,13 +94,13 @@ class Firing:
         self.app = app
         self.store = store
         broker = app.write_broker
-        self.fused = store is broker or getattr(store, "url", None) == broker.url
+        self.fused: bool = getattr(store, "url", None) == broker.url
         """Whether marking a tick and publishing its message are one step."""
         self.keyed = hasattr(broker, "holder")
         """Whether the broker keeps unique keys."""
 
     def tick(self, item: Item, due: float, fire: bool) -> Tick:
-        """The tick of an item; a message that cannot be written is logged, and the tick counts as left out."""
+        """The tick of an item. A message that cannot be written is logged, and the tick is left out."""
         definition = item.definition
         if not fire:
             logger.warning("Scheduler: leaving out %s (%s), missed", definition.name, definition.task)

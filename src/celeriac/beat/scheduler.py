@@ -21,17 +21,17 @@ class Scheduler:
     A subclass overrides one of these, as in Celery:
 
     * :meth:`setup_schedule`, called once, to fill :attr:`schedule`;
-    * the property :attr:`schedule`, to return a dictionary worked out anew, from a database for example: name ->
-      an item as in ``beat_schedule``, or an object with ``task``, ``schedule`` and perhaps ``args``, ``kwargs``
-      and ``options``;
+    * the property :attr:`schedule`, to return a dictionary worked out anew, from a database for example: name
+      -> an item as in ``beat_schedule``, or an object with ``task``, ``schedule`` and perhaps ``args``,
+      ``kwargs`` and ``options``;
     * :meth:`tick`, called while this beat leads, to change :attr:`schedule`; it returns the seconds until it
       wants to be called again;
     * :meth:`sync` and :meth:`close`, called when this beat leads no longer and when it ends.
 
     After each :meth:`tick` the entries that have appeared, changed or gone are brought into the store.
-    When each is due, that it is fired once, and how far it has come is the store's and the beat's business, so
-    Celery's hooks for these (``is_due``, ``apply_entry``, ``apply_async``, ``send_task``, ``reserve``,
-    ``populate_heap``) do not exist: a class that overrides one is refused. Several beats run; only the leading
+    When each is due, that it is fired once, and how far it has come is the store's and the beat's business,
+    so Celery's hooks for these (``is_due``, ``apply_entry``, ``apply_async``, ``send_task``, ``reserve``,
+    ``populate_heap``) do not exist: a class that has one is refused. Several beats run; only the leading
     one's scheduler is asked.
     """
 
@@ -50,7 +50,7 @@ class Scheduler:
         lazy: bool = False,
         **kwargs: Any,
     ) -> None:
-        """``lazy`` leaves out :meth:`setup_schedule`. Further arguments of Celery's have no meaning here."""
+        """``lazy`` leaves out :meth:`setup_schedule`. More that Celery passes is taken and not used."""
         self.app = app
         self.data: dict[str, Any] = {} if schedule is None else schedule
         self.max_interval = max_interval or app.conf.beat_max_loop_interval or self.max_interval
@@ -62,7 +62,7 @@ class Scheduler:
         self.data.update(with_defaults(self.app, self.app.conf.beat_schedule))
 
     def install_default_entries(self, data: dict[str, Any]) -> None:
-        """Add the entries that every application has, ``celery.backend_cleanup`` (see :func:`with_defaults`)."""
+        """Add the entries in ``data`` and those that every application has (``celery.backend_cleanup``)."""
         self.update_from_dict(with_defaults(self.app, data))
 
     def update_from_dict(self, dict_: dict[str, Any]) -> None:
@@ -118,14 +118,14 @@ def find_scheduler(app: Celeriac, given: Any = None) -> type[Scheduler] | None:
     if not (isinstance(found, type) and issubclass(found, Scheduler)):
         raise ImproperlyConfigured(
             f"beat_scheduler={chosen!r} is no subclass of celeriac.beat.Scheduler. Celery's and "
-            "django-celery-beat's schedulers cannot run here; entries can be added, changed and removed at run "
-            "time without one, by app.schedule"
+            "django-celery-beat's schedulers cannot run here; entries can be added, changed and removed at "
+            "run time without one, by app.schedule"
         )
     for hook in Scheduler.REFUSED:
         if hasattr(found, hook):
             raise ImproperlyConfigured(
-                f"{found.__qualname__}.{hook} would never be called: when entries are due and how they are fired "
-                "is not the scheduler class's business here. See celeriac.beat.Scheduler for what is"
+                f"{found.__qualname__}.{hook} would never be called: when entries are due and how they are "
+                "fired is not the scheduler class's business here. See celeriac.beat.Scheduler for what is"
             )
     return found
 

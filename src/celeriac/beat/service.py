@@ -56,8 +56,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 class Beat:
     """A scheduler. :meth:`run` returns when :meth:`stop` was called, from a signal handler or a thread.
 
-    ``max_interval`` is the longest sleep in seconds (default: ``beat_max_loop_interval``); ``scheduler`` a class
-    or name as ``beat_scheduler`` takes it; ``embedded`` says that it belongs to a worker. Raises
+    ``max_interval`` is the longest sleep in seconds (default: ``beat_max_loop_interval``); ``scheduler`` a
+    class or name as ``beat_scheduler`` takes it; ``embedded`` says that it belongs to a worker. Raises
     ``ImproperlyConfigured`` for a scheduler or an entry of the code that cannot be.
     """
 
@@ -211,10 +211,12 @@ class Beat:
         logger.info("beat: standing by, %s leads", name)
         if other != (self.app.main or ""):
             logger.warning(
-                "beat: %s, which leads, belongs to the application %r and fires that one's entries only: give "
+                "beat: %s, which leads, belongs to the application %r and fires its entries only: give "
                 "this application (%r) a broker database or key prefix of its own",
-                name, other, self.app.main or "",
-            )  # fmt: skip
+                name,
+                other,
+                self.app.main or "",
+            )
 
     def _stand_down(self) -> None:
         """Another leads: forget what only the leader may know."""
@@ -414,14 +416,14 @@ class Beat:
     def _say_limits(self) -> None:
         if self.single:
             logger.warning(
-                "beat: neither the broker nor the result backend can keep schedules: this beat must be the only "
-                "one, and forgets at its end when each entry ran last. Use SQLite or Redis for one of them"
+                "beat: neither the broker nor the result backend can keep schedules: this beat must be the "
+                "only one, and forgets at its end when each entry ran last. Use SQLite or Redis"
             )
         elif not self.firing.fused:
             consequence = "the broker refuses it for an hour" if self.firing.keyed else "it is sent twice"
             logger.warning(
-                "beat: schedules are kept in another store than messages: if a beat dies after it has sent a tick's "
-                "message and before it has marked it, the next one sends it again (%s)",
+                "beat: schedules are kept in another store than messages: if a beat dies after it has sent a "
+                "tick's message and before it has marked it, the next one sends it again (%s)",
                 consequence,
             )
 

@@ -58,7 +58,7 @@ class Birth(msgspec.Struct):
 
 
 class Launcher:
-    """Starts the agent and the children of one node."""
+    """Starts the agent, the children and the embedded beat of one node."""
 
     def __init__(self, app: Celeriac, options: Options, board: Board, opened_early: bool = False) -> None:
         self.app = app
@@ -77,6 +77,14 @@ class Launcher:
         for end in close:
             end.close()
         _guarded(lambda: self._agent(node, channel, parent))
+
+    def fork_beat(self) -> int:
+        """Start the embedded beat; return its pid."""
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        _guarded(lambda: self._beat(parent))
 
     def start_child(self, record: ChildRecord, node: str) -> int:
         """Start a child process; return its pid."""
@@ -99,6 +107,19 @@ class Launcher:
             Agent(self.app, self.options, self.board, node, channel).run()
         except Fenced:
             return EXIT_FENCED
+        return EXIT_LEFT
+
+    def _beat(self, parent: int) -> int:
+        from celeriac.beat import Beat
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._settle_in(parent, "beat")
+        self.app.log.enter_child(0, f"{self.options.name}:beat")
+        beat = Beat(self.app, scheduler=self.options.scheduler, hostname=self.options.name, embedded=True)
+        signal.signal(signal.SIGTERM, lambda *_: beat.stop())
+        for number in (signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        beat.run()
         return EXIT_LEFT
 
     def _child(self, number: int, epoch: int, node: str, parent: int) -> int:

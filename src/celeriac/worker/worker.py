@@ -44,6 +44,8 @@ class Worker:
 
             check(app)
         options = resolve(app, flags)
+        if options.beat:
+            _check_beat(app, options)
         self.hostname = options.name
         app.log.setup(
             options.loglevel,
@@ -90,6 +92,15 @@ class Worker:
         count = self.app.broker.purge(options.queues)
         self.app.disconnect()
         logger.warning("Purged %d message(s) from %s", count, ", ".join(options.queues))
+
+
+def _check_beat(app: Celeriac, options: Options) -> None:
+    """Raise ``ImproperlyConfigured`` for periodic tasks that cannot be, before anything is started."""
+    from celeriac.beat.entries import definitions
+    from celeriac.beat.scheduler import find_scheduler
+
+    find_scheduler(app, options.scheduler)
+    definitions(app, app.conf.beat_schedule)
 
 
 def _pool_notes(app: Celeriac, options: Options) -> list[str]:
