@@ -241,7 +241,7 @@ def decode(app: Celeriac, name: str, data: bytes) -> Definition:
         if _is_in_code(fields.get(key)):
             raise InCode(f"{name}: its {key} can be had from the application's code only")
     try:
-        schedule = _shared_schedule(serialization.json_dumps(fields.pop("schedule")))
+        schedule = _shared_schedule(msgspec.json.encode(fields.pop("schedule")))
         for key in ("start", "end"):
             if key in fields:
                 fields[key] = datetime.fromisoformat(fields[key])
@@ -300,7 +300,7 @@ def _is_in_code(value: Any) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _shared_schedule(data: bytes) -> Any:
     """A schedule from JSON. Entries with the same one share it: a crontab takes up to 12 KiB."""
-    return schedules.from_json(serialization.loads(data, "application/json", "utf-8", _JSON))
+    return schedules.from_json(msgspec.json.decode(data))
 
 
 def _bind(schedule: Any, app: Celeriac) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app.definition import Definition, encode, from_item, read, same_schedule
-from celeriac.engines.schedule import Entry, ScheduleStore, Term
+from celeriac.engines.schedule import Entry, Schedule, ScheduleStore, Term
 from celeriac.schedules import crontab
 
 if TYPE_CHECKING:
@@ -46,13 +46,16 @@ def definitions(app: Celeriac, entries: Mapping[str, Any]) -> dict[str, Definiti
 
 def bring_in(
     store: ScheduleStore, term: Term, code: Mapping[str, Definition], now: float, between: Callable[[], None]
-) -> None:
+) -> Schedule:
     """Bring the code's entries into the store: new and changed ones, and remove those that are gone.
+
+    Returns the schedule as it is then.
 
     What was paused stays paused, unless the code has since changed its mind about ``enabled``. ``between`` is
     called between requests. Raises ``Fenced`` if the term is over.
     """
-    stored = {entry.name: entry for entry in store.schedule().entries}
+    found = store.schedule()
+    stored = {entry.name: entry for entry in found.entries}
     changed = [
         entry
         for definition in code.values()
@@ -65,8 +68,10 @@ def bring_in(
     for start in range(0, len(gone), BATCH):
         between()
         store.remove_entries(gone[start : start + BATCH], term)
-    if changed or gone:
-        logger.info("beat: the code's entries: %d new or changed, %d removed", len(changed), len(gone))
+    if not changed and not gone:
+        return found
+    logger.info("beat: the code's entries: %d new or changed, %d removed", len(changed), len(gone))
+    return store.schedule()
 
 
 def _to_put(definition: Definition, stored: Entry | None, now: float) -> Entry | None:

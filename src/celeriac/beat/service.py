@@ -249,8 +249,7 @@ class Beat:
             return
         started = time.monotonic()
         self.agenda.clear()
-        bring_in(self.store, term, self.code, self.leadership.now, self._keep)
-        found = self.store.schedule()
+        found = bring_in(self.store, term, self.code, self.leadership.now, self._keep)
         self._take_up(found.entries)
         self._version, self._token = found.version, term.token
         logger.info(

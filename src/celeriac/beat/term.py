@@ -14,7 +14,7 @@ from collections.abc import Callable
 from celeriac import clock
 from celeriac.engines.schedule import ScheduleStore, Term
 
-TTL = 6.0
+TTL = 5.0
 """Seconds that a term lasts if it is not renewed: how long a leader that was killed leads on."""
 MARGIN = 0.5
 """Seconds by which the leader stops earlier than the store would let another lead."""
