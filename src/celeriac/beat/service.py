@@ -57,7 +57,8 @@ class Beat:
     """A scheduler. :meth:`run` returns when :meth:`stop` was called, from a signal handler or a thread.
 
     ``max_interval`` is the longest sleep in seconds (default: ``beat_max_loop_interval``); ``scheduler`` a
-    class or name as ``beat_scheduler`` takes it; ``embedded`` says that it belongs to a worker. Raises
+    class or name as ``beat_scheduler`` takes it; ``embedded`` says that it belongs to a worker; ``life``
+    (:func:`new_life`) lets it go on at once with the term of a process that is known to be dead. Raises
     ``ImproperlyConfigured`` for a scheduler or an entry of the code that cannot be.
     """
 
@@ -68,6 +69,7 @@ class Beat:
         scheduler: Any = None,
         hostname: str | None = None,
         embedded: bool = False,
+        life: str | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
@@ -75,7 +77,7 @@ class Beat:
         self.embedded = embedded
         self.max_interval = max_interval or app.conf.beat_max_loop_interval or None
         self.store, self.single = _store(app)
-        holder = f"{app.main or ''}:{self.hostname}/{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        holder = f"{app.main or ''}:{self.hostname}/{life or new_life()}"
         self.leadership = Leadership(self.store, holder, monotonic=monotonic)
         self.agenda = Agenda()
         self.firing = Firing(app, self.store)
@@ -425,6 +427,11 @@ class Beat:
                 "tick's message and before it has marked it, the next one sends it again (%s)",
                 consequence,
             )
+
+
+def new_life() -> str:
+    """What tells one life of a beat from all others."""
+    return f"{os.getpid()}.{uuid.uuid4().hex[:8]}"
 
 
 def _written(definition: Definition) -> bytes:

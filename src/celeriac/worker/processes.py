@@ -27,6 +27,7 @@ import msgspec
 from celeriac import __version__
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, ImproperlyConfigured
+from celeriac.message import new_id
 from celeriac.worker.board import Board, ChildRecord
 from celeriac.worker.options import Options
 
@@ -65,6 +66,8 @@ class Launcher:
         self.opened_early = opened_early
         self.options = options
         self.board = board
+        self.beat_life = f"{os.getpid()}.{new_id()}"
+        """The embedded beat's, also of one that replaces it: it need not wait for the end of the term."""
         self._prctl = load_prctl()
         self.by_exec = self._needs_exec()
 
@@ -115,7 +118,13 @@ class Launcher:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._settle_in(parent, "beat")
         self.app.log.enter_child(0, f"{self.options.name}:beat")
-        beat = Beat(self.app, scheduler=self.options.scheduler, hostname=self.options.name, embedded=True)
+        beat = Beat(
+            self.app,
+            scheduler=self.options.scheduler,
+            hostname=self.options.name,
+            embedded=True,
+            life=self.beat_life,
+        )
         signal.signal(signal.SIGTERM, lambda *_: beat.stop())
         for number in (signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
