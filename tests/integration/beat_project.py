@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 from celeriac import Celeriac
 
 app = Celeriac("project", broker=os.environ["TEST_BROKER"])
 app.conf.result_expires = None
 app.conf.beat_schedule = json.loads(os.environ.get("TEST_SCHEDULE", "{}"))
+
+
+@app.task
+def nap(seconds):
+    mark.run("start")
+    time.sleep(seconds)
+    mark.run("end")
 
 
 @app.task

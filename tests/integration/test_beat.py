@@ -151,6 +151,15 @@ def test_a_worker_with_a_beat_of_its_own_replaces_it_when_it_dies(beats: Beats, 
     assert beats.app.coordinator.leader() is None
 
 
+def test_ticks_that_must_not_overlap_wait_for_the_task_before(beats: Beats) -> None:
+    alone = {"task": f"{PROJECT}.nap", "schedule": 0.2, "args": [0.7], "overlap": False}
+    worker = beats.start({"alone": alone}, "-B", "-c", "2", command="worker")
+    journal = beats.site.await_journal(lambda lines: lines.count("end") >= 3)
+    worker.stop()
+    assert journal == ["start", "end"] * (len(journal) // 2) + ["start"] * (len(journal) % 2)
+    assert beats.app.schedule.get("alone").skipped
+
+
 def test_a_solo_worker_has_its_beat_as_a_thread(beats: Beats) -> None:
     worker = beats.start({"fast": entry(0.2)}, "-B", "-P", "solo", command="worker")
     worker.await_line("Sending due task fast")

@@ -458,6 +458,24 @@ def test_a_scheduler_class_says_which_entries_there_are(site: Rig) -> None:
     assert (site.count("a"), site.count("b")) == (1, 2)
 
 
+class Failing(Own):
+    fails = False
+
+    def tick(self) -> float:
+        if self.fails:
+            raise ZeroDivisionError("the database is away")
+        return super().tick()
+
+
+def test_a_scheduler_class_that_fails_does_not_stop_what_it_said_before(site: Rig) -> None:
+    Own.table = {"a": entry(10)}
+    beat = site.beat(scheduler=Failing)
+    site.let_pass(5, beat)
+    Failing.fails = True
+    site.let_pass(20, beat)
+    assert site.count("a") == 2
+
+
 def test_a_scheduler_class_that_cannot_work_is_refused(site: Rig) -> None:
     for name, said in (
         (f"{__name__}:Hooked", "apply_entry would never be called"),

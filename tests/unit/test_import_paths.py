@@ -33,6 +33,7 @@ PATHS = [
     "celeriac.local:Proxy",
     "celeriac.result:AsyncResult,EagerResult,allow_join_result,denied_join_result,result_from_tuple",
     "celeriac.result:ResultBase,ResultSet,GroupResult,assert_will_not_block",
+    "celeriac.beat:Scheduler,PersistentScheduler,Service,BeatLazyFunc",
     "celeriac.bootsteps:Step,StartStopStep,ConsumerStep",
     "celeriac.schedules:crontab,schedule,crontab_parser,maybe_schedule,ParseException",
     "celeriac.security:setup_security,disable_untrusted_serializers",

@@ -637,6 +637,10 @@ class Celeriac:
 
     WorkController = Worker
 
+    def Beat(self, **options: Any) -> Any:
+        """A scheduler of this application (``celeriac.beat.Beat``)."""
+        return import_module("celeriac.beat").Beat(app=self, **options)
+
     def start(self, argv: list[str] | None = None) -> None:
         """Run the command line for this application, with ``argv`` or the process's arguments.
 

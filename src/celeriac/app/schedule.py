@@ -187,8 +187,8 @@ class Entries:
     def _check_source(self, entry: Entry, what: str) -> None:
         if entry.source == "code":
             raise ImproperlyConfigured(
-                f"the periodic task {entry.name!r} stands in the code (beat_schedule or add_periodic_task), it "
-                f"cannot be {what} here: do it there and restart beat; pause() takes effect at once"
+                f"the periodic task {entry.name!r} stands in the code (beat_schedule or add_periodic_task), "
+                f"it cannot be {what} here: do it there and restart beat; pause() takes effect at once"
             )
 
     def _enable(self, name: str, enabled: bool) -> None:

@@ -23,6 +23,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from celeriac import engines, signals
 from celeriac.app.definition import Definition, decode, encode
 from celeriac.beat.agenda import Agenda, Item
@@ -262,9 +264,7 @@ class Beat:
     def _follow(self) -> None:
         """Take up entries that have changed."""
         if self.scheduler is not None and self._is_time("scheduler"):
-            pause = self.scheduler.tick()
-            self._due["scheduler"] = self._monotonic() + max(float(pause or 0), FOLLOW)
-            self._follow_scheduler()
+            self._follow_scheduler(self.scheduler)
         if not self._is_time("follow"):
             return
         self._due["follow"] = self._monotonic() + FOLLOW
@@ -278,14 +278,21 @@ class Beat:
         self._take_up(found.entries)
         self._version = found.version
 
-    def _follow_scheduler(self) -> None:
+    def _follow_scheduler(self, scheduler: Scheduler) -> None:
+        """Bring in what the scheduler class has changed. If it fails, what it said last goes on."""
         assert self.leadership.term is not None
-        code = self._read_code()
-        before, self.code = self.code, code
-        if code.keys() != before.keys() or any(
-            _written(code[name]) != _written(before[name]) for name in code
-        ):
+        self._due["scheduler"] = self._monotonic() + scheduler.max_interval
+        try:
+            self._due["scheduler"] = self._monotonic() + max(float(scheduler.tick()), FOLLOW)
+            said = self._read_code()
+        except Exception:
+            logger.exception("beat: %s failed, its entries stay as they are", type(scheduler).__qualname__)
+            return
+        before = self.code
+        code = {name: before[name] if _same(new, before.get(name)) else new for name, new in said.items()}
+        if code != before:
             bring_in(self.store, self.leadership.term, code, self.leadership.now, self._keep)
+            self.code = code
             self._due.pop("follow", None)
 
     def _is_time(self, what: str) -> bool:
@@ -432,6 +439,10 @@ class Beat:
 def new_life() -> str:
     """What tells one life of a beat from all others."""
     return f"{os.getpid()}.{uuid.uuid4().hex[:8]}"
+
+
+def _same(one: Definition, other: Definition | None) -> bool:
+    return other is not None and _written(replace(one, changed=other.changed)) == _written(other)
 
 
 def _written(definition: Definition) -> bytes:
