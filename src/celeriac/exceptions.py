@@ -210,7 +210,7 @@ class StoreFull(OperationalError):
 
 
 class Fenced(CeleriacError):
-    """The lease owner is no longer known to the store: others took over what it held."""
+    """The lease owner is no longer known to the store, or the scheduler's term is over: others took over."""
 
 
 class SchemaError(CeleriacError):

@@ -77,7 +77,7 @@ class RedisSchedules:
     def fire(self, term: Term, ticks: Sequence[Tick]) -> dict[str, str]:
         """Fire those ticks that are due later than their entries' last ones, in one run of a script.
 
-        The server serves nobody else meanwhile, some 10 us a tick. Messages go to this engine's queues.
+        The server serves nobody else meanwhile, some 15 us a tick. Messages go to this engine's queues.
         """
         words = _term_words(term)
         for tick in ticks:
