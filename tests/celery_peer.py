@@ -12,9 +12,11 @@ import decimal
 import json
 import sys
 import uuid
+import zoneinfo
 
 import celery
 import celery.exceptions
+import celery.schedules
 import kombu.compression
 import kombu.serialization
 import kombu.utils.json
@@ -95,8 +97,34 @@ def decompress(label, data):
     return kombu.compression.decompress(base64.b64decode(data), label).decode()
 
 
+def parse_field(text, count, least):
+    try:
+        return sorted(celery.schedules.crontab_parser(count, least).parse(text))
+    except (ValueError, celery.schedules.ParseException) as error:
+        return type(error).__name__
+
+
+def due(cases):
+    return [schedule_state(*case) for case in cases]
+
+
+def schedule_state(source, zone, last_run, now, deadline=None):
+    """What a schedule says at ``now`` after a last run: seconds left, whether it is due, seconds until the next."""
+    app.conf.beat_cron_starting_deadline = deadline
+    made = eval(source, vars(celery.schedules) | NAMES | {"timedelta": datetime.timedelta})
+    made.app = app
+    made.tz = zoneinfo.ZoneInfo(zone)
+    made.nowfun = lambda: datetime.datetime.fromisoformat(now)
+    last_run = datetime.datetime.fromisoformat(last_run)
+    state = made.is_due(last_run)
+    return [made.remaining_estimate(last_run).total_seconds(), state.is_due, state.next]
+
+
 def main():
-    commands = (write, read, write_json, read_json, write_error, read_error, repr_args, compress, decompress)
+    commands = (
+        write, read, write_json, read_json, write_error, read_error, repr_args, compress, decompress,
+        parse_field, due,
+    )  # fmt: skip
     by_name = {command.__name__: command for command in commands}
     for line in sys.stdin:
         name, *arguments = json.loads(line)
