@@ -109,7 +109,7 @@ def due(cases):
 
 
 def schedule_state(source, zone, last_run, now, deadline=None):
-    """What a schedule says at ``now`` after a last run: seconds left, whether it is due, seconds until the next."""
+    """At ``now`` after a last run: the seconds left, whether it is due, the seconds until the next."""
     app.conf.beat_cron_starting_deadline = deadline
     made = eval(source, vars(celery.schedules) | NAMES | {"timedelta": datetime.timedelta})
     made.app = app

@@ -3,8 +3,8 @@
 ``CELERIAC_SCHEDULE_COMPARISONS=200000`` compares more of them, and ``CELERIAC_SCHEDULE_SEED`` others. The
 differences are meant, and these are all:
 
-* where the zone's offset changes between the last run and the next: our rule for such jumps (docs/schedules.md),
-  tested in ``test_schedule_jumps.py``;
+* where the zone's offset changes between the last run and the next: our rule for such jumps
+  (docs/schedules.md), tested in ``test_schedule_jumps.py``;
 * text that Celery reads although a part of it has no effect, such as ``mon/2``, is refused (``_DROPPED``);
 * spaces around a range or step (``"1-5, 8-10"``) are allowed, as Celery does around numbers;
 * the sun's events may differ by 2 seconds, because they are computed from another start.
