@@ -21,7 +21,7 @@ PATHS = [
     "celeriac.local:Proxy",
     "celeriac.result:AsyncResult,EagerResult,allow_join_result,denied_join_result,result_from_tuple",
     "celeriac.bootsteps:Step,StartStopStep,ConsumerStep",
-    "celeriac.schedules:crontab,schedule,crontab_parser,maybe_schedule,ParseException",
+    "celeriac.schedules:BaseSchedule,crontab,schedule,solar,crontab_parser,maybe_schedule,schedstate,ParseException",
     "celeriac.security:setup_security,disable_untrusted_serializers",
     "celeriac.signals:task_prerun,worker_ready",
     "celeriac.states:SUCCESS,READY_STATES",

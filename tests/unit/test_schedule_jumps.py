@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -159,3 +160,65 @@ def test_a_moment_that_does_not_exist_is_the_jump() -> None:
     assert made.next_due(datetime(2026, 1, 1, tzinfo=UTC)) == datetime(2026, 3, 29, 1, tzinfo=UTC)
     twice = clocked(datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")))
     assert twice.next_due(datetime(2026, 1, 1, tzinfo=UTC)) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+
+
+TURNS = [
+    # (zone, a moment shortly before its offset changes)
+    ("Europe/Berlin", "2026-03-29T00:30+01:00"),
+    ("Europe/Berlin", "2026-10-25T00:30+02:00"),
+    ("Europe/Dublin", "2026-03-29T00:30+00:00"),
+    ("America/Sao_Paulo", "2017-10-14T22:30-03:00"),
+    ("America/Sao_Paulo", "2018-02-17T21:30-02:00"),
+    ("America/Havana", "2026-10-31T23:30-04:00"),
+    ("Australia/Lord_Howe", "2026-10-04T00:30+10:30"),
+    ("Australia/Lord_Howe", "2026-04-05T00:30+11:00"),
+    ("Antarctica/Troll", "2026-03-29T00:30+00:00"),
+    ("America/Caracas", "2007-12-09T01:30-04:00"),
+    ("Pacific/Apia", "2011-12-29T22:30-10:00"),
+]
+
+
+@pytest.mark.parametrize(("zone", "start"), TURNS)
+def test_random_crontabs_agree_with_a_scan(zone: str, start: str) -> None:
+    some, began = random.Random(zone + start), datetime.fromisoformat(start).astimezone(UTC)
+    tz = ZoneInfo(zone)
+    for _ in range(25):
+        hours = some.choice(["*", "*/2", "1-3", "0,2", "23,0,1"])
+        days = some.choice(
+            ["*", "*", began.astimezone(tz).day, (began + timedelta(hours=26)).astimezone(tz).day]
+        )
+        minutes = some.choice(["*/10", "30", "15,45", "0", some.randrange(60)])
+        made = crontab(minutes, hours, day_of_month=days, tz=zone)
+        expected = scanned(made, tz, began, hours=8)
+        for after in [
+            began - timedelta(microseconds=1),
+            *(began + timedelta(minutes=7 * n) for n in range(60)),
+        ]:
+            later = [due for due in expected if due > after]
+            if later:
+                assert made.next_due(after) == later[0], (made, after)
+
+
+def scanned(made: crontab, tz: ZoneInfo, began: datetime, hours: int) -> list[datetime]:
+    """All due times within so many hours, by the rule as it is stated, minute by minute."""
+    found, last = [], (began - timedelta(minutes=1)).astimezone(tz)
+    for count in range(hours * 60):
+        local = (began + timedelta(minutes=count)).astimezone(tz)
+        missing = local.replace(tzinfo=None) - last.replace(tzinfo=None) - timedelta(minutes=1)
+        jumped = [
+            last.replace(tzinfo=None) + timedelta(minutes=n + 1)
+            for n in range(int(missing.total_seconds() / 60))
+        ]
+        every_hour = len(made.hour) == 24
+        if every_hour and missing % timedelta(hours=1) == timedelta(0):
+            jumped = []
+        now = [] if local.fold and not every_hour else [local.replace(tzinfo=None)]
+        if any(matches(made, wall) for wall in jumped + now):
+            found.append(local.astimezone(UTC))
+        last = local
+    return found
+
+
+def matches(made: crontab, wall: datetime) -> bool:
+    day = wall.day in made.day_of_month and wall.isoweekday() % 7 in made.day_of_week
+    return day and wall.minute in made.minute and wall.hour in made.hour and wall.month in made.month_of_year

@@ -30,7 +30,7 @@ EVENTS = {
     "dusk_astronomical": _Event("-18", "next_setting", True),
 }
 _STARTS = {"next_rising": -6, "next_transit": 0, "next_setting": 6}
-"""The hour, by the mean time of the place, from which a day's event is looked for: far from any such event."""
+"""The hour, by the mean time of the place, to look for a day's event from: far from any such event."""
 _DAYS = 367
 _DAY = timedelta(days=1)
 
