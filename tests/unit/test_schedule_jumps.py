@@ -135,6 +135,12 @@ def test_hourly_at_half_hour_jumps() -> None:
     assert back == ["05 01:45+1100", "05 01:45+1030", "05 02:45+1030"]
 
 
+def test_asked_for_long_before_the_hour_that_comes_twice() -> None:
+    """The zone's offset in winter is that of the second of the two hours; the first comes first."""
+    made = crontab(0, "*", day_of_month=1, month_of_year=11, tz="America/Havana")
+    assert dues(made, "2026-02-01T00:00-05:00", 3) == ["01 00:00-0400", "01 00:00-0500", "01 01:00-0500"]
+
+
 def test_asked_for_within_the_hour_that_comes_twice() -> None:
     made = crontab(30, 2, tz="Europe/Berlin")
     for after in ("2026-10-25T02:30+02:00", "2026-10-25T02:00+01:00", "2026-10-25T02:29+01:00"):
