@@ -35,7 +35,7 @@ PATHS = [
     "celeriac.result:ResultBase,ResultSet,GroupResult,assert_will_not_block",
     "celeriac.beat:Scheduler,PersistentScheduler,Service,BeatLazyFunc",
     "celeriac.bootsteps:Step,StartStopStep,ConsumerStep",
-    "celeriac.schedules:crontab,schedule,crontab_parser,maybe_schedule,ParseException",
+    "celeriac.schedules:BaseSchedule,crontab,schedule,solar,crontab_parser,maybe_schedule,schedstate,ParseException",
     "celeriac.security:setup_security,disable_untrusted_serializers",
     "celeriac.signals:task_prerun,worker_ready",
     "celeriac.states:SUCCESS,READY_STATES",

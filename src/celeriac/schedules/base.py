@@ -43,7 +43,7 @@ class BaseSchedule:
         self.nowfun = nowfun
         self._app = app
         if tz is not None:
-            self.tz = tz  # type: ignore[assignment]
+            self.tz = tz
 
     def next_due(self, after: datetime, anchor: datetime | None = None) -> datetime | None:
         """The first due time after ``after``, in UTC; ``None`` if there is none.

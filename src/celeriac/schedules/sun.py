@@ -29,6 +29,8 @@ EVENTS = {
     "dusk_nautical": _Event("-12", "next_setting", True),
     "dusk_astronomical": _Event("-18", "next_setting", True),
 }
+_STARTS = {"next_rising": -6, "next_transit": 0, "next_setting": 6}
+"""The hour, by the mean time of the place, to look for a day's event from: far from any such event."""
 _DAYS = 367
 _DAY = timedelta(days=1)
 
@@ -57,12 +59,12 @@ class solar(BaseSchedule):
     def next_due(self, after: datetime, anchor: datetime | None = None) -> datetime | None:
         """The event's first time after ``after``, in UTC; ``None`` if it does not occur within a year.
 
-        Each day's event is looked for from the same moment, the sun's midnight by the mean time of the place,
-        so that one event has one time, whenever it is asked for.
+        Each day's event is looked for from the same moment, so that one event has one time, whenever it is
+        asked for.
         """
         after = self._utc(after)
         try:
-            start = self._midnight(after) - _DAY
+            start = self._start(after) - _DAY
             for _ in range(_DAYS):
                 due = self._within_a_day(start)
                 if due is not None and due > after:
@@ -85,10 +87,10 @@ class solar(BaseSchedule):
         due: datetime = found.datetime().replace(tzinfo=UTC)
         return due if due < start + _DAY else None
 
-    def _midnight(self, moment: datetime) -> datetime:
-        mean = timedelta(hours=self.lon / 15)
-        local: date = (moment + mean).date()
-        return datetime(local.year, local.month, local.day, tzinfo=UTC) - mean
+    def _start(self, moment: datetime) -> datetime:
+        ahead = timedelta(hours=self.lon / 15 - _STARTS[EVENTS[self.event].search])
+        there: date = (moment + ahead).date()
+        return datetime(there.year, there.month, there.day, tzinfo=UTC) - ahead
 
     def _place(self) -> Any:
         try:

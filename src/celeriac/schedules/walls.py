@@ -69,12 +69,12 @@ class Walls:
         return None if day is None else datetime(*day, self._hours[0], self._minutes[0])
 
     def _by_name(self, moment: datetime, wall: datetime, tz: tzinfo) -> datetime | None:
-        found: datetime | None = wall
-        while (found := self.after(found)) is not None:
+        found = self.after(wall)
+        while found is not None:
             due, _ = first_moment(found, tz)
             if due > moment:
                 return due
-            # The clocks show it for the second time.
+            found = self.after(found)  # the clocks showed this one for the second time
         return None
 
     def _at_pace(self, moment: datetime, local: datetime, tz: tzinfo) -> datetime | None:
