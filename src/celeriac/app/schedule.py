@@ -99,7 +99,7 @@ class Entries:
         Raises ``ValueError`` if there is one of this name, ``TypeError`` or ``ValueError`` for what is no
         task, schedule or field, ``EncodeError`` for what cannot be stored.
         """
-        if any(entry.name == name for entry in self._store.schedule().entries):
+        if self._store.find_entries([name]):
             raise ValueError(f"there is a periodic task {name!r} already: change() it, or remove() it first")
         _check_fields(fields)
         made = definitions.make(
@@ -175,10 +175,10 @@ class Entries:
         return store
 
     def _entry(self, name: str) -> Entry:
-        entries = {entry.name: entry for entry in self._store.schedule().entries}
-        if name in entries:
-            return entries[name]
-        near = difflib.get_close_matches(name, entries, 1)
+        found = self._store.find_entries([name])
+        if found:
+            return found[0]
+        near = difflib.get_close_matches(name, [entry.name for entry in self._store.schedule().entries], 1)
         hint = f"did you mean {near[0]!r}?" if near else "see app.schedule.list()"
         if name in self._app.conf.beat_schedule:
             hint = "it stands in beat_schedule, and no beat has led since: start one"
