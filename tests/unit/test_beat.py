@@ -132,6 +132,26 @@ def test_start_and_end_bound_the_ticks_and_an_interval_counts_from_the_start(sit
     assert dues == [start + timedelta(seconds=30), start + timedelta(seconds=60)]
 
 
+def test_a_calendar_begins_at_the_start_too(site: Rig) -> None:
+    beat = leading(site, bound=entry(crontab(minute="*/10"), start=NOON + timedelta(minutes=15)))
+    site.let_pass(1900, beat, every=10)
+    assert site.count() == 2  # 12:20 and 12:30
+
+
+def test_a_changed_schedule_has_no_past(site: Rig) -> None:
+    beat = leading(site)
+    site.app.schedule.add("moved", "add", crontab(minute=1))
+    site.app.schedule.add("slower", "add", 200)
+    site.let_pass(190, beat)
+    assert (site.count("moved"), site.count("slower")) == (1, 0)
+    site.app.schedule.change("moved", schedule=crontab(minute=2))
+    site.app.schedule.change("slower", schedule=1000)
+    site.let_pass(900, beat)
+    assert (site.count("moved"), site.count("slower")) == (1, 0)
+    site.let_pass(105, beat)
+    assert site.count("slower") == 1
+
+
 def test_each_entry_may_have_a_zone_of_its_own(site: Rig) -> None:
     beat = leading(
         site,
@@ -367,7 +387,9 @@ def test_changes_at_run_time_take_effect_within_a_second(site: Rig) -> None:
     site.let_pass(4.5, beat)
     assert site.count("new") == 8
     site.app.schedule.remove("new")
-    site.let_pass(4, beat)
+    site.let_pass(0.5, beat)
+    assert len(beat.agenda) == 1
+    site.let_pass(3.5, beat)
     assert site.count("new") == 8
     assert site.count("code") == 2
 

@@ -25,7 +25,7 @@ class Item:
         self.due: float | None = None
         """The due time that it waits for; ``None`` if none will come, or ``is_due`` has to be asked."""
         self.version = 0
-        """Grows when the item is put into the heap anew: an older place there does not count."""
+        """Of its place in the heap that counts: older ones, also of its forerunners, do not."""
 
 
 class Agenda:
@@ -34,6 +34,7 @@ class Agenda:
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
         self._heap: list[tuple[float, str, int]] = []
+        self._puts = 0
 
     def __len__(self) -> int:
         return len(self.items)
@@ -41,10 +42,8 @@ class Agenda:
     def put(self, item: Item, at: float | None) -> None:
         """Keep the item, in place of one of the same name, and look at it then (epoch seconds, or never)."""
         name = item.definition.name
-        before = self.items.get(name)
-        if before is not None and before is not item:
-            item.version = before.version
-        item.version += 1
+        self._puts += 1
+        item.version = self._puts
         self.items[name] = item
         if at is not None:
             heapq.heappush(self._heap, (at, name, item.version))
