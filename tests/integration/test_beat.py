@@ -183,6 +183,18 @@ def test_beat_says_at_start_what_it_is_about_to_do(beats: Beats) -> None:
     other.await_line("leads:        b1@here")
 
 
+def test_a_detached_beat_holds_its_pidfile_and_ends_in_order(beats: Beats, tmp_path: Path) -> None:
+    pidfile, log = tmp_path / "beat.pid", tmp_path / "beat.log"
+    started = beats.start({}, "--detach", "--pidfile", str(pidfile), "-f", str(log))
+    assert started.process.wait(20) == 0
+    pid = int(pidfile.read_text())
+    wait_until(lambda: "beat: leading" in log.read_text())
+    second = beats.start({}, "--pidfile", str(pidfile))
+    assert second.process.wait(10) == 73
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: "beat: resigned" in log.read_text() and not pidfile.exists())
+
+
 def test_a_mistake_in_the_schedule_ends_beat_and_worker_at_start(beats: Beats) -> None:
     for command, *flags in (("beat",), ("worker", "-B")):
         process = beats.start({"wrong": {"task": MARK, "shedule": 3}}, *flags, command=command)

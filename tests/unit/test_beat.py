@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from celeriac import engines
+from celeriac import engines, signals
 from celeriac.app.base import Celeriac
+from celeriac.app.definition import Definition
 from celeriac.app.ticks import tick_id
 from celeriac.beat import Beat, BeatLazyFunc, Scheduler
-from celeriac.beat.agenda import newest
+from celeriac.beat.agenda import Agenda, Item, newest
 from celeriac.beat.term import MARGIN, TTL, Leadership
-from celeriac.engines.schedule import Term
+from celeriac.engines.schedule import Entry, Term
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.schedules import BaseSchedule, clocked, crontab, schedstate, schedule
+from tests.processes import wait_until
 from tests.unit.beat_rig import NOON, Rig, rig
 
 
@@ -205,6 +208,19 @@ def test_newest_asks_little_and_finds_the_last_ones() -> None:
     assert len(asked) < 100
 
 
+def test_an_item_is_looked_at_at_its_newest_time_only() -> None:
+    agenda = Agenda()
+    item = Item(Definition(name="a", task="add", schedule=schedule(1)), Entry("a", b""))
+    agenda.put(item, 5.0)
+    agenda.put(item, 9.0)
+    assert agenda.take(8.0, 10) == []
+    assert agenda.next == 9.0
+    assert agenda.take(9.0, 10) == [item]
+    for number in range(5000):
+        agenda.put(item, float(number))
+    assert len(agenda._heap) < 2000  # what does not count is cleaned away
+
+
 # -- schedules of other people's ---------------------------------------------------------------------------
 
 
@@ -327,6 +343,27 @@ def test_one_that_stands_by_says_so_and_names_a_leader_of_another_application(
     beat.attempt()
     assert caplog.text.count("standing by") == 1
     assert "belongs to the application 'beats'" in caplog.text
+
+
+def test_it_tells_its_receivers_and_stops_from_another_thread(site: Rig) -> None:
+    heard = []
+
+    def hear(sender: Any, **_: Any) -> None:
+        heard.append(sender)
+
+    beat = site.beat(embedded=True)
+    signals.beat_init.connect(hear, sender=beat)
+    signals.beat_embedded_init.connect(hear, sender=beat)
+    thread = threading.Thread(target=beat.run)
+    thread.start()
+    wait_until(lambda: beat.leads)
+    beat.stop()
+    thread.join(5)
+    beat.stop()
+    assert not thread.is_alive()
+    assert heard == [beat, beat]
+    assert site.app.coordinator is not None
+    assert site.app.coordinator.leader() is None
 
 
 # -- outages -----------------------------------------------------------------------------------------------

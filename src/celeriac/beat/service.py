@@ -100,9 +100,9 @@ class Beat:
         self._stopping = False
         self._pause = FIRST_PAUSE
         self._away: float | None = None
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        # Not a pipe's bare descriptors: stop() may come when they are closed, and belong to another file.
+        self._wake, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Beat:
         """Ask :meth:`run` to return. Safe in a signal handler and from another thread."""
         self._stopping = True
         try:
-            os.write(self._wake_write, b".")
+            self._waker.send(b".")
         except OSError:
             pass  # it has been woken already, or has ended
 
@@ -162,9 +162,9 @@ class Beat:
 
     def _sleep(self, pause: float) -> None:
         if pause > 0 and not self._stopping:
-            readable, _, _ = select.select([self._wake_read], [], [], pause)
+            readable, _, _ = select.select([self._wake], [], [], pause)
             if readable:
-                os.read(self._wake_read, 4096)
+                self._wake.recv(4096)
 
     def _be_patient(self, error: OperationalError) -> float:
         if self._away is None:
@@ -183,8 +183,8 @@ class Beat:
                 logger.warning("beat: could not resign, another takes over in a few seconds: %s", error)
         if self.scheduler is not None:
             self.scheduler.close()
-        for end in (self._wake_read, self._wake_write):
-            os.close(end)
+        self._wake.close()
+        self._waker.close()
 
     # -- leading -----------------------------------------------------------------------------------
 
