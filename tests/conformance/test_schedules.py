@@ -241,6 +241,13 @@ def test_enabled_again_it_counts_from_then(engine: Engine, rig: Rig) -> None:
     assert (again.last_due, again.runs) == (DUE, 1)
 
 
+def test_entries_are_found_by_name(engine: Engine) -> None:
+    put(engine, "a", "b", "c", source="code")
+    engine.fire(take(engine), [tick("b")])
+    assert engine.find_entries(["b", "x", "a", "b"]) == [stored(engine)["b"], stored(engine)["a"]]
+    assert engine.find_entries([]) == []
+
+
 def test_removed_entries_are_told(engine: Engine) -> None:
     put(engine, "a", "b", "c")
     version = engine.schedule_version()

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.processes import LoggedProcess
+from tests.processes import LoggedProcess, wait_until
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(100)
@@ -77,6 +77,12 @@ class Project:
         self.workers.append(worker)
         worker.await_line("ready.")
         return worker
+
+    def start(self, *arguments: str) -> LoggedProcess:
+        """``celeriac -A myapp.celery_app ...`` as a process of its own."""
+        started = LoggedProcess([*COMMAND, "-A", "myapp.celery_app", *arguments], self.env, self.folder)
+        self.workers.append(started)
+        return started
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command in the folder and return what it writes."""
@@ -299,6 +305,34 @@ def test_step_5_without_q_a_worker_takes_all_queues(project: Project) -> None:
 def banner_section(worker: LoggedProcess, title: str) -> list[str]:
     lines = worker.lines[worker.lines.index(title) + 1 :]
     return [line.strip() for line in lines[: lines.index("")]]
+
+
+# -- step 6: periodic tasks ---------------------------------------------------------------------------------
+
+
+def test_step_6_periodic_tasks_run_however_many_beats_there_are(project: Project) -> None:
+    """The article warns of a second beat; here it stands by. 30 seconds are made one."""
+    project.write("myapp/celery_app.py", "celery_app.py", "beat.py")
+    project.write("myapp/tasks.py", "tasks.py", "beat_tasks.py")
+    module = project.folder / "myapp" / "celery_app.py"
+    module.write_text(module.read_text().replace('"schedule": 30.0', '"schedule": 1.0'))
+    worker = project.worker("--loglevel=info")
+    beats = [project.start("beat", "--loglevel=info") for _ in range(2)]
+    wait_until(lambda: len(re.findall(r"health_check\[.+succeeded", worker.log)) >= 2)
+    assert sorted("beat: leading" in beat.log for beat in beats) == [False, True]
+    names = "[view.name for view in app.schedule.list() if view.source == 'code']"
+    assert set(project.python(f"print(json.dumps({names}))")) >= {
+        "health-check-every-30-seconds", "cleanup-every-hour", "daily-report-midnight",
+    }  # fmt: skip
+    report = "app.schedule.run('daily-report-midnight').get(timeout=20)"
+    assert project.python(f"print(json.dumps({report}))") == {"report_type": "summary", "generated": True}
+    for beat in beats:
+        assert beat.stop() == 0
+    sent = sum(beat.log.count("Sending due task health-check-every-30-seconds") for beat in beats)
+    done = re.compile(r"health_check\[([^]]+)\] succeeded")
+    wait_until(lambda: len(done.findall(worker.log)) >= sent)
+    assert len(set(done.findall(worker.log))) == len(done.findall(worker.log)) == sent
+    assert not list(project.folder.glob("celerybeat-schedule*"))
 
 
 # -- step 8: errors -----------------------------------------------------------------------------------------

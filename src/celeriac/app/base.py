@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.app.periodic import PeriodicTasks
+    from celeriac.app.schedule import Entries
     from celeriac.engines.base import Broker
     from celeriac.engines.coordinator import Coordinator
     from celeriac.engines.results import ResultBackend
@@ -493,6 +494,13 @@ class Celeriac:
 
         return PeriodicTasks(self)
 
+    @cached_property
+    def schedule(self) -> Entries:
+        """The periodic tasks at run time: list, add, change, pause, resume, run and remove them."""
+        from celeriac.app.schedule import Entries
+
+        return Entries(self)
+
     # -- queues ----------------------------------------------------------------------------------------
 
     @property
@@ -598,6 +606,10 @@ class Celeriac:
         return import_module("celeriac.worker").Worker(app=self, **options)
 
     WorkController = Worker
+
+    def Beat(self, **options: Any) -> Any:
+        """A scheduler of this application (``celeriac.beat.Beat``)."""
+        return import_module("celeriac.beat").Beat(app=self, **options)
 
     def start(self, argv: list[str] | None = None) -> None:
         """Run the command line for this application, with ``argv`` or the process's arguments.

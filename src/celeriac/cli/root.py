@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("worker:worker", "Start a worker."),
+    "beat": ("beat:beat", "Send periodic tasks when they are due."),
     "call": ("tasks:call", "Send a task by name and print its id."),
     "result": ("tasks:result", "Print a task's result."),
     "revoke": ("tasks:revoke", "Do not run these tasks."),
@@ -40,7 +41,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 """Command -> where it is, and one line of help."""
 
 LATER: Final[dict[str, str]] = {
-    "beat": "comes with periodic tasks",
     "events": "comes with task events",
     "control": "comes with remote control; revoke, rate-limit and queues pause|resume are commands already",
     "multi": "is not there yet; use --detach with --pidfile and --logfile, or a service manager",

@@ -112,6 +112,10 @@ class ScheduleStore(Protocol):
         """What has changed after the version ``since``; with 0, all there is."""
         ...
 
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any: what one change at run time needs to know."""
+        ...
+
     def schedule_version(self) -> int:
         """The version alone: what a scheduler asks for several times a second. Any other than the one it
         knows, also a smaller one, is a reason to ask for the schedule."""

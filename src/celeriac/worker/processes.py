@@ -26,6 +26,7 @@ import msgspec
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, ImproperlyConfigured
+from celeriac.message import new_id
 from celeriac.worker.board import Board, ChildRecord
 from celeriac.worker.options import Options
 
@@ -57,13 +58,15 @@ class Birth(msgspec.Struct):
 
 
 class Launcher:
-    """Starts the agent and the children of one node."""
+    """Starts the agent, the children and the embedded beat of one node."""
 
     def __init__(self, app: Celeriac, options: Options, board: Board, opened_early: bool = False) -> None:
         self.app = app
         self.opened_early = opened_early
         self.options = options
         self.board = board
+        self.beat_life = f"{os.getpid()}.{new_id()}"
+        """The embedded beat's, also of one that replaces it: it need not wait for the end of the term."""
         self._prctl = load_prctl()
         self.by_exec = self._needs_exec()
 
@@ -76,6 +79,14 @@ class Launcher:
         for end in close:
             end.close()
         _guarded(lambda: self._agent(node, channel, parent))
+
+    def fork_beat(self) -> int:
+        """Start the embedded beat; return its pid."""
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        _guarded(lambda: self._beat(parent))
 
     def start_child(self, record: ChildRecord, node: str) -> int:
         """Start a child process; return its pid."""
@@ -98,6 +109,25 @@ class Launcher:
             Agent(self.app, self.options, self.board, node, channel).run()
         except Fenced:
             return EXIT_FENCED
+        return EXIT_LEFT
+
+    def _beat(self, parent: int) -> int:
+        from celeriac.beat import Beat
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._settle_in(parent, "beat")
+        self.app.log.enter_child(0, f"{self.options.name}:beat")
+        beat = Beat(
+            self.app,
+            scheduler=self.options.scheduler,
+            hostname=self.options.name,
+            embedded=True,
+            life=self.beat_life,
+        )
+        signal.signal(signal.SIGTERM, lambda *_: beat.stop())
+        for number in (signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        beat.run()
         return EXIT_LEFT
 
     def _child(self, number: int, epoch: int, node: str, parent: int) -> int:

@@ -57,6 +57,12 @@ class MemorySchedules:
                 complete,
             )
 
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any."""
+        with self.state.lock:
+            entries = self.state.timetable.entries
+            return [replace(entries[name]) for name in dict.fromkeys(names) if name in entries]
+
     def schedule_version(self) -> int:
         """The version alone."""
         with self.state.lock:

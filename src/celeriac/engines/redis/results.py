@@ -127,6 +127,9 @@ class RedisResults:
                 sent.pop(old, None)
         sent[task_id] = None
 
+    supports_autoexpire = True
+    """The server deletes expired results: no periodic ``celery.backend_cleanup`` is needed."""
+
     def cleanup(self) -> int:
         """Nothing to do: the server expires results."""
         return 0

@@ -55,6 +55,18 @@ class RedisSchedules:
             entries = list(self._entries(link, rows))
         return Schedule(version, entries, [name.decode() for name in removed], bool(complete))
 
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any."""
+        wanted = list(dict.fromkeys(names))
+        commands = [pack(("ZSCORE", self.keys.own("schedule:versions"), name)) for name in wanted]
+        with self.links.borrow() as link:
+            versions = link.calls(b"".join(commands), len(commands)) if commands else []
+            rows: list[bytes] = []
+            for name, version in zip(wanted, versions, strict=True):
+                if version is not None:
+                    rows += (name.encode(), version)
+            return list(self._entries(link, rows))
+
     def schedule_version(self) -> int:
         """The version alone: one command."""
         with self.links.borrow() as link:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,9 +21,11 @@ _RESIGN = "UPDATE term SET expires = 0 WHERE holder = ?"
 
 _VERSION = "SELECT version FROM schedule"
 _STATE = "SELECT version, forgotten FROM schedule"
-_CHANGED = """SELECT name, definition, source, enabled, version, since,
+_ENTRY = """SELECT name, definition, source, enabled, version, since,
     last_due, last_run, last_id, runs, skipped
-FROM entry JOIN progress ON entry = id WHERE version > ?"""
+FROM entry JOIN progress ON entry = id WHERE """
+_CHANGED = _ENTRY + "version > ?"
+_NAMED = _ENTRY + "name = ?"
 _REMOVED = "SELECT name FROM removed WHERE version > ? ORDER BY version"
 
 _FIND = "SELECT definition, source, enabled, since FROM entry WHERE name = ?"
@@ -93,8 +96,13 @@ class SQLiteSchedules:
                 removed = [] if complete else handle.execute(_REMOVED, (since,)).fetchall()
             finally:
                 handle.execute("COMMIT")
-        entries = [Entry(name, body, kind, bool(on), *rest) for name, body, kind, on, *rest in rows]
-        return Schedule(version, entries, [name for (name,) in removed], complete)
+        return Schedule(version, _entries(rows), [name for (name,) in removed], complete)
+
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any."""
+        with self._store.read() as handle:
+            rows = [handle.execute(_NAMED, (name,)).fetchone() for name in dict.fromkeys(names)]
+        return _entries(row for row in rows if row is not None)
 
     def schedule_version(self) -> int:
         """The version alone; some 10 us."""
@@ -213,3 +221,7 @@ def _count(one: _Progress, tick: Tick, reason: str) -> None:
     elif not reason and (tick.publication is not None or tick.task_id):
         one.runs += 1
         one.last_id = tick.task_id
+
+
+def _entries(rows: Iterable[Sequence[Any]]) -> list[Entry]:
+    return [Entry(name, body, kind, bool(on), *rest) for name, body, kind, on, *rest in rows]

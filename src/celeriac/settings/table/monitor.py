@@ -18,28 +18,24 @@ ROWS = (
         MAPPING,
         {},
         "The periodic tasks: name to a dictionary of task, schedule, args, kwargs and options.",
-        pending="beat",
     ),
     works(
         "beat_scheduler",
         REFERENCE,
         "celery.beat:PersistentScheduler",
         "Class of the scheduler, as pkg.module:Class; Celery's default means ours.",
-        pending="beat",
     ),
     works(
         "beat_max_loop_interval",
         SECONDS,
         0,
         "Seconds that the scheduler sleeps at most; 0 means its own choice.",
-        pending="beat",
     ),
     works(
         "beat_cron_starting_deadline",
         SECONDS,
         None,
         "Seconds after which a missed tick is no longer made up for; None means always.",
-        pending="beat",
     ),
     works(
         "beat_enable_remote_control",
