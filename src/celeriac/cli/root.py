@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("worker:worker", "Start a worker."),
     "beat": ("beat:beat", "Send periodic tasks when they are due."),
+    "schedule": ("schedule:schedule", "List, add, pause, resume and run periodic tasks."),
     "call": ("tasks:call", "Send a task by name and print its id."),
     "result": ("tasks:result", "Print a task's result."),
     "revoke": ("tasks:revoke", "Do not run these tasks."),
