@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from celeriac.cli import output
-from celeriac.cli.errors import Failure, did_you_mean
+from celeriac.cli.errors import Failure, nearest_task
 from celeriac.cli.options import (
     ISO_TIME,
     JSON_ARRAY,
@@ -103,7 +103,7 @@ def add(session: Session, /, name: str, task: str, no_overlap: bool, force: bool
     """Add the periodic task NAME, which sends TASK (by its name)."""
     session.import_tasks()
     known = session.application.tasks
-    proposal = "" if task in known or force else did_you_mean(task, known)
+    proposal = "" if task in known or force else nearest_task(task, known)
     if proposal:
         raise Failure(
             f"the application has no task {task!r}.{proposal} (--force takes it all the same)", EX_USAGE
