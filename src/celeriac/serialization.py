@@ -248,7 +248,7 @@ def _library(name: str, extra: str) -> Any:
 def _yaml_dumper() -> Any:
     """The safe dumper, which refuses subclasses of ``dict``, but that signatures are such."""
     yaml = _library("yaml", "yaml")
-    dumper = type("Dumper", (yaml.SafeDumper,), {})
+    dumper: Any = type("Dumper", (yaml.SafeDumper,), {})
     dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
     return dumper
 
