@@ -347,6 +347,32 @@ class Task(Generic[P, R]):
         """
         self.app.results.update(self, task_id, state, meta, **kwargs)
 
+    def signature_from_request(
+        self,
+        request: Context | None = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: Any = None,
+        **extra_options: Any,
+    ) -> Any:
+        """The running call (or that of ``request``) as a signature: its id, options, and what follows it.
+
+        ``args`` and ``kwargs`` take the place of its own, ``queue`` and further options are set.
+        """
+        from celeriac.app.retry import call_options
+
+        request = self.request if request is None else request
+        given = {**({} if queue is None else {"queue": queue}), **extra_options}
+        stamps = request.stamps or {}
+        options = {**call_options(request, taken=given), **stamps, "retries": request.retries, **given}
+        return self.signature(
+            request.args if args is None else args,
+            request.kwargs if kwargs is None else kwargs,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+
+    subtask_from_request = signature_from_request
+
     def replace(self, sig: Any) -> Any:
         """Let ``sig`` (a signature, chain, group or chord) take the place of the running call, and end it.
 

@@ -20,9 +20,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InteropSite]:
     """A Redis with a worker of each library on a queue of its own."""
     with RedisServer() as server:
         site = InteropSite(server, tmp_path_factory.mktemp("chords"))
-        # What Celery itself adds to a canvas (celery.accumulate) goes to its default queue.
-        site.worker("celery", QUEUES["celery"], "-c", "2", task_default_queue=QUEUES["celery"])
-        site.worker("celeriac", QUEUES["celeriac"], "-c", "2")
+        for library, queue in QUEUES.items():
+            # What Celery adds to a canvas (celery.accumulate) goes to the default queue of whoever sends it.
+            site.worker(library, queue, "-c", "2", task_default_queue=QUEUES["celery"])
         yield site
         site.close()
 

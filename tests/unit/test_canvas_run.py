@@ -246,3 +246,21 @@ def test_what_gathers_a_group_runs_where_its_tasks_run() -> None:
     assert gathers(bench.add.s(1, 1) | group(there, add).set(queue="all")) == {"queue": "all"}
     inner = chord([add, add], group(there, there))
     assert gathers(bench.add.s(1, 1) | inner) == {"queue": "there"}
+
+
+def test_a_running_call_as_a_signature() -> None:
+    bench = Bench()
+
+    @bench.app.task(bind=True)
+    def again(self: Any, value: int) -> Any:
+        if value > 2:
+            return value
+        raise self.replace(self.signature_from_request(args=(value + 1,), task_id=None))
+
+    @bench.app.task(bind=True)
+    def shown(self: Any, value: int) -> Any:
+        made = self.subtask_from_request(queue="other")
+        return [made.id == self.request.id, made.args, made.options["queue"], made.options["job"]]
+
+    assert bench.value(shown.s(1).stamp(job="j")) == [True, [1], "other", "j"]
+    assert bench.value(again.s(1) | bench.add.s(10)) == 13
