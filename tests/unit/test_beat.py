@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import engines, signals
+from celeriac import clock, engines, signals
 from celeriac.app.base import Celeriac
 from celeriac.app.definition import Definition
 from celeriac.app.ticks import tick_id
@@ -330,6 +330,31 @@ def test_trust_in_the_term_counts_from_before_the_question() -> None:
     assert leadership.wants_renewal
     now[0] = 100.0 + TTL - MARGIN
     assert not leadership.holds
+
+
+def test_the_stores_clock_is_never_taken_for_later_than_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that come late make a tick late by as much, once, and never early."""
+    local = [1000.0]
+    monkeypatch.setattr(clock, "source", lambda: local[0])
+
+    class Ahead:
+        there, back, by = 0.0, 0.0, 50.0
+
+        def lead(self, holder: str, ttl: float) -> Term:
+            local[0] += self.there
+            told = local[0] + self.by
+            local[0] += self.back
+            return Term(holder, 1, told + ttl, told)
+
+    store = Ahead()
+    leadership = Leadership(store, "me")  # type: ignore[arg-type]
+    for there, back, error in ((0.5, 0.25, 0.25), (0.25, 0.0, 0.0), (0.0, 3.0, 0.0)):
+        store.there, store.back = there, back
+        leadership.ask()
+        assert local[0] + store.by - leadership.now == pytest.approx(error)
+    store.by = 20.0  # a clock was set
+    leadership.ask()
+    assert leadership.now <= local[0] + store.by
 
 
 def test_one_that_stands_by_says_so_and_names_a_leader_of_another_application(
