@@ -17,6 +17,7 @@ from celeriac.app.ticks import tick_id
 from celeriac.beat import Beat, BeatLazyFunc, Scheduler
 from celeriac.beat.agenda import Agenda, Item, newest
 from celeriac.beat.term import MARGIN, TTL, Leadership
+from celeriac.engines.memory.state import Timetable
 from celeriac.engines.schedule import Entry, Term
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.schedules import BaseSchedule, clocked, crontab, schedstate, schedule
@@ -429,6 +430,15 @@ def test_a_store_that_does_not_answer_ends_the_firing_before_the_term_ends(
     site.let_pass(TTL - MARGIN + 0.1, beat)
     assert not beat.leads
     assert beat.store.schedule_version() == 0
+
+
+def test_a_store_that_was_emptied_gets_the_codes_entries_again(site: Rig) -> None:
+    beat = leading(site, ten=entry(10))
+    site.let_pass(10, beat)
+    beat.store.state.timetable = Timetable()  # type: ignore[attr-defined]
+    site.let_pass(11, beat)
+    assert beat.leads
+    assert site.count() == 2
 
 
 # -- entries come and go -----------------------------------------------------------------------------------
