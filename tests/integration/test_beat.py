@@ -16,6 +16,7 @@ import pytest
 from celeriac.message import decode_envelope
 from tests.integration.conftest import HERE, Site, _children_of
 from tests.processes import LoggedProcess, wait_until
+from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -181,6 +182,27 @@ def test_beat_says_at_start_what_it_is_about_to_do(beats: Beats) -> None:
     assert "there is no schedule file" in beat.log
     other = beats.start({"hourly": entry(3600)})
     other.await_line("leads:        b1@here")
+
+
+def test_beat_outlasts_its_store(tmp_path: Path) -> None:
+    """A Redis without persistence goes away and comes back empty."""
+    with RedisServer() as server:
+        site = Site(server.url(), tmp_path)
+        beats = Beats(site)
+        beat = beats.start({"fast": entry(0.2)})
+        beat.await_line("Sending due task fast")
+        server.kill()
+        beat.await_line("cannot be reached, trying on")
+        server.restart()
+        beat.await_line("the store is back")
+        beats.await_tick("fast", 10)
+        assert beat.stop() == 0
+        beats.assert_once("fast")
+        other = beats.start({})
+        server.kill()
+        other.await_line("the store cannot be reached")
+        assert other.stop() == 0
+        site.close()
 
 
 def test_a_detached_beat_holds_its_pidfile_and_ends_in_order(beats: Beats, tmp_path: Path) -> None:

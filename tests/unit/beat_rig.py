@@ -48,7 +48,7 @@ def rig(at: datetime = NOON, kind: type[Celeriac] = Celeriac, **settings: Any) -
     app = kind("beats", broker=f"memory://{uuid.uuid4().hex}", set_as_current=False, **settings)
     app.conf.result_expires = None  # no celery.backend_cleanup
 
-    @app.task(name="add")
+    @app.task(name="add", shared=False)
     def add(x: int = 1, y: int = 1) -> int:
         return x + y
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from celeriac import engines, signals
+from celeriac import clock, engines, signals
 from celeriac.app.base import Celeriac
 from celeriac.app.definition import Definition
 from celeriac.app.ticks import tick_id
 from celeriac.beat import Beat, BeatLazyFunc, Scheduler
 from celeriac.beat.agenda import Agenda, Item, newest
 from celeriac.beat.term import MARGIN, TTL, Leadership
+from celeriac.engines.memory.state import Timetable
 from celeriac.engines.schedule import Entry, Term
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.schedules import BaseSchedule, clocked, crontab, schedstate, schedule
@@ -332,6 +333,31 @@ def test_trust_in_the_term_counts_from_before_the_question() -> None:
     assert not leadership.holds
 
 
+def test_the_stores_clock_is_never_taken_for_later_than_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that come late make a tick late by as much, once, and never early."""
+    local = [1000.0]
+    monkeypatch.setattr(clock, "source", lambda: local[0])
+
+    class Ahead:
+        there, back, by = 0.0, 0.0, 50.0
+
+        def lead(self, holder: str, ttl: float) -> Term:
+            local[0] += self.there
+            told = local[0] + self.by
+            local[0] += self.back
+            return Term(holder, 1, told + ttl, told)
+
+    store = Ahead()
+    leadership = Leadership(store, "me")  # type: ignore[arg-type]
+    for there, back, error in ((0.5, 0.25, 0.25), (0.25, 0.0, 0.0), (0.0, 3.0, 0.0)):
+        store.there, store.back = there, back
+        leadership.ask()
+        assert local[0] + store.by - leadership.now == pytest.approx(error)
+    store.by = 20.0  # a clock was set
+    leadership.ask()
+    assert leadership.now <= local[0] + store.by
+
+
 def test_one_that_stands_by_says_so_and_names_a_leader_of_another_application(
     site: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -404,6 +430,15 @@ def test_a_store_that_does_not_answer_ends_the_firing_before_the_term_ends(
     site.let_pass(TTL - MARGIN + 0.1, beat)
     assert not beat.leads
     assert beat.store.schedule_version() == 0
+
+
+def test_a_store_that_was_emptied_gets_the_codes_entries_again(site: Rig) -> None:
+    beat = leading(site, ten=entry(10))
+    site.let_pass(10, beat)
+    beat.store.state.timetable = Timetable()  # type: ignore[attr-defined]
+    site.let_pass(11, beat)
+    assert beat.leads
+    assert site.count() == 2
 
 
 # -- entries come and go -----------------------------------------------------------------------------------

@@ -272,7 +272,10 @@ class Beat:
             return
         found = self.store.schedule(self._version)
         if found.complete:
-            self.agenda.clear()
+            # It does not know our version: it may have been emptied, and lacks the code's entries then.
+            self._token = 0
+            self._load()
+            return
         for name in found.removed:
             self.agenda.drop(name)
         self._take_up(found.entries)

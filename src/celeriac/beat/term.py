@@ -9,6 +9,7 @@ firing before the term ends there.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 from celeriac import clock
@@ -38,12 +39,12 @@ class Leadership:
         self._monotonic = monotonic
         self._until = 0.0
         self._renew = 0.0
-        self._ahead = 0.0
+        self._ahead_by: deque[float] = deque(maxlen=8)
 
     @property
     def now(self) -> float:
         """The store's clock, as far as it is known here: due times are counted by it."""
-        return clock.now() + self._ahead
+        return clock.now() + max(self._ahead_by, default=0.0)
 
     @property
     def holds(self) -> bool:
@@ -68,10 +69,17 @@ class Leadership:
             self.lose()
             return False
         self.term = term
-        self._ahead = term.now - (now + clock.now()) / 2
+        self._compare_clocks(now, term.now, clock.now())
         self._until = asked + self.ttl - MARGIN
         self._renew = asked + self.ttl / 3
         return True
+
+    def _compare_clocks(self, before: float, store: float, after: float) -> None:
+        """Learn how far the store's clock is ahead: by no less than ``store - after``, no more than ``store -
+        before``. The largest of the last lower bounds is used, so that a slow answer makes no tick early."""
+        if self._ahead_by and max(self._ahead_by) > store - before:
+            self._ahead_by.clear()  # a clock was set
+        self._ahead_by.append(store - after)
 
     def lose(self) -> None:
         """Lead no longer: the store says so."""

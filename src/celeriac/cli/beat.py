@@ -119,16 +119,19 @@ def _schedule(service: Beat) -> list[str]:
     """Who leads, how many entries there are, and what is due next, as far as the store can be asked now."""
     from celeriac.exceptions import OperationalError
 
-    in_code = len(service.code)
     try:
-        leader = None if service.single else service.store.leader()
-        entries = service.store.schedule().entries
+        return _found(service)
     except OperationalError:
-        return [f"  entries:      {in_code} in the code", "  store:        cannot be reached yet"]
+        return [f"  entries:      {len(service.code)} in the code", "  store:        cannot be reached yet"]
+
+
+def _found(service: Beat) -> list[str]:
+    leader = service.store.leader()
+    entries = service.store.schedule().entries
     stored = sum(entry.source != "code" for entry in entries)
     lines = [
         f"  leads:        {leader.holder.partition(':')[2] if leader else 'nobody yet'}",
-        f"  entries:      {in_code} in the code, {stored} added at run time",
+        f"  entries:      {len(service.code)} in the code, {stored} added at run time",
     ]
     if 0 < len(entries) <= SHOWN and not service.single:
         coming = [(view.next_due, view.name) for view in service.app.schedule.list() if view.next_due]
