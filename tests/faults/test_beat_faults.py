@@ -33,7 +33,7 @@ class Field:
     """A store, beats on it, and the chance that kills them."""
 
     def __init__(self, broker: str, beats: int, seed: int) -> None:
-        self.app = Celeriac("suite", broker=broker, set_as_current=False)
+        self.app = Celeriac("beats", broker=broker, set_as_current=False)
         self.chance = random.Random(seed)
         self.env = {**os.environ, "FAULTS_BROKER": broker, "PYTHONUNBUFFERED": "1"}
         self.kills = self.freezes = self.leaders_struck = 0
@@ -109,7 +109,7 @@ def test_each_tick_is_fired_once_whichever_beat_is_killed(broker: str, beats: in
             field.thaw()
         field.thaw(all_of_them=True)
         expected = [
-            tick_id("fast", (start + n * timedelta(seconds=INTERVAL)).timestamp())
+            tick_id("beats", "fast", (start + n * timedelta(seconds=INTERVAL)).timestamp())
             for n in range(1, TICKS + 1)
         ]
         wait_until(lambda: len(field.ids()) >= TICKS, PATIENCE)

@@ -13,6 +13,7 @@ import pytest
 from celeriac import clock, engines, signals
 from celeriac.app.base import Celeriac
 from celeriac.app.definition import Definition
+from celeriac.app.stores import schedule_scope
 from celeriac.app.ticks import tick_id
 from celeriac.beat import Beat, BeatLazyFunc, Scheduler
 from celeriac.beat.agenda import Agenda, Item, newest
@@ -51,7 +52,7 @@ def test_an_interval_is_fired_at_its_due_times_under_ids_that_follow_from_them(s
     began = site.clock.time()
     site.let_pass(31.7, beat)
     sent = site.sent()
-    assert [m.headers["id"] for m in sent] == [tick_id("ten", began + n) for n in (10, 20, 30)]
+    assert [m.headers["id"] for m in sent] == [tick_id("beats", "ten", began + n) for n in (10, 20, 30)]
     headers = sent[0].headers
     assert (headers["celery_beat_task"], headers["mine"], headers["argsrepr"]) == (True, 1, "(2, 3)")
     assert headers["celeriac_schedule"]["due"] == (NOON + timedelta(seconds=10)).isoformat()
@@ -91,10 +92,10 @@ def test_missed_ticks_are_made_up_for_as_the_entry_says(
     after = site.beat()
     site.let_pass(1, after)
     assert [m.headers["id"] for m in site.sent()] == [
-        tick_id("minute", NOON.timestamp() + 60 * n) for n in fired
+        tick_id("beats", "minute", NOON.timestamp() + 60 * n) for n in fired
     ]
     site.let_pass(15, after)
-    assert site.sent()[-1].headers["id"] == tick_id("minute", NOON.timestamp() + 660)
+    assert site.sent()[-1].headers["id"] == tick_id("beats", "minute", NOON.timestamp() + 660)
     assert site.count() == len(fired) + 1
 
 
@@ -125,7 +126,7 @@ def test_jitter_is_the_same_for_every_beat_and_differs_between_ticks(site: Rig) 
     assert site.count() == 0
     site.clock.advance(0.2)
     beat.attempt()
-    assert [m.headers["id"] for m in site.sent()] == [tick_id("spread", NOON.timestamp() + 60)]
+    assert [m.headers["id"] for m in site.sent()] == [tick_id("beats", "spread", NOON.timestamp() + 60)]
 
 
 def test_start_and_end_bound_the_ticks_and_an_interval_counts_from_the_start(site: Rig) -> None:
@@ -363,12 +364,42 @@ def test_one_that_stands_by_says_so_and_names_a_leader_of_another_application(
 ) -> None:
     caplog.set_level(logging.INFO)
     leading(site)
-    other = Celeriac("other", broker=site.app.broker.url, set_as_current=False)
+    other = Celeriac("other", broker=site.app.broker.url, set_as_current=False, beat_scope="beats")
     beat = Beat(other, monotonic=site.clock.time, hostname="b2@x")
     beat.attempt()
     beat.attempt()
     assert caplog.text.count("standing by") == 1
     assert "belongs to the application 'beats'" in caplog.text
+
+
+def test_two_applications_on_one_store_do_not_meet(site: Rig) -> None:
+    """Each leads its own, also where entries have the same name and due time."""
+    other = Celeriac("other", broker=site.app.broker.url, set_as_current=False)
+    other.conf.result_expires = None
+    other.conf.beat_schedule = {"ten": {"task": "others", "schedule": 10, "overlap": False}}
+    first = leading(site, ten={**entry(10), "overlap": False})
+    second = Beat(other, monotonic=site.clock.time)
+    site.let_pass(20, first, second)
+    assert first.leads
+    assert second.leads
+    sent = site.sent()
+    assert sorted(message.headers["task"] for message in sent) == ["add", "others"]
+    assert len({message.headers["id"] for message in sent}) == 2
+    assert (site.app.schedule.get("ten").skipped, other.schedule.get("ten").skipped) == (1, 1)
+    assert [one.task for one in other.schedule.list()] == ["others"]
+    other.schedule.pause("ten")
+    site.let_pass(10, first, second)
+    assert site.app.schedule.get("ten").enabled
+
+
+def test_an_application_that_is_a_script_is_called_as_its_module_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = sys.modules["__main__"]
+    script = Celeriac("__main__", broker="memory://script", set_as_current=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", "/somewhere/tasks.py", raising=False)
+    assert schedule_scope(script) == "tasks"
+    assert schedule_scope(Celeriac("__main__", set_as_current=False, beat_scope="")) == ""
+    assert schedule_scope(Celeriac(set_as_current=False)) == ""
 
 
 def test_it_tells_its_receivers_and_stops_from_another_thread(site: Rig) -> None:
@@ -435,7 +466,7 @@ def test_a_store_that_does_not_answer_ends_the_firing_before_the_term_ends(
 def test_a_store_that_was_emptied_gets_the_codes_entries_again(site: Rig) -> None:
     beat = leading(site, ten=entry(10))
     site.let_pass(10, beat)
-    beat.store.state.timetable = Timetable()  # type: ignore[attr-defined]
+    beat.store.state.timetables["beats"] = Timetable()  # type: ignore[attr-defined]
     site.let_pass(11, beat)
     assert beat.leads
     assert site.count() == 2
@@ -624,7 +655,7 @@ def test_where_stores_differ_a_beat_that_dies_before_the_mark_sends_nothing_twic
         assert site.count() == 1
         site.let_pass(10, site.beat())
         assert [m.headers["id"] for m in site.sent()] == [
-            tick_id("ten", NOON.timestamp() + due) for due in (10, 20)
+            tick_id("beats", "ten", NOON.timestamp() + due) for due in (10, 20)
         ]
         (stored,) = store.schedule().entries
         assert stored.runs == 2

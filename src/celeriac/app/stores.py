@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from celeriac import engines
+from celeriac.app.names import main_module
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.settings import Settings
 
@@ -73,7 +74,7 @@ class Stores:
     def _create(self, url: str | None) -> Broker:
         conf = self._app.conf
         url = url or self._app.default_url
-        options = {**_store_options(conf, url), **(conf.broker_transport_options or {})}
+        options = {**_store_options(self._app, url), **(conf.broker_transport_options or {})}
         if conf.broker_use_ssl:
             options.setdefault("ssl", conf.broker_use_ssl)
         return engines.create(url, options)
@@ -94,7 +95,7 @@ class Stores:
             )
         if url == conf.broker_read_url:
             return app.broker
-        options = {**_store_options(conf, url), **_redis_options(conf, scheme)}
+        options = {**_store_options(app, url), **_redis_options(conf, scheme)}
         options.update(conf.result_backend_transport_options or {})
         if conf.redis_backend_use_ssl:
             options.setdefault("ssl", conf.redis_backend_use_ssl)
@@ -105,6 +106,16 @@ def tracks_queued(conf: Settings, url: str) -> bool:
     """Whether publishing to the broker at ``url`` records that a task is queued (``task_track_queued``)."""
     wanted: bool | None = conf.task_track_queued
     return url.startswith(("sqlite", "postgres")) if wanted is None else wanted
+
+
+def schedule_scope(app: Celeriac) -> str:
+    """Whose schedule an application's beats keep: ``beat_scope``, else its name; "" if it has none.
+
+    A script's application that is called ``__main__`` is called as its module is where others import it.
+    """
+    if app.conf.beat_scope is not None:
+        return str(app.conf.beat_scope)
+    return main_module() if app.main == "__main__" else app.main or ""
 
 
 def _redis_options(conf: Settings, scheme: str) -> dict[str, Any]:
@@ -121,14 +132,16 @@ def _redis_options(conf: Settings, scheme: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _store_options(conf: Settings, url: str) -> dict[str, Any]:
+def _store_options(app: Celeriac, url: str) -> dict[str, Any]:
     """Settings that are the stores' business; the transport options go before them."""
+    conf = app.conf
     return {
         "broker_delay": conf.broker_delay,
         "dead_letters_expires": conf.dead_letter_expires,
         "dead_letters_max": conf.dead_letter_max,
         "priority_order": conf.task_priority_order,
         "publish_timeout": conf.broker_publish_timeout,
+        "schedule_scope": schedule_scope(app),
         # What was never known to be queued cannot be told from expired either: one switch for both records.
         "result_tombstone_expires": conf.result_tombstone_expires if tracks_queued(conf, url) else 0,
         "socket_connect_timeout": min(conf.broker_connection_timeout, conf.broker_publish_timeout),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 from celeriac.app.definition import BeatLazyFunc, Definition
 from celeriac.app.keys import UNIQUE_AT_MOST
+from celeriac.app.stores import schedule_scope
 from celeriac.engines.base import Publication, Unique
 from celeriac.message import OWN_HEADER
 
@@ -21,14 +23,14 @@ HEADER: Final = "celeriac_schedule"
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "celeriac:tick")
 
 
-def tick_id(name: str, due: float) -> str:
+def tick_id(scope: str, name: str, due: float) -> str:
     """The task id of a tick: the same in every scheduler, so that nobody can fire it a second time."""
-    return str(uuid5(_NAMESPACE, f"{name}\0{due:.6f}"))
+    return str(uuid5(_NAMESPACE, f"{scope}\0{name}\0{due:.6f}"))
 
 
-def overlap_key(name: str) -> str:
+def overlap_key(scope: str, name: str) -> str:
     """The unique key that a tick's task holds where ticks must not overlap."""
-    return f"schedule:{name}"
+    return f"schedule:{quote(scope, safe='')}:{name}"
 
 
 def messages(
@@ -56,7 +58,7 @@ def messages(
         else:
             app.send_task(definition.task, args, kwargs, add_to_parent=False, **options)
     if batch and not definition.overlap:
-        condition = Unique(overlap_key(definition.name), UNIQUE_AT_MOST)
+        condition = Unique(overlap_key(schedule_scope(app), definition.name), UNIQUE_AT_MOST)
         _hold(app, batch[-1], condition)
     return batch
 

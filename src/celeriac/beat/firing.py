@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celeriac import signals
 from celeriac.app.definition import ON_TIME, Definition
+from celeriac.app.stores import schedule_scope
 from celeriac.app.ticks import messages, tick_id
 from celeriac.beat.agenda import Item, newest
 from celeriac.engines.base import Hold, Publication, Unique
@@ -93,6 +94,7 @@ class Firing:
     def __init__(self, app: Celeriac, store: ScheduleStore) -> None:
         self.app = app
         self.store = store
+        self.scope = schedule_scope(app)
         broker = app.write_broker
         self.fused: bool = getattr(store, "url", None) == broker.url
         """Whether marking a tick and publishing its message are one step."""
@@ -105,7 +107,7 @@ class Firing:
         if not fire:
             logger.warning("Scheduler: leaving out %s (%s), missed", definition.name, definition.task)
             return Tick(definition.name, due)
-        task_id = tick_id(definition.name, due)
+        task_id = tick_id(self.scope, definition.name, due)
         try:
             batch = messages(self.app, definition, task_id, due)
             if len(batch) > 1:

@@ -216,7 +216,7 @@ class Beat:
         if other != (self.app.main or ""):
             logger.warning(
                 "beat: %s, which leads, belongs to the application %r and fires its entries only: give "
-                "this application (%r) a broker database or key prefix of its own",
+                "this application (%r) a beat_scope of its own",
                 name,
                 other,
                 self.app.main or "",

@@ -10,7 +10,7 @@ import itertools
 import os
 import socket
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -171,7 +171,8 @@ class Store:
     """Group -> (its list of results, until when)."""
     chords: dict[str, Any] = field(default_factory=dict)
     """Group -> its :class:`celeriac.engines.memory.chords.Chord`."""
-    timetable: Timetable = field(default_factory=Timetable)
+    timetables: dict[str, Timetable] = field(default_factory=lambda: defaultdict(Timetable))
+    """By scope."""
     leases: dict[int, Lease] = field(default_factory=dict)
     dead: dict[str, tuple[DeadLetter, int]] = field(default_factory=dict)
     """Key -> (letter, its lane), oldest first."""

@@ -38,6 +38,12 @@ ROWS = (
         "Seconds after which a missed tick is no longer made up for; None means always.",
     ),
     works(
+        "beat_scope",
+        TEXT,
+        None,
+        "Whose schedule it is, where several applications share a store; None means the application's name.",
+    ),
+    works(
         "beat_enable_remote_control",
         BOOLEAN,
         False,
