@@ -8,8 +8,9 @@ import pytest
 from redis import Redis
 
 from celeriac.engines import create
-from celeriac.engines.base import Presence, Publication, Unique
+from celeriac.engines.base import Publication, Unique
 from celeriac.engines.redis import RedisEngine, schedules
+from celeriac.engines.results import Presence
 from celeriac.engines.schedule import Entry, Term, Tick
 from celeriac.exceptions import OperationalError, StoreFull
 from tests.conformance.helpers import drain, incarnation, pub
