@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -379,7 +380,7 @@ def test_two_applications_on_one_store_do_not_meet(site: Rig) -> None:
     other.conf.beat_schedule = {"ten": {"task": "others", "schedule": 10, "overlap": False}}
     first = leading(site, ten={**entry(10), "overlap": False})
     second = Beat(other, monotonic=site.clock.time)
-    site.let_pass(20, first, second)
+    site.let_pass(21, first, second)
     assert first.leads
     assert second.leads
     sent = site.sent()

@@ -6,8 +6,8 @@ fired by one step in the store, which checks the term, compares the tick's due t
 for this entry, marks it, and publishes the task's message. So a tick is fired once, whoever dies in between
 and whoever still believes to lead.
 
-All this is there once for each *scope*, which is the engine's option ``schedule_scope``: an application's name,
-so that several can share a store.
+All this is there once for each *scope*, the engine's option ``schedule_scope``: an application's name, so that
+several can share a store.
 
 Times are epoch seconds by the store's clock.
 """
@@ -99,7 +99,7 @@ class ScheduleStore(Protocol):
     """Schedules; every coordinator is one. All steps are atomic, and concern :attr:`scope` only."""
 
     scope: str
-    """Whose schedule it is (the option ``schedule_scope``): entries, version and term are this scope's own."""
+    """Whose schedule it is (the option ``schedule_scope``). Entries, version and term are this scope's."""
 
     def lead(self, holder: str, ttl: float) -> Term | None:
         """Take the term, or put off the end of one's own to ``ttl`` seconds from now. ``None`` if another

@@ -96,7 +96,13 @@ class SQLiteSchedules:
             try:
                 version, forgotten = handle.execute(_STATE, (self.scope,)).fetchone() or (0, 0)
                 complete = since == 0 or not forgotten <= since <= version
-                rows = handle.execute(_CHANGED, (self.scope, 0 if complete else since,)).fetchall()
+                rows = handle.execute(
+                    _CHANGED,
+                    (
+                        self.scope,
+                        0 if complete else since,
+                    ),
+                ).fetchall()
                 removed = [] if complete else handle.execute(_REMOVED, (self.scope, since)).fetchall()
             finally:
                 handle.execute("COMMIT")
