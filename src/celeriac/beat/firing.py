@@ -57,7 +57,7 @@ def plan(item: Item, now: float, deadline: float | None) -> Plan:
     later = following(due)
     if later is not None and later + definition.delay(later) <= now:
         count = definition.catch_up if definition.missed == "all" else 1
-        passed = [d for d in newest(following, due, now, count) if d + definition.delay(d) <= now]
+        passed = _passed(definition, following, due, now, count)
         due = (passed[0] if definition.missed == "all" else passed[-1]) if passed else due
     late = now - due - definition.delay(due)
     if definition.missed == "skip" and late > ON_TIME:
@@ -65,6 +65,17 @@ def plan(item: Item, now: float, deadline: float | None) -> Plan:
     if deadline is not None and late > deadline and isinstance(definition.schedule, crontab | cron):
         return Plan(due, False)
     return Plan(due)
+
+
+def _passed(
+    definition: Definition, following: Callable[[float], float | None], first: float, now: float, count: int
+) -> list[float]:
+    """The last ``count`` due times from ``first`` whose ticks should have been sent, the earliest first."""
+    found = [d for d in newest(following, first, now, count) if d + definition.delay(d) <= now]
+    if len(found) < count and definition.jitter and first <= now - definition.jitter:
+        # Jitter puts off the latest ones; those before it are over for certain.
+        found = sorted({*found, *newest(following, first, now - definition.jitter, count)})
+    return found[-count:]
 
 
 def _asked(item: Item, now: float) -> Plan:
