@@ -35,6 +35,21 @@ FULL: dict[str, Any] = {
 }
 
 
+def test_what_is_overdue(site: Rig) -> None:
+    """How late the next tick is now, with nobody there to send it."""
+    site.app.schedule.add("plain", "add", 60)
+    site.app.schedule.add("spread", "add", 60, jitter=30)
+    site.app.schedule.add("paused", "add", 60, enabled=False)
+    assert {one.overdue for one in site.app.schedule.list()} == {0.0}
+    site.clock.advance(100)
+    paused, plain, spread = site.app.schedule.list()
+    assert (plain.overdue, paused.overdue) == (40.0, 0.0)
+    assert 10.0 < spread.overdue < 40.0
+    site.beat().attempt()
+    plain = site.app.schedule.get("plain")
+    assert (plain.overdue, plain.lateness) == (0.0, 40.0)
+
+
 @pytest.mark.parametrize(
     "when",
     [

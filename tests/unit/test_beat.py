@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from celeriac.app.stores import schedule_scope
 from celeriac.app.ticks import tick_id
 from celeriac.beat import Beat, BeatLazyFunc, Scheduler
 from celeriac.beat.agenda import Agenda, Item, newest
+from celeriac.beat.service import LATE
 from celeriac.beat.term import MARGIN, TTL, Leadership
 from celeriac.engines.memory.state import Timetable
 from celeriac.engines.schedule import Entry, Term
@@ -67,6 +69,38 @@ def test_a_late_look_does_not_shift_what_comes_after(site: Rig) -> None:
     (stored,) = beat.store.schedule().entries
     assert stored.last_due == NOON.timestamp() + 60
     assert stored.runs == 6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_missed_ticks_with_jitter_are_made_up_for_once(site: Rig, seed: int) -> None:
+    """Also where the last of them is put off and still to come."""
+    name = f"spread-{seed}"
+    beat = leading(site, **{name: entry(60, jitter=59)})
+    site.clock.advance(3600 + 5)
+    beat.attempt()
+    beat.attempt()
+    made_up = site.count()
+    assert made_up == 1
+    site.let_pass(120, beat)
+    assert 1 <= site.count() - made_up <= 3
+
+
+def test_ticks_that_were_late_are_warned_of_in_one_line(site: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    beat = leading(site, minute=entry(60), hour=entry(3600), spread=entry(60, jitter=59))
+    site.let_pass(60, beat)
+    site.let_pass(120, beat)
+    assert "late" not in caplog.text
+    site.clock.advance(3600 + 35 - 180)
+    beat.attempt()
+    beat.attempt()
+    assert caplog.text.count("late") == 1
+    assert re.search(r"3 ticks were late, by up to (\d\d)\.\d s \((minute|spread)\)", caplog.text)
+    caplog.clear()
+    site.let_pass(50, beat)
+    assert "late" not in caplog.text
+    site.clock.advance(87)
+    site.let_pass(LATE, beat)
+    assert re.search(r"\d ticks were late, by up to 5\d\.\d s \(", caplog.text)
 
 
 def test_step_says_how_long_nothing_is_to_be_done(site: Rig) -> None:

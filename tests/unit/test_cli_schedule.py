@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, clock
 from celeriac.cli import root
 from celeriac.platforms import EX_USAGE
 from tests.unit.helpers import make_app, messages
@@ -71,6 +73,17 @@ def test_all_of_an_entry_is_shown(run: Terminal) -> None:
     for part in ("weekly", "slow", "jitter", "expires", "skip", "overlap"):
         assert part in shown
     assert json.loads(run("show", "nightly", "--json"))["definition"]["overlap"] is False
+
+
+def test_what_is_overdue_is_shown(run: Terminal) -> None:
+    run("add", "soon", "report", "--every", "0.1")
+    run("add", "later", "report", "--every", "3600")
+    assert "overdue" not in run("list")
+    with mock.patch.object(clock, "source", lambda: time.time() + 65):
+        shown = run("list")
+        assert "1 overdue, by up to 1 min 5 s" in shown
+        assert shown.count("overdue") == 2
+        assert [round(entry["overdue"]) for entry in listed(run)] == [0, 65]
 
 
 def test_paused_resumed_and_removed(run: Terminal) -> None:

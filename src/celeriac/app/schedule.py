@@ -42,6 +42,8 @@ class EntryView(msgspec.Struct):
     enabled: bool
     next_due: datetime | None
     """``None`` for one that is paused or over, and where the schedule is a class that only beat can ask."""
+    overdue: float
+    """By how many seconds it should have been sent already, jitter counted in; 0 where nothing is late."""
     last_due: datetime | None
     last_run: datetime | None
     """When the last tick was fired, skipped or left out."""
@@ -217,12 +219,14 @@ class Entries:
 
     def _view(self, entry: Entry, outcomes: Mapping[str, str]) -> EntryView:
         data = definitions.read(entry.definition)
-        schedule, following = _said(data.get("schedule")), None
+        schedule, following, overdue = _said(data.get("schedule")), None, 0.0
         try:
             made = self._definition(entry)
             schedule = repr(made.schedule)
             if entry.enabled and not made.by_is_due:
                 following = made.first_due(entry.last_due, entry.since)
+                if following is not None:
+                    overdue = max(0.0, clock.now() - following - made.delay(following))
         except ValueError:
             pass  # only a scheduler with the code knows; what is stored is shown
         late = None if entry.last_due is None or entry.last_run is None else entry.last_run - entry.last_due
@@ -233,6 +237,7 @@ class Entries:
             source=entry.source,
             enabled=entry.enabled,
             next_due=_moment(following),
+            overdue=overdue,
             last_due=_moment(entry.last_due),
             last_run=_moment(entry.last_run),
             last_id=entry.last_id or None,

@@ -51,6 +51,8 @@ ROUNDS = 20
 """Requests between looks for changed entries."""
 LOAD = 1000
 """Entries that are loaded between looks at the term."""
+LATE = 10.0
+"""Seconds from which ticks that are late are worth a warning: another beat has taken over by then."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between attempts to reach a store that is away: doubling, each drawn from half to whole."""
 
@@ -94,6 +96,8 @@ class Beat:
         self._version = 0
         self._due: dict[str, float] = {}
         """When what is done now and then is to be done again, by ``_monotonic``."""
+        self._late: tuple[int, float, str] = (0, 0.0, "")
+        """Ticks that were late and not warned of yet: how many, by how many seconds at most, and which that was."""
         self._over: list[Definition] = []
         """One-off entries that have had their tick and are to be disabled."""
         self._behind = ""
@@ -152,6 +156,7 @@ class Beat:
         self._keep()
         self._follow()
         self._fire_due()
+        self._say_late()
         self._disable_over()
         return self._rest()
 
@@ -376,6 +381,7 @@ class Beat:
             reason = left_out.get(tick.name)
             definition = item.definition
             if reason is None and made.fire and tick.task_id:
+                self._note_late(definition, tick.due, now - tick.due)
                 logger.info("Scheduler: Sending due task %s (%s)", definition.name, definition.task)
                 logger.debug("%s sent. id->%s", definition.task, tick.task_id)
             elif reason == "held":
@@ -385,6 +391,19 @@ class Beat:
         for item, made in plans:
             if item.definition.name in self.agenda.items:
                 self._advance(item, made, now)
+
+    def _note_late(self, definition: Definition, due: float, late: float) -> None:
+        if late >= LATE and (late := late - definition.delay(due)) >= LATE:
+            count, longest, name = self._late
+            self._late = (count + 1, *max((longest, name), (late, definition.name)))
+
+    def _say_late(self) -> None:
+        """Warn of ticks that were sent late: one line for all, a few times a minute at most."""
+        count, longest, name = self._late
+        if count and self._is_time("late"):
+            logger.warning("beat: %d ticks were late, by up to %.1f s (%s)", count, longest, name)
+            self._late = (0, 0.0, "")
+            self._due["late"] = self._monotonic() + LATE
 
     def _plan(self, item: Item, now: float) -> Plan:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -29,6 +29,9 @@ from celeriac.platforms import EX_USAGE
 if TYPE_CHECKING:
     from celeriac.app.schedule import Entries, EntryView
     from celeriac.schedules import BaseSchedule
+
+OVERDUE: Final = 1.0
+"""Seconds from which a tick that is not sent is shown as overdue."""
 
 
 @click.group("schedule", cls=Group)
@@ -54,6 +57,9 @@ def list_(session: Session, /, as_json: bool) -> None:
         session.say("No periodic tasks. Those of the code are here once a beat has led.")
         return
     now = datetime.now(UTC)
+    late = [entry.overdue for entry in entries if entry.overdue >= OVERDUE]
+    if late:
+        session.say(f"{len(late)} overdue, by up to {output.span(max(late))}.")
     output.table(
         ("NAME", "TASK", "WHEN", "NEXT", "LAST", "OUTCOME", "LATE", "RUNS", "SKIPPED", "SOURCE"),
         [_row(entry, now) for entry in entries],
@@ -212,7 +218,7 @@ def _row(entry: EntryView, now: datetime) -> tuple[Any, ...]:
         entry.name,
         entry.task,
         _when(entry),
-        _soon(entry.next_due, now) if entry.enabled else "paused",
+        _coming(entry, now),
         last,
         entry.last_state or "-",
         output.span(entry.lateness) or "-",
@@ -228,6 +234,14 @@ def _when(entry: EntryView) -> str:
     zone = written.get("tz") if isinstance(written, dict) else None
     said = entry.schedule.removeprefix("<").removesuffix(">")
     return f"{said} ({zone})" if zone else said
+
+
+def _coming(entry: EntryView, now: datetime) -> str:
+    if not entry.enabled:
+        return "paused"
+    if entry.overdue >= OVERDUE:
+        return f"overdue {output.span(entry.overdue)}"
+    return _soon(entry.next_due, now)
 
 
 def _soon(due: datetime | None, now: datetime) -> str:

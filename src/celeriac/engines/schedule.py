@@ -6,8 +6,8 @@ fired by one step in the store, which checks the term, compares the tick's due t
 for this entry, marks it, and publishes the task's message. So a tick is fired once, whoever dies in between
 and whoever still believes to lead.
 
-All this is there once for each *scope*, the engine's option ``schedule_scope``: an application's name, so that
-several can share a store.
+All this is there once for each *scope*, the engine's option ``schedule_scope``: an application's name, so
+that several can share a store.
 
 Times are epoch seconds by the store's clock.
 """
