@@ -79,7 +79,7 @@ def test_what_is_overdue_is_shown(run: Terminal) -> None:
     run("add", "soon", "report", "--every", "0.1")
     run("add", "later", "report", "--every", "3600")
     assert "overdue" not in run("list")
-    with mock.patch.object(clock, "source", lambda: time.time() + 65):
+    with mock.patch.object(clock, "source", return_value=time.time() + 65):
         shown = run("list")
         assert "1 overdue, by up to 1 min 5 s" in shown
         assert shown.count("overdue") == 2

@@ -97,7 +97,7 @@ class Beat:
         self._due: dict[str, float] = {}
         """When what is done now and then is to be done again, by ``_monotonic``."""
         self._late: tuple[int, float, str] = (0, 0.0, "")
-        """Ticks that were late and not warned of yet: how many, by how many seconds at most, and which that was."""
+        """Ticks that were late and not warned of yet: how many, by how many seconds at most, which that was."""
         self._over: list[Definition] = []
         """One-off entries that have had their tick and are to be disabled."""
         self._behind = ""
