@@ -43,8 +43,11 @@ class Leadership:
 
     @property
     def now(self) -> float:
-        """The store's clock, as far as it is known here: due times are counted by it."""
-        return clock.now() + max(self._ahead_by, default=0.0)
+        """The store's clock, as far as it is known here: due times are counted by it.
+
+        It goes on by the monotonic clock, so a wall clock that is set here makes no tick early or late.
+        """
+        return self._monotonic() + max(self._ahead_by) if self._ahead_by else clock.now()
 
     @property
     def holds(self) -> bool:
@@ -63,20 +66,21 @@ class Leadership:
 
     def ask(self) -> bool:
         """Take the term, or put off its end; return whether it is ours. Raises ``OperationalError``."""
-        asked, now = self._monotonic(), clock.now()
+        asked = self._monotonic()
         term = self.store.lead(self.holder, self.ttl)
         if term is None:
             self.lose()
             return False
         self.term = term
-        self._compare_clocks(now, term.now, clock.now())
+        self._compare_clocks(asked, term.now, self._monotonic())
         self._until = asked + self.ttl - MARGIN
         self._renew = asked + self.ttl / 3
         return True
 
     def _compare_clocks(self, before: float, store: float, after: float) -> None:
-        """Learn how far the store's clock is ahead: by no less than ``store - after``, no more than ``store -
-        before``. The largest of the last lower bounds is used, so that a slow answer makes no tick early."""
+        """Learn how far the store's clock is ahead of the monotonic one: by no less than ``store - after``,
+        no more than ``store - before``. The largest of the last lower bounds is used, so that a slow answer
+        makes no tick early."""
         if self._ahead_by and max(self._ahead_by) > store - before:
             self._ahead_by.clear()  # a clock was set
         self._ahead_by.append(store - after)
