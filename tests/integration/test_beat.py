@@ -8,11 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from celeriac.beat.term import TTL
 from celeriac.message import decode_envelope
 from tests.integration.conftest import HERE, Site, _children_of
 from tests.processes import LoggedProcess, wait_until
@@ -32,16 +35,26 @@ class Beats:
         self.app = site.app
         self.started: list[LoggedProcess] = []
 
-    def start(self, schedule: dict[str, Any], *arguments: str, command: str = "beat") -> LoggedProcess:
-        env = {**self.site.env, "TEST_SCHEDULE": json.dumps(schedule)}
+    def start(
+        self, schedule: dict[str, Any], *arguments: str, command: str = "beat", name: str = "project"
+    ) -> LoggedProcess:
+        env = {**self.site.env, "TEST_SCHEDULE": json.dumps(schedule), "TEST_NAME": name}
         line = [sys.executable, "-m", "celeriac", "-A", PROJECT, command, "-l", "INFO", *arguments]
         process = LoggedProcess(line, env, HERE.parent.parent)
         self.started.append(process)
         return process
 
+    def waiting(self) -> list[bytes]:
+        return list(self.app.broker.peek("celery", limit=10_000))
+
     def ids(self, entry: str) -> list[str]:
-        found = [decode_envelope(one) for one in self.app.broker.peek("celery", limit=10_000)]
+        found = [decode_envelope(one) for one in self.waiting()]
         return [m.headers["id"] for m in found if m.headers["celeriac_schedule"]["entry"] == entry]
+
+    def dues(self, entry: str) -> list[datetime]:
+        """The due times of the ticks that were sent."""
+        found = [decode_envelope(one).headers["celeriac_schedule"] for one in self.waiting()]
+        return [datetime.fromisoformat(about["due"]) for about in found if about["entry"] == entry]
 
     def await_tick(self, entry: str, timeout: float) -> float:
         """Wait for the next tick; return how long that took."""
@@ -215,6 +228,63 @@ def test_a_detached_beat_holds_its_pidfile_and_ends_in_order(beats: Beats, tmp_p
     assert second.process.wait(10) == 73
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: "beat: resigned" in log.read_text() and not pidfile.exists())
+
+
+def test_a_beat_whose_terminal_is_closed_ends_in_order(beats: Beats, tmp_path: Path) -> None:
+    pidfile = tmp_path / "beat.pid"
+    beat = beats.start({}, "--pidfile", str(pidfile))
+    beat.await_line("beat: leading")
+    beat.signal(signal.SIGHUP)
+    assert beat.process.wait(10) == 0
+    assert "beat: resigned" in beat.log
+    assert not pidfile.exists()
+
+
+def test_two_applications_on_one_store_each_have_a_leader(beats: Beats) -> None:
+    ours, theirs = beats.start({"fast": entry(0.2)}), beats.start({"fast": entry(0.2)}, name="other")
+    for beat in (ours, theirs):
+        beat.await_line("beat: leading")
+        beat.await_line("Sending due task fast")
+
+
+def test_all_beats_are_stopped_for_longer_than_a_term(beats: Beats) -> None:
+    """As when a laptop is closed: afterwards one leads, and no tick is sent twice."""
+    both = [beats.start({"fast": entry(0.2)}) for _ in range(2)]
+    beats.await_tick("fast", 10)
+    for beat in both:
+        beat.signal(signal.SIGSTOP)
+    time.sleep(TTL + 0.5)
+    for beat in both:
+        beat.signal(signal.SIGCONT)
+    for _ in range(5):
+        beats.await_tick("fast", 10)
+    beats.assert_once("fast")
+
+
+def test_ticks_that_fall_due_while_redis_is_away_are_made_up_for(tmp_path: Path) -> None:
+    """One run, or each, as the entry says; none is sent twice."""
+    with RedisServer("aof-always") as server:
+        site = Site(server.url(), tmp_path)
+        beats = Beats(site)
+        beat = beats.start({"once": entry(1.0), "all": entry(0.2, missed="all")})
+        beat.await_line("Sending due task once")
+        server.kill()
+        beat.await_line("cannot be reached, trying on")
+        time.sleep(TTL + 1.0)  # the term ends meanwhile
+        server.restart()
+        beat.await_line("the store is back")
+        for name in ("once", "all"):
+            beats.await_tick(name, 10)
+        assert beat.stop() == 0
+        runs, all_ = beats.app.schedule.get("once"), beats.app.schedule.get("all")
+        assert runs.last_due is not None
+        assert all_.last_due is not None
+        for name in ("once", "all"):
+            beats.assert_once(name)
+        dues = beats.dues("all")
+        assert {round((b - a).total_seconds(), 3) for a, b in pairwise(dues)} == {0.2}, "none is missing"
+        assert max(b - a for a, b in pairwise(beats.dues("once"))).total_seconds() > TTL
+        site.close()
 
 
 def test_a_mistake_in_the_schedule_ends_beat_and_worker_at_start(beats: Beats) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -343,6 +344,7 @@ def test_a_beat_that_slept_past_its_term_fires_nothing(site: Rig) -> None:
     first = leading(site, ten=entry(10))
     stopped = site.clock.time()
     first.leadership._monotonic = lambda: stopped
+    first.leadership._ahead_by.append(10.0)  # the look was just before it slept
     site.clock.advance(9.5)
     second = site.beat()
     site.let_pass(0.5, second)
@@ -369,10 +371,9 @@ def test_trust_in_the_term_counts_from_before_the_question() -> None:
     assert not leadership.holds
 
 
-def test_the_stores_clock_is_never_taken_for_later_than_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stores_clock_is_never_taken_for_later_than_it_is() -> None:
     """Answers that come late make a tick late by as much, once, and never early."""
     local = [1000.0]
-    monkeypatch.setattr(clock, "source", lambda: local[0])
 
     class Ahead:
         there, back, by = 0.0, 0.0, 50.0
@@ -384,7 +385,7 @@ def test_the_stores_clock_is_never_taken_for_later_than_it_is(monkeypatch: pytes
             return Term(holder, 1, told + ttl, told)
 
     store = Ahead()
-    leadership = Leadership(store, "me")  # type: ignore[arg-type]
+    leadership = Leadership(store, "me", monotonic=lambda: local[0])  # type: ignore[arg-type]
     for there, back, error in ((0.5, 0.25, 0.25), (0.25, 0.0, 0.0), (0.0, 3.0, 0.0)):
         store.there, store.back = there, back
         leadership.ask()
@@ -392,6 +393,78 @@ def test_the_stores_clock_is_never_taken_for_later_than_it_is(monkeypatch: pytes
     store.by = 20.0  # a clock was set
     leadership.ask()
     assert leadership.now <= local[0] + store.by
+
+
+def test_a_wall_clock_that_is_set_here_moves_no_tick(site: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's clock counts, between two looks at it the monotonic one."""
+    beat = leading(site, ten=entry(10))
+    assert beat.leadership.now == site.clock.time()
+    for error in (3600.0, -3600.0):
+        monkeypatch.setattr(clock, "source", lambda error=error: site.clock.time() + error)
+        monkeypatch.setattr(beat.store.state, "clock", site.clock.time)  # type: ignore[attr-defined]
+        before = site.count()
+        site.let_pass(10, beat)
+        assert site.count() == before + 1
+
+
+def test_a_store_whose_clock_jumps_fires_nothing_twice(site: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Ahead: ticks count as missed. Back again: what was fired stays fired, and the log says until when."""
+    error = [0.0]
+    beat = leading(site, ten=entry(10), all=entry(10, missed="all", catch_up=3))
+    beat.store.state.clock = lambda: site.clock.time() + error[0]  # type: ignore[attr-defined]
+    site.let_pass(10, beat)
+    error[0] = 3600.0
+    site.let_pass(5, beat)
+    assert (site.count("ten"), site.count("all")) == (2, 4)
+    error[0] = 0.0
+    site.let_pass(60, beat)
+    assert beat.leads
+    assert (site.count("ten"), site.count("all")) == (2, 4)
+    assert "the store's clock was set back: 2 entries" in caplog.text
+    assert "2026-03-01 13:00:10" in caplog.text
+    site.let_pass(3600 - 50, beat, every=2)
+    assert site.count("ten") == 3
+    assert len({message.headers["id"] for message in site.sent()}) == site.count()
+
+
+def test_all_sleep_for_longer_than_the_term(site: Rig) -> None:
+    """A laptop that was closed: one run for what was missed, whoever wakes first."""
+    first = leading(site, ten=entry(10))
+    second = site.beat()
+    site.let_pass(10, first, second)
+    for awake in ((second, first), (first, second)):
+        before = site.count()
+        site.clock.advance(3 * 3600)
+        for beat in awake:
+            beat.attempt()
+        for beat in awake:
+            beat.attempt()
+        assert site.count() == before + 1
+        assert first.leads + second.leads == 1
+        site.let_pass(10, first, second)
+        assert site.count() == before + 2
+
+
+@pytest.mark.parametrize(
+    ("begin", "fired"),
+    [
+        ("2026-03-28T23:30", ["01:30+01:00", "03:00+02:00", "01:30+02:00", "02:30+02:00"]),
+        ("2026-10-24T23:30", ["01:30+02:00", "02:30+02:00", "01:30+01:00", "02:30+01:00"]),
+    ],
+)
+def test_a_beat_that_runs_through_a_jump_of_the_clocks(begin: str, fired: list[str]) -> None:
+    """Times of day are run once a day: one that does not exist at the jump, one that comes twice at first."""
+    zone = ZoneInfo("Europe/Berlin")
+    with rig(at=datetime.fromisoformat(begin).replace(tzinfo=zone).astimezone(UTC)) as site:
+        beat = leading(
+            site,
+            one=entry(crontab(hour=1, minute=30, tz=zone)),
+            two=entry(crontab(hour=2, minute=30, tz=zone)),
+        )
+        site.let_pass(2 * 24 * 3600 - 1800, beat, every=60)
+        dues = [datetime.fromisoformat(m.headers["celeriac_schedule"]["due"]) for m in site.sent()]
+        local = [due.astimezone(zone) for due in dues]
+        assert [f"{due:%H:%M}{due.isoformat()[19:]}" for due in local] == fired
 
 
 def test_one_that_stands_by_says_so_and_names_a_leader_of_another_application(
@@ -634,6 +707,22 @@ def test_a_scheduler_class_that_fails_does_not_stop_what_it_said_before(site: Ri
     Failing.fails = True
     site.let_pass(20, beat)
     assert site.count("a") == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "django",
+        "django_celery_beat.schedulers:DatabaseScheduler",
+        "django_celery_beat.schedulers.DatabaseScheduler",
+        "redbeat.RedBeatScheduler",
+        "redbeat:RedBeatScheduler",
+    ],
+)
+def test_schedulers_of_celerys_that_are_not_needed_are_named(site: Rig, name: str) -> None:
+    site.app.conf.beat_scheduler = name
+    with pytest.raises(ImproperlyConfigured, match=r"works with Celery only.*app\.schedule"):
+        site.beat()
 
 
 def test_a_scheduler_class_that_cannot_work_is_refused(site: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from celeriac.app.names import given_or_default
@@ -10,6 +11,9 @@ from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+
+OTHERS: Final = ("django", "django_celery_beat", "redbeat", "celery_sqlalchemy_scheduler", "celerybeatmongo")
+"""Packages, and a short name, of schedulers for Celery that keep entries or a lock in a database."""
 
 DEFAULTS: Final = frozenset(("celery.beat:PersistentScheduler", "celery.beat:Scheduler"))
 """Names of Celery's schedulers, which mean that of Celeriac."""
@@ -107,6 +111,13 @@ def find_scheduler(app: Celeriac, given: Any = None) -> type[Scheduler] | None:
     chosen = given or app.conf.beat_scheduler
     if isinstance(chosen, str) and chosen.replace("celeriac.", "celery.") in DEFAULTS:
         return None
+    if isinstance(chosen, str) and re.split("[.:]", chosen)[0] in OTHERS:
+        raise ImproperlyConfigured(
+            f"beat_scheduler={chosen!r} works with Celery only. Here it is not needed: leave it out. "
+            "Any number of beats may run, and entries are added, changed, paused and removed at run time by "
+            "app.schedule and 'celeriac schedule'. To take entries from a database of your own, subclass "
+            "celeriac.beat.Scheduler"
+        )
     if isinstance(chosen, str) and ":" not in chosen and "." not in chosen:
         chosen = _by_entry_point(chosen)
     try:

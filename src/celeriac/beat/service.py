@@ -21,6 +21,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -32,7 +33,7 @@ from celeriac.beat.entries import bring_in, definitions, with_defaults
 from celeriac.beat.firing import Firing, Plan, plan
 from celeriac.beat.scheduler import find_scheduler
 from celeriac.beat.term import Leadership
-from celeriac.engines.schedule import Entry, ScheduleStore, Term
+from celeriac.engines.schedule import CLOCK_STEP, Entry, ScheduleStore, Term
 from celeriac.exceptions import Fenced, OperationalError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Beat:
         self._due: dict[str, float] = {}
         """When what is done now and then is to be done again, by ``_monotonic``."""
         self._late: tuple[int, float, str] = (0, 0.0, "")
-        """Ticks that were late and not warned of yet: how many, by how many seconds at most, which that was."""
+        """Ticks that were late and not warned of yet: how many, by how much at most, which that was."""
         self._over: list[Definition] = []
         """One-off entries that have had their tick and are to be disabled."""
         self._behind = ""
@@ -261,10 +262,23 @@ class Beat:
         found = bring_in(self.store, term, self.code, self.leadership.now, self._keep)
         self._take_up(found.entries)
         self._version, self._token = found.version, term.token
+        self._say_ahead()
         logger.info(
             "beat: leading (term %d), %d entries, loaded in %.2f s",
             term.token, len(self.agenda), time.monotonic() - started,
         )  # fmt: skip
+
+    def _say_ahead(self) -> None:
+        """Warn of entries that have come further than the time is: they wait, for nothing is sent twice."""
+        now = self.leadership.now + CLOCK_STEP
+        ahead = [item.last for item in self.agenda if item.last is not None and item.last > now]
+        if ahead:
+            logger.warning(
+                "beat: the store's clock was set back: %d entries have had their ticks up to %s at the "
+                "latest, and are sent again when that is over",
+                len(ahead),
+                datetime.fromtimestamp(max(ahead), self.app.timezone).isoformat(" ", "seconds"),
+            )
 
     def _follow(self) -> None:
         """Take up entries that have changed."""

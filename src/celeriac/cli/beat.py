@@ -70,6 +70,10 @@ def beat(session: Session, /, **flags: Any) -> int:
             session.say(sentence)
     session.import_tasks()
     app.conf.check()
+    from celeriac.beat import Beat
+    from celeriac.beat.scheduler import find_scheduler
+
+    find_scheduler(app, flags["scheduler"])  # a mistake here is said before standard error becomes a log
     app.log.setup(
         flags["loglevel"],
         flags["logfile"],
@@ -77,13 +81,12 @@ def beat(session: Session, /, **flags: Any) -> int:
         redirect_level=app.conf.worker_redirect_stdouts_level,
         hostname=name,
     )
-    from celeriac.beat import Beat
-
     service = Beat(app, flags["max_interval"], flags["scheduler"], name)
     if not session.quiet:
         print(_banner(service), file=sys.__stdout__, flush=True)  # sys.stdout may be a log by now
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: service.stop())
     if ready:
         ready()
     service.run()
