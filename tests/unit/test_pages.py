@@ -1,4 +1,4 @@
-"""The examples of docs/tasks.md, docs/canvas.md and docs/results.md run as they stand there."""
+"""The examples of docs/tasks.md, docs/canvas.md, docs/results.md and docs/beat.md run as they stand there."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import ast
 import asyncio
 import inspect
 import re
+import shlex
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from celeriac import Celeriac
+from celeriac.app.definition import Definition
+from celeriac.beat import Beat
+from celeriac.cli import root
 from celeriac.contrib.testing.worker import start_worker
 from tests.conformance.helpers import eventually
 
@@ -142,3 +147,50 @@ def test_results(app: Celeriac, capsys: pytest.CaptureFixture[str]) -> None:
                 go_on.set()
     assert fractions[-1] == 1
     assert page.names["result"].get(timeout=10) is None
+
+
+def test_beat(app: Celeriac, capsys: pytest.CaptureFixture[str]) -> None:
+    app.conf.result_expires = None
+
+    @app.task(name="proj.tasks.health")
+    def health() -> None:
+        pass
+
+    @app.task(name="proj.tasks.report")
+    def report(kind: str) -> None:
+        pass
+
+    @app.task(name="proj.tasks.cleanup")
+    def cleanup() -> None:
+        pass
+
+    page = Page("beat.md", app=app)
+    assert len(page.blocks) == 2
+    page.run(0)
+    beat = Beat(app)
+    beat.attempt()
+    assert [entry.name for entry in app.schedule.list()] == ["health", "report"]
+    page.run(1)
+    assert capsys.readouterr().out.count("None") == 6, "three entries, nothing has run"
+    assert [entry.name for entry in app.schedule.list()] == ["health", "report"]
+    text = (DOCS / "beat.md").read_text()
+    for line in re.findall(r"^celeriac -A proj (schedule .*)$", text, re.MULTILINE):
+        *before, last = shlex.split(line)
+        commands = [part for part in before if part != "|"][1:] if "|" in before else None
+        for one in commands or [None]:
+            arguments = ["schedule", one, last] if one else [*before, last]
+            more = ["--yes"] if one == "remove" else []
+            assert root.run([*arguments, *more], app) == 0, arguments
+            beat.attempt()
+    assert [entry.name for entry in app.schedule.list()] == ["health", "report"]
+
+
+def test_the_entrys_keys_in_the_page_of_beat_are_those_there_are() -> None:
+    table = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]*) \|", (DOCS / "beat.md").read_text(), re.MULTILINE)
+    fields = {field.name: field for field in msgspec.structs.fields(Definition)}
+    named = {name.strip(" `"): default for names, default in table for name in names.split(",")}
+    known = {"name", "task", "schedule", "args", "kwargs", "options", "changed", "catch_up"}
+    assert named.keys() == fields.keys() - known
+    for name, default in named.items():
+        said = default.strip(" `").replace("none", "None").strip('"')
+        assert said == str(fields[name].default).removesuffix(".0"), name
