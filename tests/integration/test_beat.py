@@ -165,6 +165,16 @@ def test_a_worker_with_a_beat_of_its_own_replaces_it_when_it_dies(beats: Beats, 
     assert beats.app.coordinator.leader() is None
 
 
+def test_a_worker_whose_processes_are_all_told_to_stop_sees_no_fault_in_its_beat(beats: Beats) -> None:
+    """As systemd does it, and as a terminal does with Ctrl-C."""
+    worker = beats.start({"fast": entry(0.2)}, "-B", "-c", "1", command="worker")
+    worker.await_line("Sending due task fast")
+    os.killpg(worker.process.pid, signal.SIGTERM)
+    assert worker.process.wait(20) == 0
+    assert "beat: resigned" in worker.log
+    assert "ERROR" not in worker.log
+
+
 def test_ticks_that_must_not_overlap_wait_for_the_task_before(beats: Beats) -> None:
     alone = {"task": f"{PROJECT}.nap", "schedule": 0.2, "args": [0.7], "overlap": False}
     worker = beats.start({"alone": alone}, "-B", "-c", "2", command="worker")

@@ -34,8 +34,11 @@ class EmbeddedBeat:
             self._born = now
             self.pid = self._start()
 
-    def reaped(self, pid: int, how: str) -> bool:
-        """Take note that a process ended; return whether it was this one."""
+    def reaped(self, pid: int, how: str, in_order: bool = False) -> bool:
+        """Take note that a process ended; return whether it was this one.
+
+        ``in_order``: it was sent SIGTERM, as all processes of a service are when that is stopped.
+        """
         if pid != self.pid:
             return False
         self.pid = 0
@@ -43,7 +46,12 @@ class EmbeddedBeat:
             now = time.monotonic()
             self._rest = FIRST_REST if now - self._born > LONGEST_REST else min(2 * self._rest, LONGEST_REST)
             self._not_before = now + self._rest
-            logger.error("The embedded beat %s; replacing it", how)
+            if in_order:
+                logger.info(
+                    "The embedded beat was told to stop; another is started unless the worker stops, too"
+                )
+            else:
+                logger.error("The embedded beat %s; replacing it", how)
         return True
 
     def end(self) -> None:

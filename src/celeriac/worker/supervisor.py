@@ -176,7 +176,7 @@ class Supervisor:
             if pid == self.agent_pid:
                 self._agent_died(code)
                 continue
-            if self.beat and self.beat.reaped(pid, _how(code)):
+            if self.beat and self.beat.reaped(pid, _how(code), code == EXIT_LEFT):
                 continue
             for child in self.children:
                 if child.pid == pid:
