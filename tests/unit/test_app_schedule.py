@@ -20,6 +20,7 @@ def site() -> Iterator[Rig]:
         yield made
 
 
+LITTLE = timedelta(microseconds=1)
 FULL: dict[str, Any] = {
     "args": [1, datetime(2026, 1, 1, tzinfo=UTC)],
     "kwargs": {"y": 2},
@@ -143,6 +144,7 @@ def test_mistakes_are_named(site: Rig) -> None:
         (ValueError, "already", lambda: schedule.add("there", "add", 10)),
         (EntryNotFound, "did you mean 'there'", lambda: schedule.get("ther")),
         (EntryNotFound, "no periodic task", lambda: schedule.remove("zzz")),
+        (ValueError, "before start", lambda: schedule.add("x", "add", 10, start=NOON, end=NOON - LITTLE)),
         (TypeError, "did you mean 'jitter'", lambda: schedule.add("x", "add", 10, jiter=3)),
         (ValueError, "five fields", lambda: schedule.add("x", "add", "* *")),
         (TypeError, "task is a task", lambda: schedule.add("x", 7, 10)),

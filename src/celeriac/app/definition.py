@@ -171,6 +171,8 @@ def make(
     for key in ("start", "end"):
         if key in fields:
             fields[key] = times.aware(fields[key], app.timezone).astimezone(UTC)
+    if "start" in fields and "end" in fields and fields["end"] < fields["start"]:
+        raise ValueError(f"end ({fields['end']}) is before start ({fields['start']}): it would never be sent")
     if fields.get("missed", "once") not in MISSED:
         raise ValueError(f"missed is one of {', '.join(MISSED)}, not {fields['missed']!r}")
     if not isinstance(fields.get("catch_up", 1), int) or fields.get("catch_up", 1) < 1:

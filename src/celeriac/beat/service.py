@@ -113,6 +113,7 @@ class Beat:
 
     def run(self) -> None:
         """Lead or stand by until told to stop; then resign."""
+        logger.info("beat: Starting...")
         self._say_limits()
         signals.beat_init.send(sender=self)
         if self.embedded:
