@@ -84,7 +84,8 @@ class Beats:
         """
         leader = self.store.leader()
         leading = [beat for beat in self.beats if leader and f"/{beat.process.pid}." in leader.holder]
-        victim = self.chance.choice(leading if leading and self.chance.random() < 0.7 else self.beats)
+        wanted = not self.leaders or self.chance.random() < 0.7
+        victim = self.chance.choice(leading if leading and wanted else self.beats)
         self.leaders += victim in leading
         if self.chance.random() < 0.3:
             victim.signal(signal.SIGSTOP)
