@@ -75,6 +75,14 @@ def test_all_of_an_entry_is_shown(run: Terminal) -> None:
     assert json.loads(run("show", "nightly", "--json"))["definition"]["overlap"] is False
 
 
+def test_who_leads_and_whose_schedule_it_is(run: Terminal) -> None:
+    run.app.conf.beat_scope = "shop"
+    assert "No beat of the scope 'shop' leads" in run("add", "nightly", "report", "--every", "60")
+    assert run.app.coordinator is not None
+    run.app.coordinator.lead("shop:b1@here/1.2", 60.0)
+    assert "Beat shop:b1@here/1.2 leads." in run("list")
+
+
 def test_what_is_overdue_is_shown(run: Terminal) -> None:
     run("add", "soon", "report", "--every", "0.1")
     run("add", "later", "report", "--every", "3600")
@@ -108,7 +116,7 @@ def test_run_sends_the_task_now(run: Terminal) -> None:
 
 
 def test_without_a_beat_it_says_so(run: Terminal) -> None:
-    assert "No beat leads" in run("list")
+    assert "leads: nothing is sent" in run("list")
     assert run.app.coordinator is not None
     run.app.coordinator.lead("beat@here", 60)
     assert "Beat beat@here leads" in run("list")

@@ -106,6 +106,7 @@ def _banner(service: Beat) -> str:
         "",
         "[config]",
         f"  app:          {app.main or '(unnamed)'}",
+        f"  scope:        {service.firing.scope or '(none)'}",
         f"  broker:       {app.broker_shown}",
         f"  time zone:    {app.timezone}",
         f"  process:      {os.getpid()}",

@@ -120,6 +120,7 @@ def add(session: Session, /, name: str, task: str, no_overlap: bool, force: bool
         fields["overlap"] = False
     entry = _checked(lambda: _entries(session).add(name, task, when, **fields))
     click.echo(f"Added {name}: {_when(entry)}, next {_soon(entry.next_due, datetime.now(UTC))}.")
+    _say_who_leads(session)
 
 
 @schedule.command("pause", short_help="Send it no more until it is resumed.")
@@ -204,12 +205,16 @@ def _schedule(
 
 
 def _say_who_leads(session: Session) -> None:
+    from celeriac.app.stores import schedule_scope
+
     coordinator = session.application.coordinator
     term = coordinator.leader() if coordinator is not None else None
-    if term is None:
-        session.say("No beat leads: nothing is sent. Start one: celeriac beat, or a worker with -B.")
-    else:
+    if term is not None:
         session.say(f"Beat {term.holder} leads.")
+    else:
+        scope = schedule_scope(session.application)
+        whose = f" of the scope {scope!r}" if scope else ""
+        session.say(f"No beat{whose} leads: nothing is sent. Start one: celeriac beat, or a worker with -B.")
 
 
 def _row(entry: EntryView, now: datetime) -> tuple[Any, ...]:
