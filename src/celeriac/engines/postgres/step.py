@@ -145,11 +145,11 @@ class Step:
     def _fanned(self, parcels: Iterable[Parcel]) -> Iterator[Parcel]:
         """The same, with a copy for each queue that is bound to the exchange in place of a fanout.
 
-        The due time becomes the step's, so that a unique key's is the same.
+        Delays count from the step's beginning, for all alike.
         """
         for parcel in parcels:
             item = parcel.publication
-            if item.unique is not None and item.delay is not None:
+            if item.delay is not None:
                 item = msgspec.structs.replace(item, delay=None, due=self.now + item.delay)
             queues = [item.queue] if item.queue else [row[0] for row in self.run(_FANNED, (item.exchange,))]
             for queue in queues:
