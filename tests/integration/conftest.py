@@ -16,7 +16,7 @@ import pytest
 
 from celeriac import Celeriac
 from tests.processes import PATIENCE, LoggedProcess
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 HERE = Path(__file__).parent
 
@@ -117,11 +117,15 @@ class Site:
         self.app.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """A fresh broker with results in the same store."""
     if request.param == "sqlite":
         broker = f"sqlite:///{tmp_path}/queue.db"
+    elif request.param == "postgres":
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        postgres.empty()
+        broker = postgres.url()
     else:
         server: RedisServer = request.getfixturevalue("redis_server")
         import redis

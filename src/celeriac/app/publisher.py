@@ -45,7 +45,7 @@ _PROPERTIES = frozenset(
 """Options that become message properties."""
 
 _OPTIONS = frozenset(
-    ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "countdown",
+    ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "connection", "countdown",
      "debounce", "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id",
      "group_index", "headers",
      "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
@@ -282,6 +282,7 @@ class Publisher:
                 options.get("confirm_timeout") if timeout is None else timeout,
                 options.get("retry"),
                 options.get("retry_policy"),
+                options.get("connection"),
             )
 
     @contextmanager
@@ -342,10 +343,12 @@ class Publisher:
         timeout: float | None = None,
         retry: bool | None = None,
         retry_policy: Mapping[str, Any] | None = None,
+        connection: Any = None,
     ) -> dict[int, str]:
         """Store the messages, all or none but those whose unique key is held.
 
-        These are returned as ``Broker.publish`` returns them: index -> the task id that holds the key.
+        With ``connection``, a database connection or session of the application's, they are stored in its
+        transaction, by the PostgreSQL engine: they are there when it commits. Those left out are returned as ``Broker.publish`` returns them: index -> the task id that holds the key.
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
@@ -364,7 +367,7 @@ class Publisher:
         if collected is not None:
             collected.extend(publications)
             return {}
-        return self._store(publications, timeout, retry, retry_policy)
+        return self._store(publications, timeout, retry, retry_policy, connection)
 
     def _store(
         self,
@@ -372,8 +375,11 @@ class Publisher:
         timeout: float | None,
         retry: bool | None,
         retry_policy: Mapping[str, Any] | None,
+        connection: Any = None,
     ) -> dict[int, str]:
         conf = self._app.conf
+        if connection is not None:
+            return self._store_within(connection, publications)
         started = time.monotonic()
         try:
             held = self._app.write_broker.publish(publications)
@@ -383,6 +389,20 @@ class Publisher:
             held = self._send_again(
                 publications, exc, started, policy if wanted else None, timeout, bool(retry)
             )
+        if signals.after_task_publish.receivers:
+            self.announce_after(p.message for index, p in enumerate(publications) if index not in held)
+        return held
+
+    def _store_within(self, connection: Any, publications: Sequence[Publication]) -> dict[int, str]:
+        """Store the messages in the transaction of ``connection``."""
+        publish_within = getattr(self._app.write_broker, "publish_within", None)
+        if publish_within is None:
+            raise TypeError(
+                f"connection= stores a message in the transaction of a PostgreSQL connection, and {self._app.broker_shown} "
+                "is another store: messages go over the application's own connections there, which are shared and "
+                "thread-safe. Leave it out, or use another Celeriac() for another broker"
+            )
+        held: dict[int, str] = publish_within(connection, publications)
         if signals.after_task_publish.receivers:
             self.announce_after(p.message for index, p in enumerate(publications) if index not in held)
         return held
@@ -519,7 +539,7 @@ def _behalf_of(frame: Frame | None) -> _Behalf:
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    for key in ("producer", "publisher", "connection", "router"):
+    for key in ("producer", "publisher", "router"):
         if options.get(key) is not None:
             raise TypeError(
                 f"{name}: {key}= is not supported: messages go over the application's own connections, "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from celeriac.engines.base import Depth, Incarnation, Publication
-from celeriac.engines.postgres import unique
+from celeriac.engines.postgres import guest, unique
 from celeriac.engines.postgres.bindings import PostgresBindings, empty
 from celeriac.engines.postgres.consumer import PostgresConsumer
 from celeriac.engines.postgres.dead import DeadLetters
@@ -53,6 +54,18 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
             self._store.known_queues.update(arguments[-1])
             return {}
         with step(self._store, durable=True) as work:
+            return work.publish(parcels)
+
+    def publish_within(self, connection: Any, batch: Sequence[Publication]) -> dict[int, str]:
+        """:meth:`publish` in the transaction of a connection of the application's to the same database.
+
+        ``connection`` is one of psycopg's (2 or 3), a session or connection of SQLAlchemy, or Django's. The
+        messages are there when it commits. Raises what its driver raises, and ``TypeError`` for anything else.
+        """
+        parcels = pack(batch)
+        with self._store.borrowed() as own:
+            own.open()  # makes the tables, if there are none
+        with guest.step(self._store, connection) as work:
             return work.publish(parcels)
 
     def attach(self, owner: Incarnation) -> PostgresConsumer:

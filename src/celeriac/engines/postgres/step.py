@@ -22,6 +22,7 @@ from celeriac.exceptions import DecodeError
 from celeriac.message import decode_envelope
 
 if TYPE_CHECKING:
+    from celeriac.engines.postgres.guest import Guest
     from celeriac.engines.postgres.store import Handle
 
 READY, LEASED, DELAYED, PARKED, WAITING = 0, 1, 2, 3, 5
@@ -71,7 +72,7 @@ class Lease(NamedTuple):
 class Step:
     """What one open transaction does; ``finish`` before the commit."""
 
-    def __init__(self, store: Store, handle: Handle, now: float, version: int) -> None:
+    def __init__(self, store: Store, handle: Handle | Guest, now: float, version: int) -> None:
         self.store = store
         self.handle = handle
         self.now = now
@@ -79,6 +80,8 @@ class Step:
         self.calls: Counter[str] = Counter()
         """Queue -> how many messages have become ready (or will within a poll)."""
         self.queues: set[str] = set()
+        self.guest = False
+        """Whether the transaction is the application's, which may last, or be rolled back."""
 
     def run(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Carry out one statement and return its rows, if it has any."""
@@ -91,9 +94,8 @@ class Step:
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Carry out one statement for each of these arguments."""
-        if rows:
-            with self.handle.cursor() as cursor:
-                cursor.executemany(self.store.sql(sql), rows)
+        for row in rows:
+            self.run(sql, row)
 
     def lock(self, what: str) -> None:
         """Let no other step that locks ``what`` go on before this one ends."""
@@ -137,8 +139,9 @@ class Step:
         copies = list(self._fanned(parcels))
         if not copies:
             return None
-        arguments = columns(copies, self.store.sign, self.store.known_queues | self.queues)
-        last: int = self.run(ADD, (*arguments, False))[0][0]
+        known = set() if self.guest else self.store.known_queues | self.queues
+        arguments = columns(copies, self.store.sign, known)
+        last: int = self.run(ADD, (*arguments, self.guest))[0][0]
         self.queues.update(arguments[-1])
         return last
 
