@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
     Handle = psycopg.Connection[Any]
 
+FRESH = 0.02
+"""Seconds after its last use for which a session is taken to be alive without a look at its socket."""
+
 
 class Connection:
     """One session, opened when first used and again when it broke; one thread at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._used = 0.0
         self.handle: Handle | None = None
 
     def run(self, sql: str, arguments: Sequence[Any] = (), binary: bool = False) -> list[tuple[Any, ...]]:
@@ -64,11 +69,13 @@ class Connection:
     def open(self) -> Handle:
         """Return the session, which was alive a moment ago."""
         handle = self.handle
-        if handle is not None and (handle.closed or readable([handle.fileno()], 0)):
+        clock = time.monotonic()
+        if handle is not None and clock - self._used > FRESH and (handle.closed or readable([handle.fileno()], 0)):
             self._listen_in(handle)
             handle = self.handle
         if handle is None:
             handle = self.handle = self._store.connect()
+        self._used = clock
         return handle
 
     def failed(self, error: psycopg.Error) -> Exception:
