@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST
+from celeriac.engines.postgres import schema
 from celeriac.engines.postgres.broker import PostgresBroker
 from celeriac.engines.postgres.coordinator import PostgresCoordinator
 from celeriac.engines.postgres.listener import Listener
@@ -48,6 +49,24 @@ class PostgresEngine(PostgresBroker, PostgresResults, PostgresSchedules, Postgre
     def shares_store(self, other: object) -> bool:
         """Whether ``other`` is the same schema of the same database."""
         return isinstance(other, PostgresEngine) and other._store.location.place == self._store.location.place
+
+    def schema_versions(self) -> tuple[int, int]:
+        """The version of the tables there are (0: none), and the one this code needs."""
+        handle = self._store.open_handle()
+        try:
+            return schema.version(handle, self._store.schema), len(schema.MIGRATIONS)
+        finally:
+            handle.close()
+
+    def upgrade_schema(self) -> int:
+        """Make the tables or bring them up to date; return their version (``celeriac schema upgrade``)."""
+        handle = self._store.open_handle()
+        try:
+            return schema.upgrade(handle, self._store.schema)
+        except Exception as error:
+            raise self._store.told(error) from error
+        finally:
+            handle.close()
 
     def close(self) -> None:
         """End the results' thread and close the connections; the next use opens them again."""

@@ -206,6 +206,12 @@ class Store:
             handle.prepare_threshold = None
         return handle
 
+    def told(self, error: Exception) -> Exception:
+        """The driver's error in our words; any other as it is."""
+        import psycopg
+
+        return translated(error, self.url, sent=False) if isinstance(error, psycopg.Error) else error
+
     def close(self) -> None:
         """Close every idle connection."""
         while self._idle:
