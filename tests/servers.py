@@ -175,10 +175,10 @@ class RedisServer:
 class PostgresServer:
     """A PostgreSQL cluster of our own, as a context manager.
 
-    ``durable`` keeps ``fsync`` and ``synchronous_commit`` on; else a crash of the machine may damage it (not
-    one of the server). ``config`` holds further settings. The cluster lives in a temporary folder that outlasts
-    :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. PostgreSQL does not run as root: there it runs
-    as ``nobody``. A missing server binary raises ``RuntimeError``.
+    ``durable`` keeps ``fsync`` and ``synchronous_commit`` on; else a crash of the machine may damage it
+    (not one of the server). ``config`` holds further settings. The cluster lives in a temporary folder that
+    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. PostgreSQL does not run as root: there
+    it runs as ``nobody``. A missing server binary raises ``RuntimeError``.
     """
 
     user = "celeriac"
@@ -206,7 +206,9 @@ class PostgresServer:
     def url(self, database: str = "postgres", **options: str) -> str:
         """A URL of one of the server's databases."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"postgresql://{self.user}:secret@{self.host}:{self.port}/{database}" + (f"?{query}" if query else "")
+        return f"postgresql://{self.user}:secret@{self.host}:{self.port}/{database}" + (
+            f"?{query}" if query else ""
+        )
 
     def start(self) -> None:
         """Start the process, with a new cluster if there is none, and wait until it answers."""
@@ -228,7 +230,9 @@ class PostgresServer:
         command = [_postgres_binary("postgres"), "-D", str(self.folder / "data")]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*_unprivileged(), *command], stdout=log, stderr=log, cwd=self.folder)
+            self.process = subprocess.Popen(
+                [*_unprivileged(), *command], stdout=log, stderr=log, cwd=self.folder
+            )
         try:
             self._wait_until_up()
         except BaseException:
@@ -266,7 +270,7 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description is not None else []
 
     def empty(self, schema: str = "celeriac") -> None:
-        """Delete all that is in the engine's tables, if they are there: much faster than making them again."""
+        """Delete all that is in the engine's tables, if they are there: faster than making them again."""
         if self.run(f"SELECT 1 FROM pg_namespace WHERE nspname = '{schema}'"):
             self.run(_EMPTY.format(schema=schema))
 
@@ -336,7 +340,9 @@ def _unprivileged() -> list[str]:
 
 def _postgres_binary(name: str) -> str:
     """The newest installed PostgreSQL's program of this name; Debian keeps them out of the path."""
-    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
+    versions = sorted(
+        Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4])
+    )
     if versions:
         return str(versions[-1])
     path = shutil.which(name)

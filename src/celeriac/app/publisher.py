@@ -45,7 +45,8 @@ _PROPERTIES = frozenset(
 """Options that become message properties."""
 
 _OPTIONS = frozenset(
-    ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "connection", "countdown",
+    ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "connection",
+     "countdown",
      "debounce", "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id",
      "group_index", "headers",
      "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
@@ -348,7 +349,8 @@ class Publisher:
         """Store the messages, all or none but those whose unique key is held.
 
         With ``connection``, a database connection or session of the application's, they are stored in its
-        transaction, by the PostgreSQL engine: they are there when it commits. Those left out are returned as ``Broker.publish`` returns them: index -> the task id that holds the key.
+        transaction, by the PostgreSQL engine: they are there when it commits. Those left out are returned as
+        ``Broker.publish`` returns them: index -> the task id that holds the key.
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
@@ -398,9 +400,10 @@ class Publisher:
         publish_within = getattr(self._app.write_broker, "publish_within", None)
         if publish_within is None:
             raise TypeError(
-                f"connection= stores a message in the transaction of a PostgreSQL connection, and {self._app.broker_shown} "
-                "is another store: messages go over the application's own connections there, which are shared and "
-                "thread-safe. Leave it out, or use another Celeriac() for another broker"
+                "connection= stores a message in the transaction of a PostgreSQL connection, and "
+                f"{self._app.broker_shown} is another store: messages go over the application's own connections "
+                "there, which are shared and thread-safe. Leave it out, or use another Celeriac() for another "
+                "broker"
             )
         held: dict[int, str] = publish_within(connection, publications)
         if signals.after_task_publish.receivers:

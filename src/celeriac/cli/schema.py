@@ -40,8 +40,10 @@ def upgrade(session: Session, /) -> None:
 
 def _stores(session: Session) -> list[Any]:
     """The application's broker and result backend, as far as they have tables to upgrade."""
-    stores = [session.application.broker, session.application.backend]
+    stores: list[Any] = [session.application.broker, session.application.backend]
     found = [store for store in stores if hasattr(store, "upgrade_schema")]
     if not found:
-        raise Failure("neither broker nor result backend is PostgreSQL: others see to their tables themselves")
+        raise Failure(
+            "neither broker nor result backend is PostgreSQL: others see to their tables themselves"
+        )
     return found[:1] if len(found) == 2 and found[0].shares_store(found[1]) else found

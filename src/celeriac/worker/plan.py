@@ -48,6 +48,9 @@ class Plan:
         self.on_failure = _overridden(task, "on_failure")
         self.after_return = _overridden(task, "after_return")
         self.places = _places(task)
+        self.transactional = bool(task.transactional)
+        if self.transactional:
+            _check_transactional(task, app)
         self.plain = not self.interval and not self.places
 
     def limits_of(self, timelimit: Any) -> tuple[float, float]:
@@ -94,6 +97,16 @@ def _places(task: Task[..., Any]) -> int:
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise ImproperlyConfigured(f"{task.name}: max_concurrency is a number from 1, or None, not {limit!r}")
     return limit
+
+
+def _check_transactional(task: Task[..., Any], app: Celeriac) -> None:
+    if not (app.fused and hasattr(app.broker, "transaction")):
+        raise ImproperlyConfigured(
+            f"{task.name} is transactional: that takes PostgreSQL as broker, with the results in the same "
+            f"database (leave result_backend out), not {app.broker_shown}"
+        )
+    if inspect.iscoroutinefunction(task.run):
+        raise ImproperlyConfigured(f"{task.name} is transactional: its function must not be async")
 
 
 def _overridden(task: Task[..., Any], hook: str) -> Callable[..., Any] | None:

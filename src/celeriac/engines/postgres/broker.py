@@ -14,6 +14,7 @@ from celeriac.engines.postgres.parcels import ADD, columns, pack, plain
 from celeriac.engines.postgres.recovery import Recovery, add_owner
 from celeriac.engines.postgres.step import step
 from celeriac.engines.postgres.store import Store
+from celeriac.engines.postgres.transaction import TaskTransaction
 
 _QUEUES = "SELECT name FROM @queue ORDER BY name"
 _STATES = {"ready": (0,), "delayed": (2,), "leased": (1,), "parked": (3, 5)}
@@ -30,7 +31,9 @@ SELECT @now() - min((SELECT m.since FROM @message m WHERE m.state = 0 AND m.queu
 _ORDERS = {"ready": "rank, seq", "delayed": "due, m.id", "leased": "token", "parked": "seq"}
 _PEEK = """SELECT body FROM @message m JOIN @payload p ON p.id = m.id
 WHERE m.queue = %s AND m.state IN ({states}) ORDER BY {order} LIMIT %s OFFSET %s"""
-_CANCEL = """DELETE FROM @message WHERE task_id = ANY (%s::text[]) AND state IN (2, 3, 5) RETURNING task_id, id"""
+_CANCEL = (
+    """DELETE FROM @message WHERE task_id = ANY (%s::text[]) AND state IN (2, 3, 5) RETURNING task_id, id"""
+)
 _FIND = """SELECT m.task_id, p.body FROM @message m JOIN @payload p ON p.id = m.id
 WHERE m.task_id = ANY (%s::text[]) AND m.state IN (2, 3, 5)"""
 _DROP_PAYLOADS = "DELETE FROM @payload WHERE id = ANY (%s::bigint[])"
@@ -44,7 +47,7 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
     _store: Store
 
     def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
-        """Store messages, all or none but those whose unique key is held; one statement where none has one."""
+        """Store messages, all or none but those whose unique key is held; mostly by one statement."""
         parcels = pack(batch)
         if not parcels:
             return {}
@@ -60,13 +63,20 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
         """:meth:`publish` in the transaction of a connection of the application's to the same database.
 
         ``connection`` is one of psycopg's (2 or 3), a session or connection of SQLAlchemy, or Django's. The
-        messages are there when it commits. Raises what its driver raises, and ``TypeError`` for anything else.
+        messages are there when it commits. Raises what its driver raises, ``TypeError`` for anything else.
         """
         parcels = pack(batch)
         with self._store.borrowed() as own:
             own.open()  # makes the tables, if there are none
         with guest.step(self._store, connection) as work:
             return work.publish(parcels)
+
+    def transaction(self, lease: tuple[str, str, int]) -> TaskTransaction | None:
+        """Open a transaction for the task of a leased message (``Task.transactional``).
+
+        ``None`` if the lease ``(owner, queue, token)`` is lost.
+        """
+        return TaskTransaction.begin(self._store, lease)
 
     def attach(self, owner: Incarnation) -> PostgresConsumer:
         """Register a lease owner and return its consumer."""
@@ -101,7 +111,7 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
             for queue in queues:
                 counts = connection.run(_COUNTS, (queue, queue))[0]
                 age = connection.run(_AGE, (queue, queue, queue))[0][0]
-                depths[queue] = Depth(*counts, age=None if age is None else max(0.0, age))
+                depths[queue] = Depth(*counts, None if age is None else max(0.0, age))
         return depths
 
     def peek(self, queue: str, offset: int = 0, limit: int = 50, state: str = "ready") -> list[bytes]:

@@ -35,7 +35,8 @@ SELECT u, %s, %s, %s FROM unnest(%s::text[]) u ORDER BY u ON CONFLICT (id) DO UP
 SET version = excluded.version, expires = excluded.expires, signal = excluded.signal"""
 # One statement: the version belongs to just what is read with it.
 _CONTROL = """SELECT version,
-ARRAY(SELECT ARRAY[id, signal] FROM @revoked r WHERE r.version > %s AND expires > @now() ORDER BY r.version, id),
+ARRAY(SELECT ARRAY[id, signal] FROM @revoked r WHERE r.version > %s AND expires > @now()
+    ORDER BY r.version, id),
 ARRAY(SELECT queue FROM @paused ORDER BY queue), ARRAY(SELECT ARRAY[task, value] FROM @rate) FROM @state"""
 _SET_RATE = """INSERT INTO @rate (task, value) VALUES (%s, %s)
 ON CONFLICT (task) DO UPDATE SET value = excluded.value"""

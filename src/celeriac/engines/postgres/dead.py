@@ -21,8 +21,8 @@ _TAKE = """DELETE FROM @dead WHERE (%s::text IS NULL OR queue = %s::text)
 AND (%s::bigint[] IS NULL OR key = ANY (%s::bigint[])) RETURNING key, id, queue, rank"""
 _EXCESS = """DELETE FROM @dead WHERE queue = %s AND key <=
 (SELECT key FROM @dead WHERE queue = %s ORDER BY key DESC LIMIT 1 OFFSET %s) RETURNING id"""
-_EXPIRED = """DELETE FROM @dead WHERE at <= %s AND key = ANY (ARRAY(SELECT key FROM @dead ORDER BY key LIMIT %s))
-RETURNING id"""
+_EXPIRED = """DELETE FROM @dead WHERE at <= %s
+AND key = ANY (ARRAY(SELECT key FROM @dead ORDER BY key LIMIT %s)) RETURNING id"""
 _EXPIRED_AT_ONCE = 100
 _DROP_PAYLOADS = "DELETE FROM @payload WHERE id = ANY (%s::bigint[])"
 
@@ -55,7 +55,7 @@ class DeadLetters:
     def dead_letters(self, queue: str | None = None, offset: int = 0, limit: int = 50) -> list[DeadLetter]:
         """Dead letters, newest first."""
         rows = self._store.read(_LIST, (queue, queue, limit, offset))
-        return [DeadLetter(str(row[0]), *row[1:7], bytes(row[7])) for row in rows]
+        return [DeadLetter(str(key), *fields, payload=bytes(body)) for key, *fields, body in rows]
 
     def replay(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
         """Put dead letters back in line, with count and mark cleared; all of ``queue`` if no keys."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from celeriac.exceptions import CeleriacError, Fenced, ImproperlyConfigured, OperationalError, SchemaError, StoreFull
+from celeriac.exceptions import (
+    CeleriacError,
+    Fenced,
+    ImproperlyConfigured,
+    OperationalError,
+    SchemaError,
+    StoreFull,
+)
 
 if TYPE_CHECKING:
     import psycopg

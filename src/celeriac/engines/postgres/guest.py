@@ -44,10 +44,12 @@ def _cursor(connection: Any) -> Any:
     if callable(getattr(connection, "get_bind", None)) and callable(getattr(connection, "connection", None)):
         connection = connection.connection()  # a session of SQLAlchemy
     if not hasattr(connection, "cursor") and hasattr(getattr(connection, "connection", None), "cursor"):
-        connection = connection.connection  # a connection of SQLAlchemy: the driver's
+        if not connection.in_transaction():
+            connection.exec_driver_sql("SELECT 1")  # so that SQLAlchemy knows of a transaction to commit
+        connection = connection.connection  # the driver's
     if type(connection).__name__.startswith("Async") or not callable(getattr(connection, "cursor", None)):
         raise TypeError(
-            f"connection={connection!r} is no open connection to PostgreSQL: give psycopg's, SQLAlchemy's (a session "
-            "or connection; of an AsyncSession, within its run_sync) or Django's"
+            f"connection={connection!r} is no open connection to PostgreSQL: give psycopg's, SQLAlchemy's "
+            "(a session or connection; of an AsyncSession, within its run_sync) or Django's"
         )
     return connection.cursor()

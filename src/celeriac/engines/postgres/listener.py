@@ -53,7 +53,9 @@ class PostgresSubscription:
             try:
                 self._callback(id, payload)
             except Exception:
-                logger.exception("A result subscriber's callback raised; it is called again for the next state")
+                logger.exception(
+                    "A result subscriber's callback raised; it is called again for the next state"
+                )
 
 
 class Listener:

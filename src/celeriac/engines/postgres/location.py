@@ -88,7 +88,9 @@ class Location(msgspec.Struct, frozen=True):
         query = urlencode({**_DEFAULTS, **libpq}, quote_via=quote)
         conninfo = f"postgresql://{parts.netloc}{parts.path}?{query}"
         shown = {name: value for name, value in asked.items() if name not in _SECRETS}
-        masked = f"postgresql://{_masked(parts.netloc)}{parts.path}" + (f"?{urlencode(shown)}" if shown else "")
+        masked = f"postgresql://{_masked(parts.netloc)}{parts.path}" + (
+            f"?{urlencode(shown)}" if shown else ""
+        )
         return cls(conninfo, masked, chosen, _listening(chosen, parts.netloc, parts.path, query))
 
     @property
@@ -107,7 +109,9 @@ def _options(given: Mapping[str, Any], asked: Mapping[str, str]) -> Options:
     if not _SCHEMA.fullmatch(made.schema):
         raise ValueError(f"schema={made.schema!r} is no plain lower-case name of at most 40 characters")
     if made.synchronous_commit not in _COMMIT_LEVELS:
-        raise ValueError(f"synchronous_commit={made.synchronous_commit}: use one of {', '.join(_COMMIT_LEVELS[1:])}")
+        raise ValueError(
+            f"synchronous_commit={made.synchronous_commit}: use one of {', '.join(_COMMIT_LEVELS[1:])}"
+        )
     if made.priority_order not in ("higher", "lower"):
         raise ValueError(f"priority_order={made.priority_order}: use higher or lower")
     if made.poll <= 0:

@@ -1,4 +1,4 @@
-"""Publications on their way into the store: encoded before a transaction begins, as arrays for one statement."""
+"""Publications on their way into the store: encoded beforehand, as arrays for one statement."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from celeriac.engines.base import Publication
 from celeriac.message import Message, encode_envelope
 
-ADD = "SELECT @add(%s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], %s::float8[], \
+ADD = (
+    "SELECT @add(%s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], %s::float8[], \
 %s::text[], %s)"
+)
 
 
 class Parcel(NamedTuple):

@@ -180,4 +180,6 @@ def _take_over(work: Step, node: _Overdue) -> list[Recovered]:
 
 
 def _fenced(node: str) -> str:
-    return f"the node {node} was recovered by others because its beat was too old: start it again under a new id"
+    return (
+        f"the node {node} was recovered by others because its beat was too old: start it again under a new id"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from celeriac.engines.base import Presence, ResultRecord
 from celeriac.engines.postgres.chords import PostgresGroups, drop_expired
@@ -94,7 +95,8 @@ class PostgresResults(PostgresGroups):
             first += _PAGES_AT_ONCE
         drop_expired(self._store, CHUNK)
         for table, key in _KEYS.items():
-            _until_done(self._store, lambda work, sql=_DROP.format(table=table, key=key): work.count(sql, (CHUNK,)))
+            sql = _DROP.format(table=table, key=key)
+            _until_done(self._store, partial(_count, sql))
         _until_done(self._store, lambda work: expire_dead(work, CHUNK))
         with step(self._store) as work:
             for statement in (_DROP_FENCED, _DROP_LISTENERS, _DROP_ROOMS):
@@ -111,6 +113,10 @@ def _keep_if_held(work: Step, record: ResultRecord) -> bool:
     if record.lease is not None and not work.holds(record.lease):
         return False
     return work.keep_all([record])[0]
+
+
+def _count(sql: str, work: Step) -> int:
+    return work.count(sql, (CHUNK,))
 
 
 def _until_done(store: Store, drop: Callable[[Step], int]) -> None:

@@ -16,7 +16,8 @@ MIGRATIONS = ("0001_tables.sql", "0002_functions.sql")
 """What brings a schema from version i to i + 1; append, never change."""
 
 _VERSION = "SELECT value FROM {prefix}meta WHERE key = 'schema'"
-_NOTE = "INSERT INTO {prefix}meta VALUES ('schema', '{version}') ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+_NOTE = """INSERT INTO {prefix}meta VALUES ('schema', '{version}')
+ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
 _EXISTS = "SELECT to_regclass('{prefix}meta') IS NOT NULL"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('celeriac schema {prefix}', 0))"
 

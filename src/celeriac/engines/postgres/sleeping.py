@@ -22,7 +22,9 @@ RECHECK = 0.02
 
 _LIE_DOWN = """INSERT INTO @waiter (id, owner, channel, queues)
 VALUES (nextval('@serial'), %s, %s, %s) RETURNING id"""
-_GET_UP = "DELETE FROM @waiter WHERE id = ANY (ARRAY(SELECT id FROM @waiter WHERE id = %s FOR UPDATE SKIP LOCKED))"
+_GET_UP = (
+    "DELETE FROM @waiter WHERE id = ANY (ARRAY(SELECT id FROM @waiter WHERE id = %s FOR UPDATE SKIP LOCKED))"
+)
 _IS_LISTED = "SELECT 1 FROM @waiter WHERE id = %s"
 _LOOK = """WITH open AS MATERIALIZED (
     SELECT q FROM unnest(%s::text[]) q WHERE NOT EXISTS (SELECT 1 FROM @paused p WHERE p.queue = q))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from celeriac.engines.base import Publication, ResultRecord
+from celeriac.engines.base import ResultRecord
 from celeriac.engines.postgres import unique
 from celeriac.engines.postgres.parcels import ADD, Parcel, clean, columns, plain, task_id_of
 from celeriac.engines.postgres.store import Connection, Store
@@ -38,8 +38,8 @@ _REWRITE = "UPDATE @payload SET body = %b WHERE id = %s"
 _LEAVE = "SELECT @leave(%s::bigint[])"
 _RESTORE = f"""UPDATE @message SET state = {READY}, owner = NULL, noted = noted & {ADMITTED}
 WHERE state = {LEASED} AND owner = %s AND token = ANY (%s::bigint[])"""
-_REQUEUE = f"""UPDATE @message SET state = {READY}, owner = NULL, noted = 0, seq = nextval('@serial'), since = %s
-WHERE state = {LEASED} AND owner = %s AND token = %s"""
+_REQUEUE = f"""UPDATE @message SET state = {READY}, owner = NULL, noted = 0, seq = nextval('@serial'),
+since = %s WHERE state = {LEASED} AND owner = %s AND token = %s"""
 _PUT_OFF = f"""UPDATE @message SET state = {DELAYED}, owner = NULL, noted = 0, due = %s, task_id = %s
 WHERE state = {LEASED} AND owner = %s AND token = %s"""
 _PARK = f"""UPDATE @message SET state = {PARKED}, owner = NULL, noted = 0, bucket = %s, task_id = %s
@@ -47,8 +47,8 @@ WHERE state = {LEASED} AND owner = %s AND token = %s"""
 _KNOW_BUCKET = "INSERT INTO @bucket (name, span, free) VALUES (%s, 0, 0) ON CONFLICT DO NOTHING"
 _KNOW_ROOM = "INSERT INTO @room (name, size) VALUES (%s, 1) ON CONFLICT DO NOTHING"
 _LOCK_ROOM = "SELECT 1 FROM @room WHERE name = %s FOR UPDATE"
-_WAIT = f"""UPDATE @message SET state = {WAITING}, owner = NULL, noted = noted & {ADMITTED}, bucket = %s, task_id = %s,
-turn = nextval('@serial') WHERE state = {LEASED} AND owner = %s AND token = %s"""
+_WAIT = f"""UPDATE @message SET state = {WAITING}, owner = NULL, noted = noted & {ADMITTED}, bucket = %s,
+task_id = %s, turn = nextval('@serial') WHERE state = {LEASED} AND owner = %s AND token = %s"""
 _CALL_WAITING = "SELECT @call_waiting(%s::text[])"
 _HOLDS = f"""SELECT 1 FROM @message m JOIN @owner o ON o.id = m.owner
 WHERE m.state = {LEASED} AND o.name = %s AND m.queue = %s AND m.token = %s FOR SHARE OF o"""

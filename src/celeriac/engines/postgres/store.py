@@ -35,9 +35,9 @@ class Connection:
 
     def run(self, sql: str, arguments: Sequence[Any] = (), binary: bool = False) -> list[tuple[Any, ...]]:
         """Carry out one statement, in a transaction of its own, and return its rows."""
-        import psycopg
-
         handle = self.open()
+        import psycopg  # after opening, which says it if there is none
+
         try:
             with handle.cursor(binary=binary) as cursor:
                 cursor.execute(self._store.sql(sql), arguments)
@@ -51,9 +51,9 @@ class Connection:
     @contextmanager
     def transaction(self) -> Iterator[Handle]:
         """Give the session within one transaction, committed at the end, rolled back on an error."""
+        handle = self.open()
         import psycopg
 
-        handle = self.open()
         try:
             yield handle
             handle.execute("COMMIT")
@@ -70,7 +70,11 @@ class Connection:
         """Return the session, which was alive a moment ago."""
         handle = self.handle
         clock = time.monotonic()
-        if handle is not None and clock - self._used > FRESH and (handle.closed or readable([handle.fileno()], 0)):
+        if (
+            handle is not None
+            and clock - self._used > FRESH
+            and (handle.closed or readable([handle.fileno()], 0))
+        ):
             self._listen_in(handle)
             handle = self.handle
         if handle is None:
@@ -109,7 +113,10 @@ class Connection:
         import psycopg
 
         try:
-            if self.handle is not None and self.handle.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            if (
+                self.handle is not None
+                and self.handle.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+            ):
                 self.handle.execute("ROLLBACK")
         except psycopg.Error:
             self.drop()
@@ -123,9 +130,12 @@ class Connection:
                 handle.pgconn.consume_input()
         except psycopg.Error:
             pass
-        if handle.closed or handle.broken or handle.pgconn.status != psycopg.pq.ConnStatus.OK:
-            self.drop()
-        elif readable([handle.fileno()], 0):
+        if (
+            handle.closed
+            or handle.broken
+            or handle.pgconn.status != psycopg.pq.ConnStatus.OK
+            or readable([handle.fileno()], 0)
+        ):
             self.drop()
 
 

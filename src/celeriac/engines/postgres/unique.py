@@ -17,8 +17,8 @@ HOLDER = f"""SELECT h.task_id, h.message FROM @held h WHERE h.key = %s AND h.exp
 AND (h.until <> '{Hold.DELAYED}' OR EXISTS (SELECT 1 FROM @message d
     WHERE d.task_id = h.task_id AND d.state = 2 AND d.id = h.message AND d.due = h.due))"""
 _TAKE = """INSERT INTO @held (key, task_id, until, expires, message, due) VALUES (%s, %s, %s, %s, %s, %s)
-ON CONFLICT (key) DO UPDATE SET task_id = excluded.task_id, until = excluded.until, expires = excluded.expires,
-message = excluded.message, due = excluded.due"""
+ON CONFLICT (key) DO UPDATE SET task_id = excluded.task_id, until = excluded.until,
+expires = excluded.expires, message = excluded.message, due = excluded.due"""
 _DROP = "DELETE FROM @held WHERE key = %s"
 _FREE = f"DELETE FROM @held WHERE key = %s AND task_id = %s AND until <> '{Hold.EXPIRY}'"
 _FREE_MESSAGES = f"DELETE FROM @held WHERE message = ANY (%s::bigint[]) AND until <> '{Hold.EXPIRY}'"
