@@ -76,6 +76,8 @@ class System:
     package: str = ""
     sqlite: str | None = None
     """For ours: the query of the SQLite URL to run on instead of Redis."""
+    postgres: str | None = None
+    """For ours: the ``synchronous_commit`` of the PostgreSQL to run on instead of Redis."""
 
     @property
     def ours(self) -> bool:
@@ -156,6 +158,13 @@ def fresh_stores(system: System, server: Server | None, port: int | None = None)
             url = f"sqlite:///{folder}/celeriac.db{system.sqlite}"
             yield Stores(url, url)
         return
+    if system.postgres is not None:
+        from tests.servers import PostgresServer
+
+        with PostgresServer(durable=True, config={"synchronous_commit": system.postgres}) as postgres:
+            url = postgres.url()
+            yield Stores(url, url)
+        return
     assert server is not None
     server.client().flushall()
     yield Stores(server.url(0, port), server.url(1, port), server)
@@ -206,11 +215,14 @@ def _ours(
     *options: str,
     module: str = "celeriac_app",
     sqlite: str | None = None,
+    postgres: str | None = None,
     note: str = "",
 ) -> System:
     done = _result_keys if module == "celeriac_app" else _no_longer_waiting
     if sqlite is not None:
         done = _sqlite_done
+    if postgres is not None:
+        done = _no_longer_waiting
     command = tuple(word.replace("celeriac_app", module) for word in _CELERIAC)
     return System(
         name,
@@ -222,6 +234,7 @@ def _ours(
         note=note,
         package="celeriac",
         sqlite=sqlite,
+        postgres=postgres,
     )
 
 
@@ -234,6 +247,8 @@ SYSTEMS = {
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"
         ),
+        _ours("celeriac-postgres", 15_000, postgres="off", note="PostgreSQL, synchronous_commit=off"),
+        _ours("celeriac-postgres-sync", 8_000, postgres="on", note="PostgreSQL, synchronous_commit=on"),
         _ours("celeriac-sqlite-full", 8_000, sqlite="?synchronous=FULL", note="SQLite, all at FULL"),
         System(
             "celery",

@@ -175,10 +175,10 @@ class RedisServer:
 class PostgresServer:
     """A PostgreSQL cluster of our own, as a context manager.
 
-    ``durable`` keeps ``fsync`` and ``synchronous_commit`` on; else a crash of the machine may damage it
-    (not one of the server). ``config`` holds further settings. The cluster lives in a temporary folder that
-    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. PostgreSQL does not run as root: there
-    it runs as ``nobody``. A missing server binary raises ``RuntimeError``.
+    ``durable`` keeps ``fsync`` and ``synchronous_commit`` on; else a crash of the machine may damage it (not
+    one of the server). ``config`` holds further settings. The cluster lives in a temporary folder that
+    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. PostgreSQL does not run as root:
+    there it runs as ``nobody``. A missing server binary raises ``RuntimeError``.
     """
 
     user = "celeriac"

@@ -401,9 +401,9 @@ class Publisher:
         if publish_within is None:
             raise TypeError(
                 "connection= stores a message in the transaction of a PostgreSQL connection, and "
-                f"{self._app.broker_shown} is another store: messages go over the application's own connections "
-                "there, which are shared and thread-safe. Leave it out, or use another Celeriac() for another "
-                "broker"
+                f"{self._app.broker_shown} is another store: messages go over the application's own "
+                "connections there, which are shared and thread-safe. Leave it out, or use another "
+                "Celeriac() for another broker"
             )
         held: dict[int, str] = publish_within(connection, publications)
         if signals.after_task_publish.receivers:

@@ -9,8 +9,8 @@ A message is claimed, settled and published by one statement each, functions of 
 work behind a pool in transaction mode (``?pooled=true``). Whatever else is a short transaction of several.
 
 Durability is the server's: a commit is on disk (``synchronous_commit=on``) and, with synchronous standbys, on
-theirs. ``?synchronous_commit=off`` lets workers' settles and claims go without: a crash of the server may then
-take the last of them back, and those tasks run again.
+theirs. ``?synchronous_commit=off`` lets workers' settles and claims go without: a crash of the server may
+then take the last of them back, and those tasks run again.
 
 A higher priority number is served first (``?priority_order=lower`` turns it round).
 """

@@ -29,8 +29,9 @@ _FETCH_GROUP = "SELECT payload FROM @task_group WHERE name = %s AND (expires IS 
 _FORGET_GROUP = "DELETE FROM @task_group WHERE name = %s"
 _BEGIN = "INSERT INTO @chord (id, name) VALUES (nextval('@serial'), %s) ON CONFLICT (name) DO NOTHING"
 _FIND = "SELECT id, state, opened, missing, expires FROM @chord WHERE name = %s FOR UPDATE"
-_RENEW = f"""UPDATE @chord SET id = nextval('@serial'), state = {COUNTING}, opened = false, missing = 0,
-expires = NULL, owed = NULL, taken = NULL, taken_by = NULL WHERE id = %s RETURNING id, state, opened, missing, expires"""
+_RENEW = f"""UPDATE @chord SET id = nextval('@serial'), state = {COUNTING}, opened = false,
+missing = 0, expires = NULL, owed = NULL, taken = NULL, taken_by = NULL
+WHERE id = %s RETURNING id, state, opened, missing, expires"""
 _OPEN = "UPDATE @chord SET opened = true, missing = %s, expires = %s WHERE id = %s"
 _KEEP_BODY = "INSERT INTO @chord_body (chord, body) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 _ADD_PART = """INSERT INTO @part (chord, task_id, id, place, payload)

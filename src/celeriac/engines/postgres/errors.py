@@ -17,41 +17,44 @@ if TYPE_CHECKING:
     import psycopg
 
 _REMEDIES: Final[dict[str, tuple[type[CeleriacError], str]]] = {
-    "3D000": (OperationalError, "there is no such database. Create it (createdb NAME), or name another in the URL"),
+    "3D000": (OperationalError, "there is no such database. Create it, or name another in the URL"),
     "28P01": (OperationalError, "the password is wrong. Correct the URL, or the PGPASSWORD it relies on"),
-    "28000": (OperationalError, "this user may not connect. Look at the server's pg_hba.conf, or use another user"),
+    "28000": (OperationalError, "this user may not connect. Look at the server's pg_hba.conf"),
     "42501": (
         OperationalError,
-        "this user lacks a right. Grant it (the user needs CREATE on the database once, to make the schema, and "
-        "the schema's tables for ever after), or let its owner run `celeriac schema upgrade`",
+        "this user lacks a right. Grant it (the user needs CREATE on the database once, to make the schema, "
+        "and the schema's tables for ever after), or let its owner run `celeriac schema upgrade`",
     ),
     "25006": (
         OperationalError,
         "the server is read-only: a standby, most likely. Name the primary, or all servers with "
         "?target_session_attrs=read-write",
     ),
-    "57P01": (OperationalError, "the server ended the connection: it shuts down, or an administrator said so"),
+    "57P01": (OperationalError, "the server ended the connection: it shuts down, or somebody said so"),
     "57P02": (OperationalError, "the server crashed and starts again"),
     "57P03": (OperationalError, "the server does not accept connections yet: it starts, stops or recovers"),
     "53300": (
         OperationalError,
         "the server has no connection left. Raise its max_connections, or put a pool (PgBouncer) before it",
     ),
-    "53100": (StoreFull, "the server's disk is full. Free some space: nothing is lost, and work goes on by itself"),
+    "53100": (StoreFull, "the server's disk is full. Free some space: nothing is lost"),
     "53200": (OperationalError, "the server is out of memory"),
-    "40P01": (OperationalError, "two transactions locked one another out, and this one was rolled back. Ask again"),
+    "40P01": (OperationalError, "two transactions locked one another out; nothing was stored. Ask again"),
     "40001": (OperationalError, "a concurrent change was in the way, and nothing was stored. Ask again"),
     "42P05": (
         OperationalError,
-        "a prepared statement is there already: there is a pool in transaction mode. Add ?pooled=true to the URL",
+        "a prepared statement is there already: behind a pool, add ?pooled=true to the URL",
     ),
     "26000": (
         OperationalError,
-        "a prepared statement is not there: there is a pool in transaction mode. Add ?pooled=true to the URL",
+        "a prepared statement is not there: behind a pool, add ?pooled=true to the URL",
     ),
-    "3F000": (SchemaError, "the schema is gone: somebody dropped it. It is made again by the next new connection"),
-    "42P01": (SchemaError, "a table is gone: somebody dropped it. Restore the schema, or drop the rest of it"),
-    "42883": (SchemaError, "a function is missing: the schema is of another version. Run `celeriac schema upgrade`"),
+    "3F000": (SchemaError, "the schema is gone: somebody dropped it. The next process makes it again"),
+    "42P01": (SchemaError, "a table is gone. Restore the schema, or drop the rest of it"),
+    "42883": (
+        SchemaError,
+        "a function is missing: the schema is of another version. Run `celeriac schema upgrade`",
+    ),
 }  # fmt: skip
 RETRIED: Final = ("40P01", "40001")
 """Nothing was stored, and it may work the next time."""
@@ -81,7 +84,8 @@ def translated(error: psycopg.Error, url: str, sent: bool = True) -> CeleriacErr
 def missing_driver() -> ImproperlyConfigured:
     """What to say when psycopg is not installed."""
     return ImproperlyConfigured(
-        "postgresql:// URLs need the library psycopg (version 3), which is not installed: pip install 'celeriac[postgres]'"
+        "postgresql:// URLs need the library psycopg (version 3), which is not installed: "
+        "pip install 'celeriac[postgres]'"
     )
 
 

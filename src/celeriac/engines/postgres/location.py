@@ -47,7 +47,7 @@ class Options(msgspec.Struct, frozen=True):
     priority_order: str = "higher"
     """Which priority numbers are more urgent, ``higher`` or ``lower`` (``task_priority_order``)."""
     vacuum: bool = True
-    """Whether workers vacuum the tables whose rows live for seconds; the server's own does it once a minute."""
+    """Whether workers vacuum the tables whose rows live for seconds, which the server does once a minute."""
     result_tombstone_expires: float = 7 * 86400.0
     """How long to remember that a task had a result which has expired."""
     dead_letters_max: int = 10_000

@@ -9,8 +9,8 @@ from celeriac.engines.base import Publication
 from celeriac.message import Message, encode_envelope
 
 ADD = (
-    "SELECT @add(%s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], %s::float8[], \
-%s::text[], %s)"
+    "SELECT @add(%s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], \
+%s::float8[], %s::text[], %s)"
 )
 
 

@@ -30,7 +30,8 @@ _OWNERS = "SELECT id, name, slots FROM @owner WHERE node = %s ORDER BY id FOR UP
 _LOCK_OWNER = "SELECT 1 FROM @owner WHERE id = %s FOR UPDATE"
 _DROP_OWNER = "DELETE FROM @owner WHERE id = %s"
 _DROP_ANSWERS = "DELETE FROM @answer WHERE owner = %s"
-_DROP_SLEEPER = "DELETE FROM @waiter WHERE id = ANY (ARRAY(SELECT id FROM @waiter WHERE owner = %s FOR UPDATE SKIP LOCKED))"
+_DROP_SLEEPER = """DELETE FROM @waiter
+WHERE id = ANY (ARRAY(SELECT id FROM @waiter WHERE owner = %s FOR UPDATE SKIP LOCKED))"""
 _LEASES = """SELECT token, owner, id, queue, rank, noted FROM @message
 WHERE state = 1 AND owner = %s ORDER BY owner, token"""
 _BEAT = """INSERT INTO @node (id, host, pid, started, lease, seen, info) VALUES (%s, %s, %s, %s, %s, %s, %s)

@@ -24,13 +24,14 @@ _RESIGN = "UPDATE @term SET expires = 0 WHERE holder = %s"
 
 _VERSION = "SELECT version FROM @schedule"
 _STATE = "SELECT version, forgotten FROM @schedule FOR SHARE"
-_CHANGED = """SELECT name, definition, source, enabled, version, since, last_due, last_run, last_id, runs, skipped
-FROM @entry JOIN @progress ON entry = id WHERE version > %s ORDER BY id"""
+_CHANGED = """SELECT name, definition, source, enabled, version, since,
+last_due, last_run, last_id, runs, skipped FROM @entry JOIN @progress ON entry = id WHERE version > %s
+ORDER BY id"""
 _REMOVED = "SELECT name FROM @removed WHERE version > %s ORDER BY version"
 
 _FIND = "SELECT definition, source, enabled, since FROM @entry WHERE name = %s"
-_ADD = """INSERT INTO @entry (definition, source, enabled, version, since, name) VALUES (%s, %s, %s, %s, %s, %s)
-RETURNING id"""
+_ADD = """INSERT INTO @entry (definition, source, enabled, version, since, name)
+VALUES (%s, %s, %s, %s, %s, %s) RETURNING id"""
 _CHANGE = """UPDATE @entry SET definition = %s, source = %s, enabled = %s, version = %s, since = %s
 WHERE name = %s"""
 _BEGIN = "INSERT INTO @progress (entry) VALUES (%s)"

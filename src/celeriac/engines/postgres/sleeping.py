@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     import psycopg
 
 RECHECK = 0.02
-"""Seconds after lying down at which to look again: who published at that moment may not have seen the entry."""
+"""Seconds after lying down at which to look again: who published just then may not have seen the entry."""
 
 _LIE_DOWN = """INSERT INTO @waiter (id, owner, channel, queues)
 VALUES (nextval('@serial'), %s, %s, %s) RETURNING id"""
 _GET_UP = (
     "DELETE FROM @waiter WHERE id = ANY (ARRAY(SELECT id FROM @waiter WHERE id = %s FOR UPDATE SKIP LOCKED))"
 )
-_IS_LISTED = "SELECT 1 FROM @waiter WHERE id = %s"
 _LOOK = """WITH open AS MATERIALIZED (
     SELECT q FROM unnest(%s::text[]) q WHERE NOT EXISTS (SELECT 1 FROM @paused p WHERE p.queue = q))
 SELECT EXISTS (SELECT 1 FROM open WHERE EXISTS (

@@ -203,7 +203,7 @@ class Store:
         return handle
 
     def open_handle(self, conninfo: str | None = None) -> Handle:
-        """Open a session as it is. Raises ``OperationalError``, or ``ImproperlyConfigured`` without the library."""
+        """Open a session as it is. Raises ``OperationalError``; ``ImproperlyConfigured`` without psycopg."""
         try:
             import psycopg
         except ImportError:
@@ -241,8 +241,9 @@ class Store:
             level = handle.execute("SHOW default_transaction_isolation").fetchall()[0][0]
             if level != "read committed":
                 raise OperationalError(
-                    f"PostgreSQL at {self.url}: this user's transactions are {level} by default, and the store "
-                    "needs them read committed: ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
+                    f"PostgreSQL at {self.url}: this user's transactions are {level} by default, and the "
+                    "store needs them read committed: ALTER ROLE ... SET default_transaction_isolation = "
+                    "'read committed'"
                 )
             schema.check(handle, self.schema)
         except psycopg.Error as error:

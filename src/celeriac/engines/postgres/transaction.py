@@ -66,8 +66,8 @@ class TaskTransaction:
         try:
             if handle.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
                 raise OperationalError(
-                    "a transactional task must leave its transaction open: it was committed, or an error in it "
-                    "was passed over"
+                    "a transactional task must leave its transaction open: it was committed, or an error "
+                    "in it was passed over"
                 )
             now, version = handle.execute(self._store.sql(_BEGIN)).fetchall()[0]
             work = Step(self._store, handle, now, version)
