@@ -111,7 +111,7 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
             for queue in queues:
                 counts = connection.run(_COUNTS, (queue, queue))[0]
                 age = connection.run(_AGE, (queue, queue, queue))[0][0]
-                depths[queue] = Depth(*counts, None if age is None else max(0.0, age))
+                depths[queue] = Depth(*counts)._replace(age=None if age is None else max(0.0, age))
         return depths
 
     def peek(self, queue: str, offset: int = 0, limit: int = 50, state: str = "ready") -> list[bytes]:

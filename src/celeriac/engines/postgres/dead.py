@@ -55,7 +55,10 @@ class DeadLetters:
     def dead_letters(self, queue: str | None = None, offset: int = 0, limit: int = 50) -> list[DeadLetter]:
         """Dead letters, newest first."""
         rows = self._store.read(_LIST, (queue, queue, limit, offset))
-        return [DeadLetter(str(key), *fields, payload=bytes(body)) for key, *fields, body in rows]
+        return [
+            DeadLetter(str(key), name, reason, detail, at, task, task_id, bytes(body))
+            for key, name, reason, detail, at, task, task_id, body in rows
+        ]
 
     def replay(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
         """Put dead letters back in line, with count and mark cleared; all of ``queue`` if no keys."""

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 REGISTER_AGAIN = 20.0
 """Seconds between two signs of life; storing sides forget a listener after three of them."""
 
+LINGER = 5.0
+"""Seconds without a subscriber after which nothing is announced here any more."""
+
 _REGISTER = """INSERT INTO @listener (channel, seen) VALUES (%s, @now())
 ON CONFLICT (channel) DO UPDATE SET seen = excluded.seen"""
 _UNREGISTER = "DELETE FROM @listener WHERE channel = %s"
@@ -168,12 +171,14 @@ class Listener:
             if self._ear is not None:
                 descriptors.append(self._ear.fileno())
             # Nobody waits: sleep until somebody does, at no cost.
-            readable(descriptors, 30.0 if idle else max(0.0, next_look - time.monotonic()))
+            nap = (LINGER if self._registered else None) if idle else max(0.0, next_look - time.monotonic())
+            moved = readable(descriptors, nap)
             drain(self._pipe[0])
             try:
                 told, look = self._hear()
                 if idle and not self._fresh:
-                    self._unregister()
+                    if not moved:
+                        self._unregister()
                     continue
                 if time.monotonic() - self._registered > REGISTER_AGAIN:
                     look = True  # whatever was stored before went unannounced

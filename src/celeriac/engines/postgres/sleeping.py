@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RECHECK = 0.02
 """Seconds after lying down at which to look again: who published just then may not have seen the entry."""
+CALLED = "w"
+"""How a call begins whose caller has taken the sleeper off the list."""
 
 _LIE_DOWN = """INSERT INTO @waiter (id, owner, channel, queues)
 VALUES (nextval('@serial'), %s, %s, %s) RETURNING id"""
@@ -55,13 +57,17 @@ class Sleeper:
                 if ready or (due is not None and due <= 0):
                     return True
                 if self._ear is not None and not listed:
+                    entry = 0
                     if self._heard():
                         return True
                     entry = self._lie_down(connection, queues)  # the list was lost with the server
                 clock = time.monotonic()
                 nap = recheck - clock if clock < recheck else self._store.options.poll
                 nap = min(nap, deadline - clock, nap if due is None else due)
-                if self._sleep(max(0.0, nap), wakeup_fd):
+                called = self._sleep(max(0.0, nap), wakeup_fd)
+                if called:
+                    if CALLED in called:
+                        entry = 0  # who called has taken it off the list
                     return True
                 if nap >= deadline - clock or (wakeup_fd is not None and readable([wakeup_fd], 0)):
                     return False
@@ -88,24 +94,24 @@ class Sleeper:
             self._ear = self._store.open_handle(conninfo)
             self._ear.execute(f'LISTEN "{self._channel}"'.encode())
 
-    def _sleep(self, seconds: float, wakeup_fd: int | None) -> bool:
-        """Return whether we were called."""
+    def _sleep(self, seconds: float, wakeup_fd: int | None) -> set[str]:
+        """Return how we were called, if we were."""
         descriptors = [] if self._ear is None else [self._ear.fileno()]
         if wakeup_fd is not None:
             descriptors.append(wakeup_fd)
         if not descriptors:
             time.sleep(seconds)
-            return False
+            return set()
         ready = readable(descriptors, seconds)
-        return self._ear is not None and self._ear.fileno() in ready and self._heard()
+        return self._heard() if self._ear is not None and self._ear.fileno() in ready else set()
 
-    def _heard(self) -> bool:
-        """Take in what has arrived; return whether it was a call."""
+    def _heard(self) -> set[str]:
+        """Take in the calls that have arrived."""
         import psycopg
 
         assert self._ear is not None
         try:
-            return len(list(self._ear.notifies(timeout=0))) > 0
+            return {note.payload[:1] for note in self._ear.notifies(timeout=0)}
         except psycopg.Error:
             self.close()  # opened again by the next sleep; until then we look by ourselves
-            return False
+            return set()

@@ -80,7 +80,7 @@ BEGIN
     END IF;
     IF p_broadcast THEN
         -- Within a transaction of the application's, which may last: nobody is taken off the list of sleepers.
-        PERFORM pg_notify(w.channel, 'w' || w.id) FROM @waiter w WHERE w.queues && names;
+        PERFORM pg_notify(w.channel, 'b' || w.id) FROM @waiter w WHERE w.queues && names;
     ELSIF names IS NOT NULL THEN
         PERFORM @call(names, counts);
     END IF;
