@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 from celeriac.engines.base import Publication
 from celeriac.message import Message, encode_envelope
 
-ADD = (
-    "SELECT @add(%s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], \
+ADD = "SELECT @add(%s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], \
 %s::float8[], %s::text[], %s)"
-)
 
 
 class Parcel(NamedTuple):
