@@ -19,17 +19,18 @@ from bench.server import PERSISTENCE, Server
 from bench.systems import PEERS, SYSTEMS, System, check_environments
 
 ALL = [
-    "celeriac", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite", "celeriac-sqlite-full", *PEERS,
+    "celeriac", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite", "celeriac-sqlite-full",
+    "celeriac-postgres", "celeriac-postgres-sync", *PEERS,
 ]  # fmt: skip
-PLAIN = ["celeriac", "celeriac-sqlite", *PEERS]
+PLAIN = ["celeriac", "celeriac-sqlite", "celeriac-postgres", *PEERS]
 DEFAULT_SYSTEMS = {
     "throughput": ALL,
     "enqueue": ["celeriac", "celeriac-tracked", *PLAIN[1:]],
     "roundtrip": PLAIN,
     "first": PLAIN,
     "latency": ["celeriac", "celeriac-prefetch-1", "celery", "huey"],
-    "backlog": ["celeriac", "celeriac-sqlite"],
-    "chord": ["celeriac", "celeriac-sqlite", "celery"],
+    "backlog": ["celeriac", "celeriac-sqlite", "celeriac-postgres"],
+    "chord": ["celeriac", "celeriac-sqlite", "celeriac-postgres", "celery"],
 }
 
 

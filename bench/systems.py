@@ -50,6 +50,13 @@ class Stores:
 
         return create(self.environment["BENCH_BROKER"])
 
+    @cached_property
+    def database(self) -> Any:
+        """A connection to PostgreSQL of its own: counting must not wait for anything."""
+        import psycopg
+
+        return psycopg.connect(self.environment["BENCH_BROKER"], autocommit=True)
+
 
 class Reply(NamedTuple):
     """What a client's call took, in seconds: elapsed and of its processor time; and what it returned."""
@@ -76,6 +83,8 @@ class System:
     package: str = ""
     sqlite: str | None = None
     """For ours: the query of the SQLite URL to run on instead of Redis."""
+    postgres: str | None = None
+    """For ours: the ``synchronous_commit`` of the PostgreSQL to run on instead of Redis."""
 
     @property
     def ours(self) -> bool:
@@ -156,6 +165,13 @@ def fresh_stores(system: System, server: Server | None, port: int | None = None)
             url = f"sqlite:///{folder}/celeriac.db{system.sqlite}"
             yield Stores(url, url)
         return
+    if system.postgres is not None:
+        from tests.servers import PostgresServer
+
+        with PostgresServer(durable=True, config={"synchronous_commit": system.postgres}) as postgres:
+            url = postgres.url()
+            yield Stores(url, url)
+        return
     assert server is not None
     server.client().flushall()
     yield Stores(server.url(0, port), server.url(1, port), server)
@@ -193,6 +209,11 @@ def _sqlite_done(stores: Stores, sent: int) -> int:
     return sent - int(row[0])
 
 
+def _postgres_done(stores: Stores, sent: int) -> int:
+    row = stores.database.execute("SELECT count(*) FROM celeriac.message WHERE state IN (0, 1)").fetchone()
+    return sent - int(row[0])
+
+
 # -- the systems -------------------------------------------------------------------------------------
 
 _CELERIAC = ("-m", "celeriac", "-A", "bench.peers.celeriac_app", "worker", "-c", "2", "-l", "ERROR")
@@ -206,11 +227,14 @@ def _ours(
     *options: str,
     module: str = "celeriac_app",
     sqlite: str | None = None,
+    postgres: str | None = None,
     note: str = "",
 ) -> System:
     done = _result_keys if module == "celeriac_app" else _no_longer_waiting
     if sqlite is not None:
         done = _sqlite_done
+    if postgres is not None:
+        done = _postgres_done
     command = tuple(word.replace("celeriac_app", module) for word in _CELERIAC)
     return System(
         name,
@@ -222,6 +246,7 @@ def _ours(
         note=note,
         package="celeriac",
         sqlite=sqlite,
+        postgres=postgres,
     )
 
 
@@ -234,6 +259,8 @@ SYSTEMS = {
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"
         ),
+        _ours("celeriac-postgres", 30_000, postgres="off", note="PostgreSQL, synchronous_commit=off"),
+        _ours("celeriac-postgres-sync", 20_000, postgres="on", note="PostgreSQL, synchronous_commit=on"),
         _ours("celeriac-sqlite-full", 8_000, sqlite="?synchronous=FULL", note="SQLite, all at FULL"),
         System(
             "celery",

@@ -100,6 +100,9 @@ class Task(Generic[P, R]):
     """How many calls may run at once, in all workers; others wait in order."""
     concurrency_key: Key | None = None
     """Count ``max_concurrency`` for each value of this key by itself (given as ``unique_key``)."""
+    transactional: bool = False
+    """Run it in a transaction of the broker's PostgreSQL database, ``self.request.connection``, with which
+    its result and its acknowledgement are committed: what it changes there takes effect exactly once."""
     pydantic: bool = False
     sensitive: Iterable[str] = ()
     """Names of parameters whose values are shown nowhere: not in logs, events, pages or extended results."""

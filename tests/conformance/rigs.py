@@ -165,9 +165,23 @@ class RedisRig(Rig):
         return str(self._server.url())
 
 
+class PostgresRig(Rig):
+    name = "postgres"
+    urgent = 9
+    lax = 0
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        super().__init__(request)
+        self._server = request.getfixturevalue("postgres_server")
+        self._server.empty()
+
+    def url(self) -> str:
+        return str(self._server.url())
+
+
 RIGS: dict[str, type[Rig]] = {
     rig.name: rig
-    for rig in (MemoryRig, SQLiteRig, RedisRig)
+    for rig in (MemoryRig, SQLiteRig, RedisRig, PostgresRig)
     if find_spec(f"celeriac.engines.{rig.name}") is not None
 }
 """The engines there are."""

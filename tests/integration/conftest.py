@@ -16,7 +16,7 @@ import pytest
 
 from celeriac import Celeriac
 from tests.processes import PATIENCE, LoggedProcess
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 HERE = Path(__file__).parent
 
@@ -117,11 +117,27 @@ class Site:
         self.app.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+NOT_ON_POSTGRES = ("test_extensions", "test_security", "test_bad_input")
+"""What these look at is the same on every store: two of them are enough."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses ``site`` on every engine that outlives a process."""
+    if "site" in metafunc.fixturenames:
+        elsewhere = metafunc.module.__name__.rpartition(".")[2] in NOT_ON_POSTGRES
+        engines = ["sqlite", "redis"] if elsewhere else ["sqlite", "redis", "postgres"]
+        metafunc.parametrize("site", engines, indirect=True)
+
+
+@pytest.fixture
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """A fresh broker with results in the same store."""
     if request.param == "sqlite":
         broker = f"sqlite:///{tmp_path}/queue.db"
+    elif request.param == "postgres":
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        postgres.empty()
+        broker = postgres.url()
     else:
         server: RedisServer = request.getfixturevalue("redis_server")
         import redis

@@ -373,6 +373,7 @@ class Celeriac:
         confirm_timeout: float | None = None,
         retry: bool | None = None,
         retry_policy: Mapping[str, Any] | None = None,
+        connection: Any = None,
         **options: Any,
     ) -> AsyncResult[Any]:
         """Build the message of a call, send it, and return the result's handle."""
@@ -381,6 +382,8 @@ class Celeriac:
             "retry": retry,
             "retry_policy": retry_policy,
         }
+        if connection is not None:
+            sending["connection"] = connection
         if unique.concerns(task, options):
             publication, holder = unique.send(self, name, args, kwargs, task, sending, options)
         else:

@@ -21,7 +21,7 @@ BATCH = 1000
 """Messages a round trip: enough to make its cost vanish, few enough to keep a store's other users waiting
 for only a few milliseconds."""
 
-_PER_SEND = ("timeout", "confirm_timeout", "retry", "retry_policy", "add_to_parent")
+_PER_SEND = ("timeout", "confirm_timeout", "retry", "retry_policy", "add_to_parent", "connection")
 
 
 class Bulk:

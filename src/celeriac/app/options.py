@@ -76,7 +76,7 @@ def read_options(given: dict[str, Any]) -> tuple[CallOptions, dict[str, Any]]:
 
 def check_others(name: str, others: Mapping[str, Any]) -> None:
     """Raise ``TypeError`` for options that a call of ``name`` cannot have, and for likely misspellings."""
-    for key in ("producer", "publisher", "connection", "router"):
+    for key in ("producer", "publisher", "router"):
         if others.get(key) is not None:
             raise TypeError(
                 f"{name}: {key}= is not supported: messages go over the application's own connections, "
@@ -97,8 +97,8 @@ PROPERTIES = frozenset(
 _READ = frozenset(CallOptions.__struct_fields__)
 
 _OPTIONS = _READ.union(
-    ("add_to_parent", "confirm_timeout", "debounce", "exchange", "exchange_type", "queue", "retry",
-     "retry_policy", "routing_key", "timeout", "unique_for", "unique_key")
+    ("add_to_parent", "confirm_timeout", "connection", "debounce", "exchange", "exchange_type", "queue",
+     "retry", "retry_policy", "routing_key", "timeout", "unique_for", "unique_key")
 )  # fmt: skip
 
 

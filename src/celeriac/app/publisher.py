@@ -158,6 +158,7 @@ class Publisher:
                 options.get("confirm_timeout") if timeout is None else timeout,
                 options.get("retry"),
                 options.get("retry_policy"),
+                options.get("connection"),
             )
 
     @contextmanager
@@ -273,10 +274,13 @@ class Publisher:
         timeout: float | None = None,
         retry: bool | None = None,
         retry_policy: Mapping[str, Any] | None = None,
+        connection: Any = None,
     ) -> dict[int, str]:
         """Store the messages, all or none but those whose unique key is held.
 
-        These are returned as ``Broker.publish`` returns them: index -> the task id that holds the key.
+        With ``connection``, a database connection or session of the application's, they are stored in its
+        transaction, by the PostgreSQL engine: they are there when it commits. Those left out are returned as
+        ``Broker.publish`` returns them: index -> the task id that holds the key.
 
         A broker that cannot be reached is tried again as ``task_publish_retry_policy`` says, until
         ``broker_publish_timeout`` (or ``timeout``) seconds have passed in all; then ``OperationalError`` is
@@ -295,7 +299,7 @@ class Publisher:
         if collected is not None:
             collected.extend(publications)
             return {}
-        return self._store(publications, timeout, retry, retry_policy)
+        return self._store(publications, timeout, retry, retry_policy, connection)
 
     def _store(
         self,
@@ -303,8 +307,11 @@ class Publisher:
         timeout: float | None,
         retry: bool | None,
         retry_policy: Mapping[str, Any] | None,
+        connection: Any = None,
     ) -> dict[int, str]:
         conf = self._app.conf
+        if connection is not None:
+            return self._store_within(connection, publications)
         started = time.monotonic()
         try:
             held = self._app.write_broker.publish(publications)
@@ -314,6 +321,21 @@ class Publisher:
             held = self._send_again(
                 publications, exc, started, policy if wanted else None, timeout, bool(retry)
             )
+        if signals.after_task_publish.receivers:
+            self.announce_after(p.message for index, p in enumerate(publications) if index not in held)
+        return held
+
+    def _store_within(self, connection: Any, publications: Sequence[Publication]) -> dict[int, str]:
+        """Store the messages in the transaction of ``connection``."""
+        publish_within = getattr(self._app.write_broker, "publish_within", None)
+        if publish_within is None:
+            raise TypeError(
+                "connection= stores a message in the transaction of a PostgreSQL connection, and "
+                f"{self._app.broker_shown} is another store: messages go over the application's own "
+                "connections there, which are shared and thread-safe. Leave it out, or use another "
+                "Celeriac() for another broker"
+            )
+        held: dict[int, str] = publish_within(connection, publications)
         if signals.after_task_publish.receivers:
             self.announce_after(p.message for index, p in enumerate(publications) if index not in held)
         return held

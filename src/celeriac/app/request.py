@@ -36,6 +36,9 @@ class Context:
     chord: Any = None
     chord_additions: list[Any] | None = None
     """Signatures that are to join the header of the task's chord when it succeeds (``Task.add_to_chord``)."""
+    connection: Any = None
+    """The database connection of a task that is ``transactional``, in its transaction: not to be committed or
+    rolled back by the task."""
     delivery_token: int | None = None
     """Grows with every delivery of this message: a fencing id for stores that can check one."""
     errbacks: list[Any] | None = None

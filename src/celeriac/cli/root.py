@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "queues": ("queues:queues", "Show queues; pause and resume them."),
     "purge": ("queues:purge", "Delete all waiting messages of queues."),
     "dead": ("dead:dead", "List, show, replay and purge dead letters."),
+    "schema": ("schema:schema", "Look at and upgrade the tables of a PostgreSQL store."),
     "report": ("report:report", "Show what a bug report should contain."),
     "shell": ("shell:shell", "Start a Python shell with the application's tasks."),
     "completion": ("completion:completion", "Print the completion script for a shell."),

@@ -18,6 +18,9 @@ ENGINES: dict[str, str] = {
     "rediss": "celeriac.engines.redis",
     "sentinel": "celeriac.engines.redis",
     "unix": "celeriac.engines.redis",
+    "postgresql": "celeriac.engines.postgres",
+    "postgres": "celeriac.engines.postgres",
+    "db+postgresql": "celeriac.engines.postgres",
     "memory": "celeriac.engines.memory",
 }
 """URL scheme -> module with a function ``create(url, options) -> Engine``."""
@@ -29,7 +32,9 @@ def create(url: str, options: Mapping[str, Any] | None = None) -> Engine:
     ``options`` are the broker's or backend's transport options. Raises ``ImproperlyConfigured`` for a
     scheme we have no engine for.
     """
-    scheme = url.partition(":")[0].partition("+")[0].lower()
+    scheme = url.partition(":")[0].lower()
+    if scheme not in ENGINES:
+        scheme = scheme.partition("+")[0]
     try:
         module = ENGINES[scheme]
     except KeyError:

@@ -188,6 +188,9 @@ class Outcome(msgspec.Struct):
     """The concurrency limit under which the lease holds a place, to be freed; with PARK: to wait for."""
     forget_checkpoint: bool = False
     """Delete what :meth:`Coordinator.keep_checkpoint` kept for ``task_id``."""
+    settled: bool = False
+    """It has been carried out already, with the task's own transaction (``Task.transactional``): the worker
+    leaves it out of the exchange. Engines need not look here."""
 
 
 DEAD_REASONS = ("deliveries", "undecodable", "unknown", "rejected", "expired", "revoked", "failed", "lost")

@@ -23,8 +23,8 @@ def readable(descriptors: Collection[int], timeout: float | None) -> list[int]:
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    # Rounded up: waking before the time is a wasted look.
-    return [ready for ready, _ in poll.poll(None if timeout is None else timeout * 1000 + 0.5)]
+    # Rounded up: waking before the time is a wasted look. Not waiting at all stays so.
+    return [ready for ready, _ in poll.poll(timeout * 1000 + 0.5 if timeout else timeout)]
 
 
 def drain(descriptor: int, size: int = 4096) -> bytes:

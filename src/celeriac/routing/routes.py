@@ -20,7 +20,9 @@ OPTIONS: Final = frozenset(
 )  # fmt: skip
 """What else of a call a route can set."""
 
-_CALL_ONLY: Final = frozenset(("retry", "retry_policy", "timeout", "confirm_timeout", "countdown", "eta"))
+_CALL_ONLY: Final = frozenset(
+    ("retry", "retry_policy", "timeout", "confirm_timeout", "countdown", "eta", "connection")
+)
 
 
 class Call(NamedTuple):

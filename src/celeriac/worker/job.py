@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celeriac.app.request import Context
 from celeriac.engines.base import Delivery
 from celeriac.worker.plan import Plan
@@ -12,7 +14,7 @@ class Job:
 
     __slots__ = (
         "armed", "context", "cut", "delivery", "moved", "name", "once", "place", "plan", "soft_hard",
-        "started", "unique",
+        "started", "transaction", "unique",
     )  # fmt: skip
 
     def __init__(self, delivery: Delivery, plan: Plan, context: Context) -> None:
@@ -29,6 +31,8 @@ class Job:
         """What a cancelled coroutine was cancelled for."""
         self.unique = ""
         """The unique key that the task holds until it has ended."""
+        self.transaction: Any = None
+        """What the task does in the broker's own database, if it is ``transactional``."""
         self.place = ""
         """The concurrency limit under which this run holds a place."""
         self.moved = False

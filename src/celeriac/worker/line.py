@@ -48,6 +48,7 @@ class Line:
         if limit and self._order == "round_robin" and len(self.queues) > 1:
             # The queue named first is served first: take turns, or a long one starves the others.
             self.queues.append(self.queues.pop(0))
+        outcomes = [outcome for outcome in outcomes if not outcome.settled]
         if not self.fused and outcomes:
             owed = self._store_apart(outcomes)
             answer = self._exchange([_bare(outcome) for outcome in outcomes], limit)

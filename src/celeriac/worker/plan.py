@@ -48,6 +48,9 @@ class Plan:
         self.on_failure = _overridden(task, "on_failure")
         self.after_return = _overridden(task, "after_return")
         self.places = places(task.max_concurrency)
+        self.transactional = bool(task.transactional)
+        if self.transactional:
+            _check_transactional(task, app)
         self.plain = not self.interval and not self.places
 
     def limits_of(self, timelimit: Any) -> tuple[float, float]:
@@ -84,6 +87,16 @@ def interval(rate: Any) -> float:
             f"a rate limit is a number of tasks a second or text such as '10/s', '10/m', '10/h', not {rate!r}"
         ) from None
     return 1.0 / per_second if per_second > 0 else 0.0
+
+
+def _check_transactional(task: Task[..., Any], app: Celeriac) -> None:
+    if not (app.fused and hasattr(app.broker, "transaction")):
+        raise ImproperlyConfigured(
+            f"{task.name} is transactional: that takes PostgreSQL as broker, with the results in the same "
+            f"database (leave result_backend out), not {app.broker_shown}"
+        )
+    if inspect.iscoroutinefunction(task.run):
+        raise ImproperlyConfigured(f"{task.name} is transactional: its function must not be async")
 
 
 def _overridden(task: Task[..., Any], hook: str) -> Callable[..., Any] | None:

@@ -33,6 +33,7 @@ from celeriac.exceptions import (
     WorkerLostError,
 )
 from celeriac.message import OWN_HEADER, Message, Notes, decode_body, decode_envelope, notes
+from celeriac.worker import transaction
 from celeriac.worker.endings import Endings
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
@@ -251,6 +252,8 @@ class Runner:
         """Run the task and say how it ended. ``call`` runs the body where the pool has a way of its own."""
         outcome = self._run(job, call)
         holds = job.unique or job.place or job.context._checkpoint
+        if job.transaction is not None:
+            return transaction.conclude(self.app, job, self._freed(job, outcome))
         return self._freed(job, outcome) if holds else outcome
 
     def _run(self, job: Job, call: Callable[[Job], Any] | None) -> Outcome:
@@ -260,12 +263,16 @@ class Runner:
         try:
             try:
                 self._before(job)
+                if plan.transactional:
+                    transaction.begin(self.app, job)
                 job.armed = True
                 value = call(job) if call is not None else plan.call(*context.args, **context.kwargs)
                 job.armed = False
             except BaseException as error:
                 job.armed = False
                 return self.endings.raised(job, error)
+            if job.transaction is not None:
+                job.transaction.returned = True
             return self.endings.returned(job, value)
         except Exception as error:
             return self.endings.broke(job, error)
@@ -296,7 +303,8 @@ class Runner:
 
     def interrupted(self, job: Job, error: BaseException) -> Outcome:
         """The outcome of a job whose limit was raised in the moment it ended, outside its own code."""
-        return self._freed(job, self.endings.failed(job, error))
+        outcome = self._freed(job, self.endings.failed(job, error))
+        return outcome if job.transaction is None else transaction.abandon(job, outcome)
 
     def _before(self, job: Job) -> None:
         plan, context = job.plan, job.context

@@ -1,0 +1,105 @@
+"""A task's own transaction, with which its outcome is committed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celeriac.engines.base import Outcome
+from celeriac.engines.postgres.settling import prepare, settle
+from celeriac.engines.postgres.step import Step
+from celeriac.engines.postgres.store import Connection, Store
+from celeriac.exceptions import OperationalError
+
+if TYPE_CHECKING:
+    from celeriac.engines.postgres.store import Handle
+
+_OWNER = "SELECT id FROM @owner WHERE name = %s"
+_LOCK_OWNER = "SELECT id FROM @owner WHERE name = %s FOR UPDATE"
+_HELD = "SELECT 1 FROM @message WHERE state = 1 AND owner = %s AND token = %s"
+_BEGIN = "SELECT @now(), version FROM @state"
+
+
+class TaskTransaction:
+    """An open transaction on a session of its own, and the lease of the message it works for."""
+
+    def __init__(
+        self, store: Store, connection: Connection, handle: Handle, lease: tuple[str, str, int]
+    ) -> None:
+        self.returned = False
+        """Whether the task has returned a value."""
+        self.connection: Handle = handle
+        """For the task."""
+        self._store = store
+        self._session = connection
+        self._owner, _, self._token = lease
+
+    @classmethod
+    def begin(cls, store: Store, lease: tuple[str, str, int]) -> TaskTransaction | None:
+        """Open one; ``None`` if the lease is lost. Raises ``OperationalError``.
+
+        No lock is held while the task runs: who takes the message over must not wait for it. The lease is
+        locked, and looked at again, before the commit.
+        """
+        import psycopg
+
+        session = store.session()
+        try:
+            if not _holds(session, _OWNER, lease[0], lease[2]):
+                session.close()
+                return None
+            handle = session.open()
+            handle.execute("BEGIN")
+        except psycopg.Error as error:
+            raise session.failed(error) from error
+        return cls(store, session, handle, lease)
+
+    def commit(self, outcome: Outcome) -> list[str] | None:
+        """Carry out the outcome and commit; return the chords that are owed now.
+
+        ``None``: the lease was lost, and everything has been rolled back. Raises ``OperationalError`` if
+        nothing was committed.
+        """
+        import psycopg
+
+        handle = self.connection
+        settlement = prepare(outcome)
+        try:
+            if handle.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
+                raise OperationalError(
+                    "a transactional task must leave its transaction open: it was committed, or an error "
+                    "in it was passed over"
+                )
+            now, version = handle.execute(self._store.sql(_BEGIN)).fetchall()[0]
+            work = Step(self._store, handle, now, version)
+            owners = work.run(_LOCK_OWNER, (self._owner,))
+            if not owners:
+                return None
+            refused, owed = settle(work, owners[0][0], self._owner, [settlement])
+            if refused:
+                return None
+            work.finish()
+            handle.execute("COMMIT")
+            return owed
+        except psycopg.Error as error:
+            if not self._was_committed(error):
+                raise self._session.failed(error) from error
+            return []
+        finally:
+            self._session.close()  # rolls back what is open
+
+    def roll_back(self) -> None:
+        """Undo what the task has done."""
+        self._session.close()
+
+    def _was_committed(self, error: Any) -> bool:
+        """Whether a commit whose answer did not come took place: then the lease has gone."""
+        if error.sqlstate is not None or not (self.connection.closed or self.connection.broken):
+            return False
+        with self._store.borrowed() as other:
+            # The lock waits for the broken session's end.
+            return not _holds(other, _LOCK_OWNER, self._owner, self._token)
+
+
+def _holds(session: Connection, find: str, owner: str, token: int) -> bool:
+    rows = session.run(find, (owner,))
+    return bool(rows and session.run(_HELD, (rows[0][0], token)))

@@ -1,0 +1,317 @@
+"""The PostgreSQL engine when connections, server, rights or disk fail, and behind a connection pool."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Outcome, Verdict
+from celeriac.engines.postgres import PostgresEngine
+from celeriac.exceptions import ImproperlyConfigured, OperationalError, StoreFull
+from tests.conformance.helpers import (
+    claim,
+    drain,
+    eventually,
+    ids_of,
+    incarnation,
+    outcome,
+    pub,
+    pubs,
+    record,
+    settle,
+)
+from tests.proxy import Proxy
+from tests.servers import PostgresServer
+
+
+def opened(url: str, **options: object) -> PostgresEngine:
+    engine = create(url, options)
+    assert isinstance(engine, PostgresEngine)
+    return engine
+
+
+def cut_all(server: PostgresServer) -> None:
+    """End every session of the engine's, as an administrator would."""
+    server.run(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'celeriac'"
+    )
+
+
+@pytest.fixture
+def server(postgres_server: PostgresServer) -> PostgresServer:
+    postgres_server.empty()
+    return postgres_server
+
+
+@pytest.fixture
+def proxy(server: PostgresServer) -> Iterator[Proxy]:
+    with Proxy(server.host, server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def engine(server: PostgresServer, proxy: Proxy) -> Iterator[PostgresEngine]:
+    engine = opened(server.url().replace(str(server.port), str(proxy.port)))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def consumer(engine: PostgresEngine) -> Iterator[Consumer]:
+    consumer = engine.attach(incarnation())
+    yield consumer
+    consumer.close()
+
+
+# -- connections -----------------------------------------------------------------------------------------
+
+
+def test_a_session_that_ended_while_idle_is_opened_again_unnoticed(
+    server: PostgresServer, engine: PostgresEngine, consumer: Consumer
+) -> None:
+    engine.publish(pubs("ab"))
+    assert ids_of(claim(consumer, 1)) == ["a"]
+    cut_all(server)
+    time.sleep(0.05)  # older than what is taken to be alive without a look
+    engine.publish([pub("c")])
+    assert ids_of(claim(consumer)) == ["b", "c"]
+
+
+def test_a_publish_whose_answer_is_lost_says_so_and_is_not_repeated(
+    engine: PostgresEngine, proxy: Proxy
+) -> None:
+    engine.publish([pub("a")])
+    proxy.drop_replies()
+    with pytest.raises(OperationalError, match="before the answer came") as raised:
+        engine.publish([pub("b")])
+    assert raised.value.maybe_done
+    assert [engine.depth(["q"])["q"].ready for _ in range(2)] == [2, 2]
+
+
+def test_a_publish_that_cannot_connect_was_not_done(engine: PostgresEngine, proxy: Proxy) -> None:
+    engine.publish([pub("a")])
+    engine.close()
+    proxy.refuse = True
+    with pytest.raises(OperationalError, match="cannot be reached") as raised:
+        engine.publish([pub("b")])
+    assert not raised.value.maybe_done
+    proxy.refuse = False
+    assert engine.depth(["q"])["q"].ready == 1
+
+
+def test_a_settle_whose_answer_is_lost_takes_effect_once(
+    engine: PostgresEngine, consumer: Consumer, proxy: Proxy
+) -> None:
+    engine.publish(pubs("abc"))
+    (first,) = claim(consumer, 1)
+    proxy.drop_replies()
+    with pytest.raises(OperationalError):
+        consumer.exchange([outcome(first, result=record("a"))], ["q"], 1)
+    answer = consumer.repeat()
+    assert answer.refused == []
+    assert ids_of(answer.deliveries) == ["b"]
+    assert engine.depth(["q"])["q"][:3] == (1, 0, 1)
+    assert settle(consumer, outcome(answer.deliveries[0])) == []
+
+
+def test_an_exchange_of_many_statements_that_is_cut_takes_effect_once(
+    server: PostgresServer, engine: PostgresEngine, consumer: Consumer, proxy: Proxy
+) -> None:
+    engine.publish(pubs("ab"))
+    first, second = claim(consumer)
+    outcomes = [outcome(first, Verdict.DELAY, delay=1000.0), outcome(second, publications=[pub("c")])]
+    for _ in range(3):
+        proxy.drop_replies()
+        with pytest.raises(OperationalError):
+            consumer.exchange(outcomes, ["q"], 0) if _ == 0 else consumer.repeat()
+    assert consumer.repeat().refused == []
+    assert engine.depth(["q"])["q"][:3] == (1, 1, 0)
+
+
+def test_a_consumer_sleeps_on_when_its_listening_connection_breaks(
+    server: PostgresServer, engine: PostgresEngine, consumer: Consumer
+) -> None:
+    assert not consumer.wait(["q"], 0.01)
+    cut_all(server)
+    time.sleep(0.05)
+    engine.publish([pub("a")])
+    assert consumer.wait(["q"], 5)
+    assert ids_of(claim(consumer)) == ["a"]
+
+
+def test_results_are_announced_after_the_listening_connection_broke(
+    server: PostgresServer, engine: PostgresEngine
+) -> None:
+    got: list[str] = []
+    subscription = engine.subscribe(["a", "b"], lambda id, payload: got.append(id))
+    engine.store([record("a")])
+    eventually(lambda: got == ["a"])
+    cut_all(server)
+    time.sleep(0.05)
+    engine.store([record("b")])
+    eventually(lambda: got == ["a", "b"])
+    subscription.close()
+
+
+def test_a_forked_child_uses_sessions_of_its_own(engine: PostgresEngine) -> None:
+    engine.publish([pub("a")])
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            engine.publish([pub("b")])
+            engine.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    engine.publish([pub("c")])
+    assert engine.depth(["q"])["q"].ready == 3
+
+
+# -- the server ------------------------------------------------------------------------------------------
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_crashes() -> None:
+    with PostgresServer(durable=True) as server:
+        engine = opened(server.url())
+        consumer = engine.attach(incarnation())
+        engine.publish(pubs("abcd"))
+        first, second = claim(consumer, 2)
+        consumer.exchange([outcome(first, result=record("a"))], ["q"], 0)
+        server.kill()
+        with pytest.raises(OperationalError):
+            consumer.exchange([outcome(second, result=record("b"))], ["q"], 1)
+        with pytest.raises(OperationalError, match="cannot be reached"):
+            engine.publish([pub("x")])
+        server.start()
+        answer = consumer.repeat()
+        assert answer.refused == []
+        assert set(engine.fetch("abcd")) == {"a", "b"}
+        assert answer.deliveries[0].token > second.token, "tokens never go back"
+        assert [*ids_of(answer.deliveries), *drain(consumer)] == ["c", "d"]
+        server.shut_down()
+        with pytest.raises(OperationalError, match=r"cannot be reached|shuts down"):
+            engine.publish([pub("x")])
+        engine.close()
+
+
+def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) -> None:
+    def error(url: str) -> str:
+        engine = opened(url)
+        with pytest.raises(OperationalError) as raised:
+            engine.publish([pub("a")])
+        assert not raised.value.maybe_done
+        assert "secret" not in str(raised.value)
+        return str(raised.value)
+
+    assert "no such database. Create it" in error(server.url("missing"))
+    assert "password is wrong" in error(server.url().replace(":secret@", ":secret1@"))
+    assert "cannot be reached" in error("postgresql://me:secret@127.0.0.1:1/db")
+
+
+def test_missing_rights_are_named(server: PostgresServer) -> None:
+    server.run("DROP ROLE IF EXISTS poor; CREATE ROLE poor LOGIN PASSWORD 'secret'")
+    url = server.url().replace("celeriac:", "poor:")
+    for schema in ("elsewhere", "celeriac"):
+        opened(server.url()).queues()
+        with pytest.raises(OperationalError, match=r"lacks a right\. Grant it"):
+            opened(f"{url}?schema={schema}").publish([pub("a")])
+
+
+def test_a_read_only_server_is_named(server: PostgresServer, engine: PostgresEngine) -> None:
+    engine.publish([pub("a")])
+    server.run("ALTER DATABASE postgres SET default_transaction_read_only = on")
+    try:
+        engine.close()
+        with pytest.raises(OperationalError, match=r"read-only: a standby.*target_session_attrs") as raised:
+            engine.publish([pub("b")])
+        assert not raised.value.maybe_done
+    finally:
+        server.run(
+            "SET transaction_read_only = off; ALTER DATABASE postgres RESET default_transaction_read_only"
+        )
+
+
+def test_a_full_disk_is_store_full(engine: PostgresEngine, server: PostgresServer) -> None:
+    engine.publish([pub("a")])
+    server.run(
+        """CREATE FUNCTION public.full_disk() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON celeriac.payload EXECUTE FUNCTION public.full_disk()"""
+    )
+    try:
+        with pytest.raises(StoreFull, match="disk is full") as raised:
+            engine.publish([pub("b")])
+        assert not raised.value.maybe_done
+    finally:
+        server.run("DROP FUNCTION public.full_disk CASCADE")
+    engine.publish([pub("c")])
+    assert engine.depth(["q"])["q"].ready == 2
+
+
+# -- pools -----------------------------------------------------------------------------------------------
+
+
+def test_behind_a_pool_nothing_is_prepared_and_no_state_is_left(server: PostgresServer) -> None:
+    engine = opened(server.url(pooled="true", poll="0.05"))
+    consumer = engine.attach(incarnation())
+    for _ in range(8):  # libpq's library prepares what comes a sixth time
+        engine.publish(pubs("ab"))
+        deliveries = claim(consumer)
+        assert settle(consumer, *map(outcome, deliveries)) == []
+        settle(consumer, Outcome(1, "q", Verdict.REQUEUE))
+    handle = engine._store.open_handle()
+    own = engine._store._idle[0].handle
+    assert own is not None
+    assert own.execute("SELECT count(*) FROM pg_prepared_statements").fetchall() == [(0,)]
+    assert (
+        own.execute("SHOW synchronous_commit").fetchall()
+        == handle.execute("SHOW synchronous_commit").fetchall()
+    )
+    assert own.execute("SELECT count(*) FROM pg_listening_channels()").fetchall() == [(0,)]
+    handle.close()
+    engine.publish([pub("c")])
+    assert consumer.wait(["q"], 5), "it looks by itself"
+    consumer.close()
+    engine.close()
+
+
+def test_a_pool_s_server_is_listened_to_directly(server: PostgresServer) -> None:
+    engine = opened(server.url(pooled="true", poll="60", listen=f"127.0.0.1:{server.port}"))
+    consumer = engine.attach(incarnation())
+    got: list[str] = []
+    subscription = engine.subscribe(["a"], lambda id, payload: got.append(id))
+    eventually(lambda: server.run("SELECT 1 FROM celeriac.listener"))
+    time.sleep(0.1)
+    engine.store([record("a")])
+    eventually(lambda: got == ["a"])
+    subscription.close()
+    consumer.close()
+    engine.close()
+
+
+# -- URLs ------------------------------------------------------------------------------------------------
+
+
+def test_urls() -> None:
+    engine = opened("db+postgresql://me:pass%40word@host/data?schema=jobs&sslmode=require&sslpassword=x")
+    assert engine.url == "postgresql://me:**@host/data?schema=jobs&sslmode=require"
+    assert "pass%40word@host/data?" in engine._store.location.conninfo
+    assert "sslmode=require" in engine._store.location.conninfo
+    assert "schema" not in engine._store.location.conninfo
+    assert engine.shares_store(opened("postgres://host/data", schema="jobs"))
+    assert not engine.shares_store(opened("postgres://host/data"))
+    for bad in ("schema=No", "synchronous_commit=never", "poll=0", "dead_letters_max=many"):
+        with pytest.raises(ImproperlyConfigured, match="bad PostgreSQL URL"):
+            opened(f"postgresql://host/data?{bad}")
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
+    with pytest.raises(ImproperlyConfigured, match=r"pip install 'celeriac\[postgres\]'"):
+        opened("postgresql://host/data").publish([pub("a")])

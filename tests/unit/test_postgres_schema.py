@@ -1,0 +1,93 @@
+"""The PostgreSQL engine's tables: made once, upgraded under a lock, newer ones refused."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+from celeriac.cli.root import run
+from celeriac.engines import create
+from celeriac.engines.base import Engine
+from celeriac.engines.postgres import schema
+from celeriac.exceptions import SchemaError
+from tests.conformance.helpers import pub
+from tests.servers import PostgresServer
+
+
+@pytest.fixture
+def url(postgres_server: PostgresServer) -> Iterator[str]:
+    yield postgres_server.url(schema="other")
+    postgres_server.run("DROP SCHEMA IF EXISTS other CASCADE")
+
+
+def version(server: PostgresServer) -> object:
+    return server.run("SELECT value FROM other.meta WHERE key = 'schema'")[0][0]
+
+
+def test_many_processes_at_once_make_the_tables_once(postgres_server: PostgresServer, url: str) -> None:
+    engines: list[Engine] = [create(url) for _ in range(6)]
+    errors: list[BaseException] = []
+
+    def publish(engine: Engine) -> None:
+        try:
+            engine.publish([pub("a")])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=publish, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert engines[0].depth(["q"])["q"].ready == 6
+    assert version(postgres_server) == str(len(schema.MIGRATIONS))
+    for engine in engines:
+        engine.close()
+
+
+def test_an_older_schema_is_used_only_after_its_upgrade(
+    postgres_server: PostgresServer,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+    with pytest.raises(Exception, match="function is missing"):
+        create(url).publish([pub("a")])  # makes version 1, which has no functions
+    monkeypatch.undo()
+    with pytest.raises(SchemaError, match=r"has version 1.*Run `celeriac schema upgrade`"):
+        create(url).publish([pub("a")])
+    with mock.patch.dict(os.environ):  # the command line hands its options on by it
+        assert run(["-b", url, "schema", "show"]) == 0
+        assert run(["-b", url, "schema", "upgrade"]) == 0
+    told = capsys.readouterr().out
+    assert "version 1, needed 2" in told
+    assert "version 1 -> 2" in told
+    assert "secret" not in told
+    engine = create(url)
+    engine.publish([pub("a")])
+    engine.close()
+
+
+def test_a_newer_schema_is_refused(postgres_server: PostgresServer, url: str) -> None:
+    engine = create(url)
+    engine.publish([pub("a")])
+    engine.close()
+    postgres_server.run("UPDATE other.meta SET value = '99' WHERE key = 'schema'")
+    with pytest.raises(SchemaError, match="has version 99, written by a newer Celeriac"):
+        create(url).publish([pub("a")])
+
+
+def test_two_schemas_are_two_stores(postgres_server: PostgresServer, url: str) -> None:
+    postgres_server.empty()
+    other, usual = create(url), create(postgres_server.url())
+    other.publish([pub("a")])
+    assert usual.depth(["q"])["q"].ready == 0
+    assert other.depth(["q"])["q"].ready == 1
+    for engine in (other, usual):
+        engine.close()
