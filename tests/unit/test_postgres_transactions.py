@@ -143,7 +143,7 @@ def test_a_sleeping_consumer_hears_of_the_commit(app: Celeriac, postgres_server:
 
 def test_another_store_or_thing_is_refused_with_the_remedy(app: Celeriac, tmp_path: Any) -> None:
     other = Celeriac("other", broker=f"sqlite:///{tmp_path}/x.db", set_as_current=False)
-    with pytest.raises(TypeError, match="connection= stores a message in the transaction of a PostgreSQL"):
+    with pytest.raises(TypeError, match="connection= is not supported on sqlite"):
         other.send_task("add", (1, 2), connection=object())
     with pytest.raises(TypeError, match="is no open connection to PostgreSQL"):
         app.send_task("add", (1, 2), connection=object())

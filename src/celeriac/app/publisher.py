@@ -330,10 +330,10 @@ class Publisher:
         publish_within = getattr(self._app.write_broker, "publish_within", None)
         if publish_within is None:
             raise TypeError(
-                "connection= stores a message in the transaction of a PostgreSQL connection, and "
-                f"{self._app.broker_shown} is another store: messages go over the application's own "
-                "connections there, which are shared and thread-safe. Leave it out, or use another "
-                "Celeriac() for another broker"
+                f"connection= is not supported on {self._app.broker_shown}: it stores a message in the "
+                "transaction of a PostgreSQL connection. Elsewhere messages go over the application's own "
+                "connections, which are shared and thread-safe. Leave it out, or use another Celeriac() for "
+                "another broker"
             )
         held: dict[int, str] = publish_within(connection, publications)
         if signals.after_task_publish.receivers:
