@@ -20,7 +20,19 @@ def open_broker(app: Celeriac, url: str | None) -> Broker:
     options = {**_store_options(conf, url), **(conf.broker_transport_options or {})}
     if conf.broker_use_ssl:
         options.setdefault("ssl", conf.broker_use_ssl)
+    if url.startswith(("amqp", "pyamqp")):
+        options = {**_amqp_options(conf), **options, "queues": lambda: app.queues}
     return engines.create(url, options)
+
+
+def _amqp_options(conf: Settings) -> dict[str, Any]:
+    """The settings that concern RabbitMQ alone."""
+    return {
+        "delay_queue_type": conf.broker_native_delayed_delivery_queue_type,
+        "failover_strategy": conf.broker_failover_strategy,
+        "heartbeat": conf.broker_heartbeat,
+        "login_method": conf.broker_login_method,
+    }
 
 
 def tracks_queued(conf: Settings, url: str) -> bool:

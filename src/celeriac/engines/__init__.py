@@ -19,6 +19,9 @@ ENGINES: dict[str, str] = {
     "sentinel": "celeriac.engines.redis",
     "unix": "celeriac.engines.redis",
     "memory": "celeriac.engines.memory",
+    "amqp": "celeriac.engines.rabbitmq",
+    "amqps": "celeriac.engines.rabbitmq",
+    "pyamqp": "celeriac.engines.rabbitmq",
 }
 """URL scheme -> module with a function ``create(url, options) -> Engine``."""
 
