@@ -6,11 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import RedisServer
+from tests.servers import RabbitServer, RedisServer
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A private Redis for the whole session, without persistence; tests clean up after themselves."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A private RabbitMQ for the whole session; each test takes a virtual host of its own."""
+    with RabbitServer() as server:
         yield server

@@ -57,7 +57,7 @@ def _children_of(pid: int) -> list[int]:
 class Site:
     """One broker with an application for the test and workers on demand."""
 
-    def __init__(self, broker: str, tmp_path: Path) -> None:
+    def __init__(self, broker: str, tmp_path: Path, backend: str | None = None) -> None:
         self.broker = broker
         self.journal_path = tmp_path / "journal"
         self.journal_path.touch()
@@ -68,8 +68,10 @@ class Site:
             "TEST_JOURNAL": str(self.journal_path),
             "PYTHONUNBUFFERED": "1",
         }
+        if backend is not None:
+            self.env["TEST_BACKEND"] = backend
         self.conf: dict[str, Any] = {}
-        self.app = Celeriac("client", broker=broker, set_as_current=False)
+        self.app = Celeriac("client", broker=broker, backend=backend, set_as_current=False)
 
     def worker(self, *arguments: str, ready: bool = True, **conf: Any) -> WorkerProcess:
         env = {**self.env, "TEST_CONF": json.dumps({**self.conf, **conf})}
@@ -117,10 +119,14 @@ class Site:
         self.app.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "rabbitmq"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """A fresh broker with results in the same store."""
-    if request.param == "sqlite":
+    """A fresh broker with results in the same store; RabbitMQ's are in SQLite."""
+    backend = None
+    if request.param == "rabbitmq":
+        broker = request.getfixturevalue("rabbit_server").fresh_url()
+        backend = f"sqlite:///{tmp_path}/results.db"
+    elif request.param == "sqlite":
         broker = f"sqlite:///{tmp_path}/queue.db"
     else:
         server: RedisServer = request.getfixturevalue("redis_server")
@@ -128,6 +134,6 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
         redis.Redis.from_url(server.url()).flushall()
         broker = server.url()
-    site = Site(broker, tmp_path)
+    site = Site(broker, tmp_path, backend)
     yield site
     site.close()

@@ -139,16 +139,20 @@ class Buffer:
         if entry.bucket:
             self._again[entry.bucket] = (time.monotonic(), _FIRST_PAUSE / 2)
 
-    def drain(self) -> list[Entry]:
-        """Take everything out, the oldest first."""
-        entries = [*self._suspects]
-        for line in (*self._lines.values(), *self._parked.values()):
-            entries.extend(line)
+    def take_unmarked(self) -> list[Entry]:
+        """Take out what is simply in line, the oldest first."""
+        entries = [entry for line in self._lines.values() for entry in line]
+        self._lines.clear()
+        self.count -= len(entries)
+        return sorted(entries, key=lambda entry: entry.tag)
+
+    def clear(self) -> None:
+        """Forget everything."""
         self._lines.clear()
         self._suspects.clear()
         self._parked.clear()
+        self._again.clear()
         self.count = 0
-        return sorted(entries, key=lambda entry: entry.tag)
 
     def _take_parked(self, now: float) -> Entry | None:
         for bucket, line in self._parked.items():

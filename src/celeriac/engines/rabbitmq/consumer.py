@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
-NACK: Final = (60, 120)
-"""basic.nack, which py-amqp has no method for."""
 
 
 class RabbitConsumer:
@@ -214,7 +212,7 @@ class RabbitConsumer:
             taken.append((outcome, entry))
             if outcome.publications:
                 parcels += self._broker.parcels(session, outcome.publications)
-            if outcome.verdict not in (Verdict.ACK, Verdict.GIVE_BACK, Verdict.PARK):
+            if outcome.verdict not in (Verdict.ACK, Verdict.PARK):
                 parcels.append(self._onward(session, outcome, entry))
         if parcels:
             self._broker.post(session, parcels)
@@ -232,16 +230,18 @@ class RabbitConsumer:
             return
         self._buffer.admitted(entry)
         if outcome.verdict is Verdict.GIVE_BACK:
-            if entry.note is not None:
-                entry.note.started = ""
-                ledger.write(session, entry.task_id, entry.note, self._broker.publish_timeout)
-            self._return([entry.tag])
-            return
-        if entry.note is not None:
+            self._never_started(session, entry)
+        elif entry.note is not None:
             ledger.erase(session, entry.task_id)
         if outcome.unique:
             keys.release(session, outcome.unique, outcome.task_id)
         acks.add(entry.tag)
+
+    def _never_started(self, session: Session, entry: Entry) -> None:
+        """Take back what was noted when the message was handed out; what it went through before stays true."""
+        if entry.note is not None:
+            entry.note.started = ""
+            ledger.write(session, entry.task_id, entry.note, self._broker.publish_timeout)
 
     def _onward(self, session: Session, outcome: Outcome, entry: Entry) -> Parcel:
         """The message that takes this one's place: a dead letter, a later attempt, the back of the line."""
@@ -266,35 +266,37 @@ class RabbitConsumer:
                 self._channel.send_method(spec.Basic.Ack, "Lb", (tag, False))
             del self._open[tag]
 
-    def _return(self, tags: Sequence[int]) -> None:
-        for tag in tags:
-            self._channel.send_method(NACK, "Lbb", (tag, False, True))
-            self._open.pop(tag, None)
-
     def return_buffered(self) -> int:
         """Give back what nobody here starts because a task takes its time; nothing is pushed meanwhile.
 
-        Called by the keeper. Returns how many messages that were.
+        Called by the keeper. Returns how many messages that were. They are sent again and then acked: what
+        is returned with basic.nack comes back marked as redelivered, as what a dead worker held does, and
+        on a quorum queue counts towards a limit after which the server drops it.
         """
         with self._lock:
-            if self._session is None or not self._buffer.count:
+            session = self._session
+            if session is None or not self.busy:
                 return 0
             try:
                 for tag, _ in self._tags.values():
                     self._channel.basic_cancel(tag)
                 self._tags.clear()
-                self._session.link.pump()
-                entries = self._buffer.drain()
-                self._return([entry.tag for entry in entries])
+                session.link.pump()
+                entries = self._buffer.take_unmarked()
+                self._broker.post(
+                    session, [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries]
+                )
+                if entries:
+                    self._ack({entry.tag for entry in entries})
                 return len(entries)
-            except FAILURES as error:
+            except (*FAILURES, CeleriacError) as error:
                 self._given_up(error, "give back")
                 return 0
 
     @property
     def buffered(self) -> int:
-        """How many messages have arrived and were not handed out."""
-        return self._buffer.count
+        """How many messages have arrived that another could start now."""
+        return self._buffer.count - self._buffer.kept
 
     def beat(self) -> None:
         """Send a heartbeat, if there is a connection."""
@@ -390,4 +392,4 @@ class RabbitConsumer:
         self._out.clear()
         self._open.clear()
         self._tags.clear()
-        self._buffer.drain()
+        self._buffer.clear()
