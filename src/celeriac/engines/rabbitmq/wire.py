@@ -45,7 +45,9 @@ def to_wire(message: Message, priority: int | None = None) -> Any:
     if message.headers.get("expires") is not None:
         properties.pop("expiration", None)
     properties.setdefault("delivery_mode", 2)
-    properties["priority"] = min(255, max(0, int(properties.get("priority") or priority or 0)))
+    urgent = int(properties.pop("priority", None) or priority or 0)
+    if urgent > 0:  # Celery writes none where none was asked for
+        properties["priority"] = min(255, urgent)
     made = Content(
         message.body,
         content_type=message.content_type,
