@@ -79,6 +79,7 @@ class InteropSite:
     def __init__(self, server: RedisServer, folder: Path, broker: str | None = None) -> None:
         self.server = server
         self.broker = broker or server.url()
+        self.backend = server.url()
         self.journal_path = folder / "journal"
         self.journal_path.touch()
         self.clients: dict[str, Client] = {}
@@ -93,7 +94,7 @@ class InteropSite:
             **os.environ,
             "INTEROP_LIBRARY": library,
             "INTEROP_BROKER": self.broker,
-            "INTEROP_BACKEND": self.server.url(),
+            "INTEROP_BACKEND": self.backend,
             "INTEROP_JOURNAL": str(self.journal_path),
             "INTEROP_CONF": json.dumps(conf),
             "PYTHONUNBUFFERED": "1",

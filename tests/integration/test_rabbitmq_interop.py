@@ -6,6 +6,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,27 @@ def _typed(value: Any) -> Any:
     if isinstance(value, list):
         return [_typed(item) for item in value]
     return type(value).__name__, value
+
+
+@pytest.mark.parametrize(("client", "worker"), [("celery", "celeriac"), ("celeriac", "celery")])
+def test_results_by_rpc_reach_the_other_librarys_client(
+    rabbit_server: RabbitServer, tmp_path: Path, client: str, worker: str
+) -> None:
+    with RedisServer() as redis:
+        site = InteropSite(redis, tmp_path, rabbit_server.fresh_url())
+        site.backend = "rpc://"
+        try:
+            site.worker(worker, "rpc", "-c", "1")
+            code = """
+                results = [call(add, n, n) for n in range(30)]
+                values = [r.get(timeout=10) for r in results]
+                failed = call(boom, "x")
+                try:
+                    failed.get(timeout=10)
+                except ValueError as exc:
+                    values.append(str(exc))
+                answer = values
+            """
+            assert site.client(client).run(code, "rpc") == [2 * n for n in range(30)] + ["x"]
+        finally:
+            site.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from celeriac.exceptions import ImproperlyConfigured
@@ -19,17 +20,29 @@ _ENGINES: weakref.WeakSet[Any] = weakref.WeakSet()
 
 def create(url: str, options: Mapping[str, Any]) -> Any:
     """Return the broker for ``url``, not yet connected. Raises ``ImproperlyConfigured``."""
-    try:
-        import amqp  # noqa: F401
-    except ImportError:
-        raise ImproperlyConfigured(
-            "RabbitMQ needs the library amqp: install it with pip install 'celeriac[rabbitmq]'"
-        ) from None
+    _need_library()
     from celeriac.engines.rabbitmq.broker import RabbitBroker
 
     engine = RabbitBroker(url, options)
     _ENGINES.add(engine)
     return engine
+
+
+def create_rpc(url: str, options: Mapping[str, Any]) -> Any:
+    """Return ``rpc://`` results over the broker at ``url``. Raises ``ImproperlyConfigured``."""
+    _need_library()
+    from celeriac.engines.rabbitmq.rpc import RpcResults
+
+    engine = RpcResults(url, options)
+    _ENGINES.add(engine)
+    return engine
+
+
+def _need_library() -> None:
+    if find_spec("amqp") is None:
+        raise ImproperlyConfigured(
+            "RabbitMQ needs the library amqp: install it with pip install 'celeriac[rabbitmq]'"
+        )
 
 
 def _after_fork() -> None:
