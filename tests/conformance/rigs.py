@@ -20,6 +20,7 @@ from celeriac.engines import create
 from celeriac.engines.base import Consumer, Engine, Publication
 from celeriac.exceptions import OperationalError
 from celeriac.message import Message
+from celeriac.routing.queues import Queues
 
 
 class Rig:
@@ -165,9 +166,38 @@ class RedisRig(Rig):
         return str(self._server.url())
 
 
+class RabbitRig(Rig):
+    name = "rabbitmq"
+    urgent = 9
+    lax = 0
+    unit = 1.0
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        super().__init__(request)
+        self._url = request.getfixturevalue("rabbit_server").fresh_url()
+
+    def url(self) -> str:
+        return str(self._url)
+
+    def options(self) -> Mapping[str, Any]:
+        # A consumer that holds no more than it was asked for, so that tests can say who gets what.
+        return {"exact_prefetch": True, "queues": lambda: Queues(None, "q", max_priority=9)}
+
+    def inject(self, engine: Engine, queue: str, payload: bytes) -> None:
+        from celeriac.engines.rabbitmq.session import Parcel
+        from celeriac.engines.rabbitmq.wire import Content
+
+        broker: Any = engine
+        content = Content(payload, delivery_mode=2)
+        content.prepare()
+        with broker.session("inject") as session:
+            broker.declare(session, queue)
+            session.publish([Parcel("", queue, content)], 5.0)
+
+
 RIGS: dict[str, type[Rig]] = {
     rig.name: rig
-    for rig in (MemoryRig, SQLiteRig, RedisRig)
+    for rig in (MemoryRig, SQLiteRig, RedisRig, RabbitRig)
     if find_spec(f"celeriac.engines.{rig.name}") is not None
 }
 """The engines there are."""

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from celeriac.engines.base import (
@@ -61,21 +61,49 @@ class RabbitBroker:
         self._attached: set[str] = set()
         self._used: set[str] = set()
         self._own: dict[str, set[str]] = {}
+        self._tied: dict[str, dict[Binding, None]] = {}
 
     # -- publishing --------------------------------------------------------------------------------
 
     def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
         """Send messages and wait for the server's confirms, ``publish_timeout`` seconds at most."""
-        with self.session("publish") as session:
-            left_out: dict[int, str] = {}
-            for index, publication in enumerate(batch):
+        taken: list[Publication] = []
+        try:
+            with self.session("publish") as session:
+                left_out = self._take_keys(session, batch, taken)
+                wanted = [p for index, p in enumerate(batch) if index not in left_out] if left_out else batch
+                self.post(session, self.parcels(session, wanted))
+                return left_out
+        except CeleriacError as error:
+            if taken and not getattr(error, "maybe_done", False):
+                self._free_keys(taken)
+            raise
+
+    def _take_keys(
+        self, session: Session, batch: Sequence[Publication], taken: list[Publication]
+    ) -> dict[int, str]:
+        """Take the unique keys of a batch, noting which in ``taken``; return the messages to leave out.
+
+        Key and message are two steps: a message whose key is its own already goes out again, for nobody can
+        tell whether it did before.
+        """
+        left_out: dict[int, str] = {}
+        for index, publication in enumerate(batch):
+            if publication.unique is None:
+                continue
+            holder = keys.acquire(session, publication.unique, _id(publication))
+            if holder is None:
+                taken.append(publication)
+            else:
+                left_out[index] = holder
+        return left_out
+
+    def _free_keys(self, taken: Sequence[Publication]) -> None:
+        """Give up the keys of messages that were not sent; where the server is away they go by their time."""
+        with suppress(CeleriacError), self.session("free unique keys") as session:
+            for publication in taken:
                 if publication.unique is not None:
-                    holder = keys.acquire(session, publication.unique, _id(publication))
-                    if holder is not None and holder != _id(publication):
-                        left_out[index] = holder
-            wanted = [p for index, p in enumerate(batch) if index not in left_out] if left_out else batch
-            self.post(session, self.parcels(session, wanted))
-            return left_out
+                    keys.release(session, publication.unique.key, _id(publication))
 
     def parcels(self, session: Session, batch: Sequence[Publication]) -> list[Parcel]:
         """The messages of a batch with their addresses, everything they need declared."""
@@ -195,6 +223,7 @@ class RabbitBroker:
             with self.session("sign off") as session:
                 for queue in own:
                     session.desk.queue_delete(queue)
+            self._used -= own
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -264,14 +293,16 @@ class RabbitBroker:
                     self.topology.adopt(binding)
                     self._own.setdefault(node, set()).add(binding.queue)
                 self._used.add(binding.queue)
+                self._tied.setdefault(binding.exchange, {})[binding] = None
                 self.topology.declare_exchange(session, Exchange(binding.exchange, binding.type))
                 self.topology.declare(session, binding.queue)
                 session.desk.queue_bind(binding.queue, binding.exchange, binding.routing_key)
                 self.topology.tie_to_delays(session, binding.queue)
 
     def bindings(self, exchange: str) -> list[Binding]:
-        """An exchange that the application does not declare: whom it leads to only the server knows."""
-        return [Binding(exchange, "fanout", "", "")]
+        """What this process has tied to it. Of an exchange that it does not know, only the server knows whom it
+        leads to: the message is sent there as it is."""
+        return list(self._tied.get(exchange, ())) or [Binding(exchange, "fanout", "", "")]
 
     # -- dead letters ----------------------------------------------------------------------------------
 

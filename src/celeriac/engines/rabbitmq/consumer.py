@@ -103,7 +103,12 @@ class RabbitConsumer:
                     session.link.pump()
                 except FAILURES as error:
                     raise self._given_up(error, "wait") from error
-                if not self._tags or self._buffer.ready(queues, time.monotonic()):
+                try:
+                    if not self._tags:
+                        self._subscribe(session, queues, self.owner.slots)
+                except (*FAILURES, CeleriacError) as error:
+                    raise self._given_up(error, "wait") from error
+                if self._buffer.ready(queues, time.monotonic()):
                     return True
                 end = min(deadline, self._buffer.next_ready(deadline))
             left = end - time.monotonic()
@@ -159,12 +164,14 @@ class RabbitConsumer:
         deliveries: list[Delivery] = []
         if limit:
             self._subscribe(session, queues, limit)
-            if not self._buffer.ready(queues, self.exchanged):
+            if self._broker.exact or not self._buffer.ready(queues, self.exchanged):
                 self._look(session, queues)
             deliveries = self._hand_out(session, queues, limit)
             if self._buffer.count and self._keeper.resting:
                 self._keeper.wake()
-        if self.exchanged - self._proof > PROOF_EVERY:
+            if self._broker.exact:
+                self._unsubscribe()
+        if self._broker.exact or self.exchanged - self._proof > PROOF_EVERY:
             session.alive()
             self._proof = time.monotonic()
         next_due = self._buffer.next_ready(0.0)
@@ -278,9 +285,7 @@ class RabbitConsumer:
             if session is None or not self.busy:
                 return 0
             try:
-                for tag, _ in self._tags.values():
-                    self._channel.basic_cancel(tag)
-                self._tags.clear()
+                self._unsubscribe()
                 session.link.pump()
                 entries = self._buffer.take_unmarked()
                 self._broker.post(
@@ -341,6 +346,11 @@ class RabbitConsumer:
         self._channel.basic_consume(
             queue, tag, callback=arrived, on_cancel=lambda ended: self._cancelled(session, queue, ended)
         )
+
+    def _unsubscribe(self) -> None:
+        for tag, _ in self._tags.values():
+            self._channel.basic_cancel(tag)
+        self._tags.clear()
 
     def _cancelled(self, session: Session, queue: str, tag: str) -> None:
         """The server ended the subscription: the queue is gone. The next exchange declares it again."""

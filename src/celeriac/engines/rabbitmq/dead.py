@@ -12,7 +12,7 @@ from amqp.exceptions import NotFound, ResourceLocked
 
 from celeriac.engines.base import DeadLetter, Outcome
 from celeriac.engines.rabbitmq.session import Parcel, Session
-from celeriac.engines.rabbitmq.wire import Content
+from celeriac.engines.rabbitmq.wire import Content, body_of
 from celeriac.exceptions import OperationalError
 
 QUEUE: Final = "celeriac.dead"
@@ -120,5 +120,5 @@ def _taken(channel: Any) -> Iterator[tuple[DeadLetter, int]]:
     while found is not None:
         about = (found.properties.get("application_headers") or {}).get(_HEADER)
         if isinstance(about, dict):
-            yield DeadLetter(payload=found.body, **about), found.delivery_info["delivery_tag"]
+            yield DeadLetter(payload=body_of(found), **about), found.delivery_info["delivery_tag"]
         found = channel.basic_get(QUEUE)

@@ -92,10 +92,9 @@ class Topology:
         if difference:
             raise mismatch(difference, session.shown)
         for tie in queue.bindings(name):
-            if not tie.exchange.startswith("amq.") or tie.exchange:
-                session.desk.queue_bind(
-                    name, tie.exchange, tie.routing_key, arguments=options.get("binding_arguments")
-                )
+            session.desk.queue_bind(
+                name, tie.exchange, tie.routing_key, arguments=options.get("binding_arguments")
+            )
         session.declared.add(name)
 
     def declare_exchange(self, session: Session, exchange: Exchange) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final
 
 import amqp
@@ -57,7 +58,7 @@ def to_wire(message: Message, priority: int | None = None) -> Any:
     )
     try:
         made.prepare()
-    except (FrameSyntaxError, OverflowError, ValueError, TypeError) as error:
+    except (FrameSyntaxError, OverflowError, ValueError, TypeError, struct.error) as error:
         raise EncodeError(
             f"a header or property of {message.headers.get('task', 'a message')} cannot be written for "
             f"RabbitMQ: {error}. Use text, numbers, dates, lists and dictionaries there"
@@ -75,8 +76,7 @@ def envelope(content: Any, queue: str, redelivered: bool) -> bytes:
     headers = properties.pop("application_headers", None)
     content_type = properties.pop("content_type", None)
     encoding = properties.pop("content_encoding", None)
-    body: Any = content.body
-    raw = body if isinstance(body, bytes) else str(body).encode()
+    raw = body_of(content)
     if headers is None and content_type is None:
         return raw
     headers = headers or {}
@@ -97,6 +97,12 @@ def envelope(content: Any, queue: str, redelivered: bool) -> bytes:
         )
     except EncodeError:
         return raw
+
+
+def body_of(content: Any) -> bytes:
+    """A message's body (py-amqp's empty ones are text)."""
+    body: Any = content.body
+    return body if isinstance(body, bytes) else str(body).encode()
 
 
 def task_id_of(content: Any) -> str:
