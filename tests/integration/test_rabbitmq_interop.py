@@ -48,9 +48,7 @@ __all__ = [
 
 
 @pytest.fixture(scope="module")
-def shared(
-    tmp_path_factory: pytest.TempPathFactory, rabbit_server: RabbitServer
-) -> Iterator[InteropSite]:
+def shared(tmp_path_factory: pytest.TempPathFactory, rabbit_server: RabbitServer) -> Iterator[InteropSite]:
     """A RabbitMQ with one client of each library; results in a Redis."""
     with RedisServer() as redis:
         site = InteropSite(redis, tmp_path_factory.mktemp("interop"), rabbit_server.fresh_url())

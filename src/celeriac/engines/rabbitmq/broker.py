@@ -105,6 +105,11 @@ class RabbitBroker:
                 if publication.unique is not None:
                     keys.release(session, publication.unique.key, _id(publication))
 
+    def follow_ups(self, session: Session, batch: Sequence[Publication]) -> list[Parcel]:
+        """The parcels of what follows a task; what has no free key is left out."""
+        left_out = self._take_keys(session, batch, [])
+        return self.parcels(session, [p for index, p in enumerate(batch) if index not in left_out])
+
     def parcels(self, session: Session, batch: Sequence[Publication]) -> list[Parcel]:
         """The messages of a batch with their addresses, everything they need declared."""
         made = []
@@ -224,6 +229,9 @@ class RabbitBroker:
                 for queue in own:
                     session.desk.queue_delete(queue)
             self._used -= own
+            for ties in self._tied.values():
+                for tie in [tie for tie in ties if tie.queue in own]:
+                    del ties[tie]
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -412,7 +420,11 @@ def _fresh(payload: bytes) -> Content:
         made.prepare()
         return made
     message.headers.pop("redelivered", None)
-    return to_wire(Message(message.headers, message.properties, message.body, message.content_type, message.content_encoding))
+    return to_wire(
+        Message(
+            message.headers, message.properties, message.body, message.content_type, message.content_encoding
+        )
+    )
 
 
 def _wanted(keys: Sequence[str] | None, queue: str | None) -> Callable[[DeadLetter], bool]:

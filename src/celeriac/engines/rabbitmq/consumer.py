@@ -27,7 +27,8 @@ from celeriac.engines.rabbitmq.session import Parcel, Session
 from celeriac.engines.rabbitmq.topology import whole_seconds
 from celeriac.engines.rabbitmq.wire import to_wire
 from celeriac.engines.readiness import readable
-from celeriac.exceptions import CeleriacError, OperationalError
+from celeriac.exceptions import CeleriacError, EncodeError, OperationalError
+from celeriac.message import encode_envelope
 
 if TYPE_CHECKING:
     from celeriac.engines.rabbitmq.broker import RabbitBroker
@@ -71,6 +72,8 @@ class RabbitConsumer:
             self._unanswered = (outcomes, list(queues), limit)
             try:
                 answer = self._roundtrip(outcomes, queues, limit)
+            except EncodeError:
+                raise  # it was found before anything was sent
             except (*FAILURES, CeleriacError) as error:
                 raise self._given_up(error, "settle and claim") from error
             self._unanswered = None
@@ -209,22 +212,22 @@ class RabbitConsumer:
 
     def _settle(self, session: Session, outcomes: Sequence[Outcome]) -> list[int]:
         refused: list[int] = []
-        taken: list[tuple[Outcome, Entry]] = []
+        taken: dict[int, tuple[Outcome, Entry]] = {}
         parcels: list[Parcel] = []
         for outcome in outcomes:
             entry = self._out.get(outcome.token)
-            if entry is None:
+            if entry is None or entry.queue != outcome.queue or outcome.token in taken:
                 refused.append(outcome.token)
                 continue
-            taken.append((outcome, entry))
+            taken[outcome.token] = outcome, entry
             if outcome.publications:
-                parcels += self._broker.parcels(session, outcome.publications)
+                parcels += self._broker.follow_ups(session, outcome.publications)
             if outcome.verdict not in (Verdict.ACK, Verdict.PARK):
                 parcels.append(self._onward(session, outcome, entry))
         if parcels:
             self._broker.post(session, parcels)
         acks: set[int] = set()
-        for outcome, entry in taken:
+        for outcome, entry in taken.values():
             self._end(session, outcome, entry, acks)
         if acks:
             self._ack(acks)
@@ -254,7 +257,8 @@ class RabbitConsumer:
         """The message that takes this one's place: a dead letter, a later attempt, the back of the line."""
         if outcome.verdict is Verdict.DEAD:
             self._broker.declare_dead(session)
-            return dead.parcel(outcome, entry.payload)
+            payload = entry.payload if outcome.message is None else encode_envelope(outcome.message)
+            return dead.parcel(outcome, payload)
         content = entry.again() if outcome.message is None else to_wire(outcome.message)
         seconds = whole_seconds(outcome.delay, outcome.due) if outcome.verdict is Verdict.DELAY else 0
         return self._broker.address_to(session, entry.queue, content, seconds)

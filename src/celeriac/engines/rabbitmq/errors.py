@@ -74,7 +74,7 @@ _REMEDIES = (
     ),
     (
         lambda error, code, text: (
-            code == 530 and "vhost" in text or isinstance(error, amqp.NotAllowed) and "vhost" in text
+            (code == 530 and "vhost" in text) or (isinstance(error, amqp.NotAllowed) and "vhost" in text)
         ),
         "Check the virtual host at the end of the URL; 'rabbitmqctl add_vhost' makes one",
     ),

@@ -144,7 +144,9 @@ class Session:
             self._waiting.discard(tag)
 
     def _nacked(self, tag: int, multiple: bool) -> None:
-        self._refused |= {waiting for waiting in self._waiting if waiting == tag or (multiple and waiting < tag)}
+        self._refused |= {
+            waiting for waiting in self._waiting if waiting == tag or (multiple and waiting < tag)
+        }
         self._acked(tag, multiple)
 
     def _back(self, error: AMQPError, exchange: str, routing_key: str, content: Any) -> None:
@@ -153,9 +155,7 @@ class Session:
 
 def unroutable(returned: Sequence[tuple[str, str]], shown: str) -> Unroutable:
     """The error for messages that came back."""
-    places = ", ".join(
-        sorted({f"exchange {exchange!r}, routing key {key!r}" for exchange, key in returned})
-    )
+    places = ", ".join(sorted({f"exchange {exchange!r}, routing key {key!r}" for exchange, key in returned}))
     return Unroutable(
         f"{len(returned)} message(s) reached no queue at {shown} ({places}): bind a queue to it (task_queues), "
         "start a worker that declares one, or name a queue with queue=..."
