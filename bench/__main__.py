@@ -19,9 +19,10 @@ from bench.server import PERSISTENCE, Server
 from bench.systems import PEERS, SYSTEMS, System, check_environments
 
 ALL = [
-    "celeriac", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite", "celeriac-sqlite-full", *PEERS,
+    "celeriac", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite", "celeriac-sqlite-full",
+    "celeriac-rabbitmq", *PEERS,
 ]  # fmt: skip
-PLAIN = ["celeriac", "celeriac-sqlite", *PEERS]
+PLAIN = ["celeriac", "celeriac-sqlite", "celeriac-rabbitmq", *PEERS]
 DEFAULT_SYSTEMS = {
     "throughput": ALL,
     "enqueue": ["celeriac", "celeriac-tracked", *PLAIN[1:]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -12,12 +13,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.server import Server
+from tests.servers import RabbitServer
 
 ROOT = Path(__file__).parent.parent
 OURS = Path(sys.executable)
@@ -76,6 +78,8 @@ class System:
     package: str = ""
     sqlite: str | None = None
     """For ours: the query of the SQLite URL to run on instead of Redis."""
+    rabbitmq: bool = False
+    """Messages are on RabbitMQ; results stay in Redis."""
 
     @property
     def ours(self) -> bool:
@@ -158,7 +162,17 @@ def fresh_stores(system: System, server: Server | None, port: int | None = None)
         return
     assert server is not None
     server.client().flushall()
-    yield Stores(server.url(0, port), server.url(1, port), server)
+    broker = _rabbit().fresh_url() if system.rabbitmq else server.url(0, port)
+    yield Stores(broker, server.url(1, port), server)
+
+
+@cache
+def _rabbit() -> RabbitServer:
+    """A private RabbitMQ for all measurements that want one; each takes a virtual host of its own."""
+    server = RabbitServer()
+    server.start()
+    atexit.register(server.stop)
+    return server
 
 
 # -- how many are done -------------------------------------------------------------------------------
@@ -233,6 +247,20 @@ SYSTEMS = {
         _ours("celeriac-tracked", 15_000, module="celeriac_tracked_app", note="task_track_queued on"),
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"
+        ),
+        replace(
+            _ours("celeriac-rabbitmq", 8_000, note="RabbitMQ, results in Redis"), rabbitmq=True
+        ),
+        System(
+            "celery-rabbitmq",
+            "celery_app",
+            THEIRS,
+            _CELERY + _CELERY_QUIET,
+            _result_keys,
+            1000,
+            note="RabbitMQ, results in Redis; prefork, acks late",
+            package="celery",
+            rabbitmq=True,
         ),
         _ours("celeriac-sqlite-full", 8_000, sqlite="?synchronous=FULL", note="SQLite, all at FULL"),
         System(
@@ -322,7 +350,7 @@ SYSTEMS = {
         ),
     )
 }
-PEERS = ("celery", "huey", "dramatiq", "taskiq", "saq", "rq")
+PEERS = ("celery", "celery-rabbitmq", "huey", "dramatiq", "taskiq", "saq", "rq")
 
 
 def check_environments(systems: list[System]) -> None:

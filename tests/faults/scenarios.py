@@ -19,6 +19,7 @@ from tests.faults.chord_stage import Stage
 from tests.faults.field import LEASE, Field, Stuck, await_true
 from tests.faults.ledger import Entry
 from tests.faults.project import job, poison
+from tests.faults.rabbit_stage import rabbitmq
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -414,5 +415,6 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (messages, 2_000),
         (chords, 600),
     ],
+    "rabbitmq": [(rabbitmq, 20_000)],
 }
 """For each engine: scenario and number of tasks of the long form."""

@@ -19,6 +19,7 @@ SHORT = {
     "disk": 600,
     "memory": 600,
     "chords": 36,
+    "rabbitmq": 600,
 }
 
 
