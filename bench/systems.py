@@ -18,8 +18,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.server import Server
 from tests.servers import RabbitServer
+
+from bench.server import Server
 
 ROOT = Path(__file__).parent.parent
 OURS = Path(sys.executable)
@@ -248,9 +249,7 @@ SYSTEMS = {
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"
         ),
-        replace(
-            _ours("celeriac-rabbitmq", 8_000, note="RabbitMQ, results in Redis"), rabbitmq=True
-        ),
+        replace(_ours("celeriac-rabbitmq", 8_000, note="RabbitMQ, results in Redis"), rabbitmq=True),
         System(
             "celery-rabbitmq",
             "celery_app",

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 _HOSTS_AT_ONCE = 20
+_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 
 START_TIMEOUT = 20.0
 """Seconds a server may take until it answers."""
@@ -354,8 +355,8 @@ class RabbitServer:
             "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
             "RABBITMQ_PID_FILE": f"{folder}/pid",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_CTL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none " + _LOOPBACK,
+            "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK,
         }
 
     def _wait_until_up(self) -> None:

@@ -62,7 +62,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "settle::delay_delivers_the_old_envelope_again_later",
         "settle::delay_until_a_due_time",
     ),
-    "What a consumer holds is its connection's: it comes back by itself when that ends, in no promised order, and nobody else can touch it.": (
+    "What a consumer holds comes back by itself when its connection ends; nobody else can touch it.": (
         "bindings::a_dead_node_s_own_queues_go_with_it_and_not_those_of_its_next_life",
         "looking::purge_deletes_what_is_not_leased",
         "lost_owners::a_dead_process_on_this_host_is_recovered_at_once",
@@ -88,7 +88,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "settle::what_the_agent_gave_back_its_owner_cannot_settle",
         "wait::whatever_makes_a_message_ready_wakes",
     ),
-    "An ack has no answer: after a lost connection its outcomes count as refused, and results tell what was done.": (
+    "An ack has no answer: after a lost connection its outcomes count as refused.": (
         "lost_owners::release_is_safe_to_repeat_and_fences_the_owner",
         "settle::a_claim_whose_answer_is_lost_is_answered_again",
         "settle::a_retry_whose_answer_is_lost_is_delayed_once",
@@ -98,7 +98,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "settle::exchanges_go_on_after_a_repeat",
         "settle::the_repeat_s_answer_may_be_lost_as_well",
     ),
-    "What is given back goes to the end of the line: returned with basic.nack it would count as a failed delivery.": (
+    "What is given back goes to the end of the line: a basic.nack would count as a failed delivery.": (
         "claim::a_message_given_back_returns_to_its_lane",
         "settle::give_back_changes_nothing_in_the_envelope",
         "settle::give_back_keeps_the_place_in_line",
@@ -141,7 +141,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "claim::the_envelope_arrives_byte_for_byte",
         "lost_owners::a_loss_keeps_the_rest_of_the_envelope",
     ),
-    "A broadcast cannot be delayed; an exchange that is not there is an error; the server counts consumers.": (
+    "A broadcast is not delayed, a missing exchange is an error, the server counts consumers.": (
         "bindings::a_delayed_broadcast_waits_in_each_queue",
         "bindings::there_are_no_consumers_beside_the_nodes",
         "bindings::without_a_bound_queue_a_broadcast_reaches_nobody",

@@ -1,5 +1,6 @@
 """The field on RabbitMQ, with results in Redis: what the server does with a lost connection is not ours to
-fence, so the judgement is its own: every acknowledged task has a result, and none that must run once ran twice.
+fence, so the judgement is its own: every acknowledged task has a result, and none that must run once ran
+twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tests.servers import RabbitServer, RedisServer
 class RabbitField(Field):
     """Two nodes and the producers, each with its own way to the server."""
 
-    def __init__(self, server: RabbitServer, ways: list[Proxy], backend: str, folder: Path, seed: int) -> None:
+    def __init__(
+        self, server: RabbitServer, ways: list[Proxy], backend: str, folder: Path, seed: int
+    ) -> None:
         urls = [server.url(), *(server.url(port=way.port) for way in ways)]
         conf = {
             "result_backend": backend,

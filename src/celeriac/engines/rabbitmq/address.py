@@ -106,7 +106,7 @@ def _host(url: str, options: Mapping[str, Any]) -> Host:
 
 
 def _tls(given: Any, secure: bool, hostname: str) -> Any:
-    """py-amqp's TLS options: ``broker_use_ssl``; the server's certificate is checked unless it says not to."""
+    """py-amqp's TLS options: ``broker_use_ssl``; the certificate is checked unless it says not to."""
     if not given and not secure:
         return False
     options = dict(given) if isinstance(given, Mapping) else {}

@@ -30,7 +30,7 @@ from celeriac.engines.rabbitmq.session import Parcel, Session, unroutable
 from celeriac.engines.rabbitmq.topology import TOP, Topology, exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import Content, to_wire
 from celeriac.exceptions import CeleriacError, DecodeError, ImproperlyConfigured, OperationalError
-from celeriac.message import Message, decode_envelope
+from celeriac.message import decode_envelope
 from celeriac.routing.queues import Exchange
 
 DAY: Final = 86400.0
@@ -128,8 +128,8 @@ class RabbitBroker:
                     continue
             if not publication.queue:
                 raise ImproperlyConfigured(
-                    f"a message to exchange {publication.exchange!r} cannot be delayed on RabbitMQ: only queues "
-                    "can be the goal of a delay. Name one with queue=..."
+                    f"a message to exchange {publication.exchange!r} cannot be delayed on RabbitMQ: only "
+                    "queues can be the goal of a delay. Name one with queue=..."
                 )
             made.append(self.address_to(session, publication.queue, content, seconds))
         return made
@@ -286,8 +286,8 @@ class RabbitBroker:
     def pause(self, queue: str) -> None:
         """Raises ``ImproperlyConfigured``: there is nowhere to keep it that every worker would look at."""
         raise ImproperlyConfigured(
-            f"RabbitMQ cannot pause the queue {queue!r}: stop the workers that take from it, or use a broker_url "
-            "of SQLite, Redis or PostgreSQL"
+            f"RabbitMQ cannot pause the queue {queue!r}: stop the workers that take from it, or use a "
+            "broker_url of SQLite, Redis or PostgreSQL"
         )
 
     def resume(self, queue: str) -> None:
@@ -308,8 +308,8 @@ class RabbitBroker:
                 self.topology.tie_to_delays(session, binding.queue)
 
     def bindings(self, exchange: str) -> list[Binding]:
-        """What this process has tied to it. Of an exchange that it does not know, only the server knows whom it
-        leads to: the message is sent there as it is."""
+        """What this process has tied to it. Of an exchange that it does not know, only the server knows
+        whom it leads to: the message is sent there as it is."""
         return list(self._tied.get(exchange, ())) or [Binding(exchange, "fanout", "", "")]
 
     # -- dead letters ----------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ class RabbitBroker:
         return found[::-1][offset : offset + limit]
 
     def replay(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
-        """Put dead letters back in line, the oldest first; each is gone from here when it is confirmed there."""
+        """Put dead letters back in line, the oldest first; they are gone here when confirmed there."""
         with self.session("replay dead letters") as session:
 
             def send(letters: Sequence[DeadLetter]) -> None:
@@ -394,9 +394,9 @@ class RabbitBroker:
         with self.session("look at the server") as session:
             version = str(session.link.server_properties.get("version", "unknown"))
         return [
-            f"RabbitMQ {version} closes the connection of a task that runs longer than its consumer_timeout (30 "
-            "minutes unless rabbitmq.conf says otherwise; clients are not told), and delivers the task again: "
-            "raise it above the longest task"
+            f"RabbitMQ {version} closes the connection of a task that runs longer than its consumer_timeout "
+            "(30 minutes unless rabbitmq.conf says otherwise; clients are not told), and delivers the task "
+            "again: raise it above the longest task"
         ]
 
     def close(self) -> None:
@@ -420,11 +420,8 @@ def _fresh(payload: bytes) -> Content:
         made.prepare()
         return made
     message.headers.pop("redelivered", None)
-    return to_wire(
-        Message(
-            message.headers, message.properties, message.body, message.content_type, message.content_encoding
-        )
-    )
+    fresh: Content = to_wire(message)
+    return fresh
 
 
 def _wanted(keys: Sequence[str] | None, queue: str | None) -> Callable[[DeadLetter], bool]:

@@ -1,7 +1,7 @@
 """A connection to RabbitMQ: py-amqp's, with reads of our own.
 
-py-amqp reads a frame in three system calls and waits inside them. Here bytes are taken as they come, so that a
-worker can wait for the server and its own signals at once, and whatever has arrived is found without waiting.
+py-amqp reads a frame in three system calls and waits inside them. Here bytes are taken as they come, so that
+a worker can wait for the server and its own signals at once, and finds what has arrived without waiting.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Link(amqp.Connection):  # type: ignore[misc]
     @property
     def usable(self) -> bool:
         """Whether nothing has ended it so far, as far as is known here."""
-        return self._transport is not None and bool(self._transport.connected)
+        return bool(self.connected)
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         """Take one frame and act on it; py-amqp waits for answers with this."""
@@ -119,7 +119,7 @@ class Link(amqp.Connection):  # type: ignore[misc]
 
     def drop(self) -> None:
         """Let go of the connection without a word: the server takes its messages back."""
-        transport, self._transport = self._transport, None
+        transport, self._transport = getattr(self, "_transport", None), None
         sock = getattr(transport, "sock", None)
         if sock is not None:
             sock.close()
@@ -199,8 +199,8 @@ class Link(amqp.Connection):  # type: ignore[misc]
     def _block(self, reason: str) -> None:
         self.blocked = True
         logger.error(
-            "RabbitMQ at %s takes no messages: a memory or disk alarm is on (rabbitmqctl status tells which). "
-            "What is sent fails until it is off",
+            "RabbitMQ at %s takes no messages: a memory or disk alarm is on (rabbitmqctl status tells "
+            "which). What is sent fails until it is off",
             self.shown,
         )
 
@@ -223,8 +223,8 @@ class Dialler:
         Each is tried once. Raises ``OperationalError`` with the last one's reason.
         """
         failure: Exception | None = None
-        host = self._next or next(self._hosts)
-        for host in (host, *islice(self._hosts, len(self.address.hosts) - 1)):
+        first = self._next or next(self._hosts)
+        for host in (first, *islice(self._hosts, len(self.address.hosts) - 1)):
             link = Link(host, self.address)
             try:
                 link.open()

@@ -1,8 +1,8 @@
 """One child's connection: what the server has pushed to it, what it has handed out, what it acks.
 
 The server pushes up to the prefetch count; an exchange settles, and hands out of what has arrived. All of it
-is the server's until it is acked: when the connection ends, for whatever reason, what was not acked returns to
-its queue, and every token handed out over it is refused from then on.
+is the server's until it is acked: when the connection ends, for whatever reason, what was not acked returns
+to its queue, and every token handed out over it is refused from then on.
 
 Acks are sent without waiting for an answer (AMQP has none for them). A question to the server at least once a
 second shows that they have arrived; a connection that does not answer is given up.
@@ -248,7 +248,7 @@ class RabbitConsumer:
         acks.add(entry.tag)
 
     def _never_started(self, session: Session, entry: Entry) -> None:
-        """Take back what was noted when the message was handed out; what it went through before stays true."""
+        """Take back what was noted when the message was handed out; what came before stays true."""
         if entry.note is not None:
             entry.note.started = ""
             ledger.write(session, entry.task_id, entry.note, self._broker.publish_timeout)

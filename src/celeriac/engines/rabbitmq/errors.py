@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from amqp import exceptions as amqp
 
@@ -23,29 +21,12 @@ class Unroutable(OperationalError):
     """No queue took a message that was published."""
 
 
-@contextmanager
-def translated(shown: str, doing: str, maybe_done: bool = False) -> Iterator[None]:
-    """Raise what happens in the block as ``OperationalError`` or ``ImproperlyConfigured``.
-
-    ``maybe_done``: the server may have carried out what was asked although the answer did not come.
-    """
-    try:
-        yield
-    except CeleriacError:
-        raise
-    except FAILURES as error:
-        raise translate(error, shown, doing, maybe_done) from error
-
-
 def translate(error: Exception, shown: str, doing: str, maybe_done: bool = False) -> CeleriacError:
     """The error of ours for one of py-amqp's or the system's."""
     code, text = getattr(error, "code", 0), getattr(error, "reply_text", "") or str(error)
-    for found, remedy in _REMEDIES:
-        if found(error, code, text):
-            made = OperationalError(f"cannot {doing} at {shown}: {text}. {remedy}")
-            break
-    else:
-        made = OperationalError(f"cannot {doing} at {shown}: {_words(error)}")
+    remedy = _remedy(error, code, text)
+    said = f"{text}. {remedy}" if remedy else _words(error)
+    made = OperationalError(f"cannot {doing} at {shown}: {said}")
     made.maybe_done = maybe_done
     return made
 
@@ -53,8 +34,8 @@ def translate(error: Exception, shown: str, doing: str, maybe_done: bool = False
 def mismatch(text: str, shown: str) -> ImproperlyConfigured:
     """A queue or exchange is there already and is another one than we would declare."""
     return ImproperlyConfigured(
-        f"at {shown} it exists already with other properties: {text}. Declare it in task_queues as it is there "
-        "(queue_arguments, max_priority, durable, exchange type), or delete it in RabbitMQ when it is empty"
+        f"at {shown} it exists already with other properties: {text}. Declare it in task_queues as it is "
+        "there (queue_arguments, max_priority, durable, exchange type), or delete it there when it is empty"
     )
 
 
@@ -67,28 +48,20 @@ def _words(error: Exception) -> str:
     return text or type(error).__name__
 
 
-_REMEDIES = (
-    (
-        lambda error, code, text: code == 403 or isinstance(error, amqp.AccessRefused),
-        "Check user and password in the URL and the user's rights (rabbitmqctl set_permissions)",
-    ),
-    (
-        lambda error, code, text: (
-            (code == 530 and "vhost" in text) or (isinstance(error, amqp.NotAllowed) and "vhost" in text)
-        ),
-        "Check the virtual host at the end of the URL; 'rabbitmqctl add_vhost' makes one",
-    ),
-    (
-        lambda error, code, text: code == 320 or isinstance(error, amqp.ConnectionForced),
-        "The server or an operator closed the connection: it is opened again",
-    ),
-    (
-        lambda error, code, text: "consumer ack timed out" in text or "delivery acknowledgement" in text,
-        "A task ran longer than the server's consumer_timeout, so its message went back to the queue: raise "
-        "consumer_timeout in rabbitmq.conf (milliseconds) above the longest task, or give the task a time limit",
-    ),
-    (
-        lambda error, code, text: code == 405,
-        "The queue belongs to another connection (it is exclusive): use another name",
-    ),
-)
+def _remedy(error: Exception, code: int, text: str) -> str:
+    if "ack timed out" in text or "delivery acknowledgement" in text:
+        return (
+            "A task ran longer than the server's consumer_timeout, so its message went back to the queue: "
+            "raise consumer_timeout in rabbitmq.conf (milliseconds) above the longest task, or give it a time limit"
+        )
+    if code == 530 and "vhost" in text:
+        return "Check the virtual host at the end of the URL; 'rabbitmqctl add_vhost' makes one"
+    if code == 403 or isinstance(error, amqp.AccessRefused):
+        return "Check user and password in the URL and the user's rights (rabbitmqctl set_permissions)"
+    if code == 404:
+        return "Declare it (task_queues), or start a worker that does"
+    if code == 405:
+        return "It belongs to another connection (it is exclusive): use another name"
+    if code == 320:
+        return "The server or an operator closed the connection: it is opened again"
+    return ""

@@ -17,8 +17,8 @@ _REST_AFTER: Final = 1.0
 
 
 class Keeper:
-    """Keeps one connection while its child is busy. It needs the interpreter now and then: a task whose C code
-    holds it for longer than twice the heartbeat's time makes the server take the connection for dead."""
+    """Keeps one connection while its child is busy. It needs the interpreter now and then: a task whose C
+    code holds it for more than twice the heartbeat's time makes the server take the connection for dead."""
 
     def __init__(self, consumer: RabbitConsumer, heartbeat: float) -> None:
         self._consumer = consumer

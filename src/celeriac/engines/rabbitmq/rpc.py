@@ -1,7 +1,7 @@
 """``rpc://``: results as messages to the process that waits for them, in Celery's form.
 
-Each client has one queue, named as the ``reply_to`` of what it sends. A result reaches that process only, once,
-and is gone with it: there are no chords, no groups that can be restored, and nothing to be looked up by
+Each client has one queue, named as the ``reply_to`` of what it sends. A result reaches that process only,
+once, and is gone with it: there are no chords, no groups that can be restored, and nothing to be looked up by
 another process or by a worker that meets a message again.
 """
 

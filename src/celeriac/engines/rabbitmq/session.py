@@ -111,8 +111,8 @@ class Session:
             raise translate(error, self.shown, "publish", maybe_done=sent) from error
         if self._refused:
             failed = OperationalError(
-                f"{len(self._refused)} of {len(parcels)} message(s) were refused by RabbitMQ at {self.shown}: a "
-                "queue is full (x-max-length with reject-publish) or has lost its majority"
+                f"{len(self._refused)} of {len(parcels)} message(s) were refused at {self.shown}: "
+                "a queue is full (x-max-length with reject-publish) or has lost its majority"
             )
             failed.maybe_done = len(self._refused) < len(parcels)
             raise failed
@@ -157,8 +157,8 @@ def unroutable(returned: Sequence[tuple[str, str]], shown: str) -> Unroutable:
     """The error for messages that came back."""
     places = ", ".join(sorted({f"exchange {exchange!r}, routing key {key!r}" for exchange, key in returned}))
     return Unroutable(
-        f"{len(returned)} message(s) reached no queue at {shown} ({places}): bind a queue to it (task_queues), "
-        "start a worker that declares one, or name a queue with queue=..."
+        f"{len(returned)} message(s) reached no queue at {shown} ({places}): bind a queue to it "
+        "(task_queues), start a worker that declares one, or name a queue with queue=..."
     )
 
 

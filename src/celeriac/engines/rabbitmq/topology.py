@@ -173,7 +173,7 @@ def declare_levels(session: Session, kind: str) -> None:
     for level in range(LEVELS - 1, -1, -1):
         name = f"celery_delayed_{level}"
         desk.exchange_declare(name, "topic", durable=True, auto_delete=False)
-        if session.missing(lambda name=name: session.desk.queue_declare(name, passive=True)):
+        if exists(session, name) is None:
             session.desk.queue_declare(
                 name, durable=True, auto_delete=False, arguments=_level_arguments(level, kind)
             )
@@ -204,8 +204,8 @@ def _check_delayable(queue: str) -> None:
         )
     if not {"*", "#"}.isdisjoint(queue.split(".")):
         raise ImproperlyConfigured(
-            f"the queue {queue!r} cannot get delayed messages on RabbitMQ: '*' and '#' between dots stand for "
-            "any word there. Give it another name"
+            f"the queue {queue!r} cannot get delayed messages on RabbitMQ: '*' and '#' between dots stand "
+            "for any word there. Give it another name"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import amqp
 from amqp.exceptions import FrameSyntaxError
 
+from celeriac.engines.rabbitmq.tables import encode_properties
 from celeriac.exceptions import EncodeError
 from celeriac.message import Message, encode_envelope
 
@@ -29,7 +30,7 @@ class Content(amqp.Message):  # type: ignore[misc]
 
     def prepare(self) -> None:
         """Write the header frame; raises py-amqp's errors for what cannot be written."""
-        self.prepared = super()._serialize_properties()
+        self.prepared = encode_properties(self.properties) or super()._serialize_properties()
 
     def _serialize_properties(self) -> bytes:
         return self.prepared
