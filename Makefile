@@ -35,6 +35,7 @@ faults: .venv/.dev servers
 
 servers:
 	@scripts/need-redis
+	@scripts/need-rabbitmq
 
 clean:
 	rm -rf .venv .celery-venv .bench-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

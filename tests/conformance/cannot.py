@@ -40,6 +40,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "wait::a_paused_queue_does_not_keep_its_sleepers_awake",
     ),
     "A message can be seen only by taking it, delayed and leased ones cannot be seen or taken out at all.": (
+        "settle::a_bad_follow_up_settles_nothing",
         "claim::a_message_that_names_itself_in_its_properties_only",
         "looking::cancel_finds_a_retry",
         "looking::everything_survives_a_reopening",
@@ -142,6 +143,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "lost_owners::a_loss_keeps_the_rest_of_the_envelope",
     ),
     "A broadcast is not delayed, a missing exchange is an error, the server counts consumers.": (
+        "bindings::a_node_that_leaves_takes_its_own_queues_along",
         "bindings::a_delayed_broadcast_waits_in_each_queue",
         "bindings::there_are_no_consumers_beside_the_nodes",
         "bindings::without_a_bound_queue_a_broadcast_reaches_nobody",

@@ -21,6 +21,28 @@ from tests.servers import RedisServer
 HERE = Path(__file__).parent
 
 
+NOT_ON_RABBITMQ = {
+    "test_a_revoked_delayed_task_is_gone_at_once": "delayed messages cannot be taken out: dropped when due",
+    "test_a_frozen_node_is_taken_over_and_refused_when_it_wakes": "see test_rabbitmq.py",
+    "test_quick_tasks_are_not_held_behind_a_slow_one[rabbitmq-hold_interpreter]": "what is pushed to a "
+    "process only it can give back",
+}
+"""Tests of ``site`` that do not run on RabbitMQ, and why not."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what RabbitMQ cannot give."""
+    left_out = {
+        item
+        for item in items
+        if "[rabbitmq" in item.name
+        and not NOT_ON_RABBITMQ.keys().isdisjoint({item.name, item.name.partition("[")[0]})
+    }
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
 class WorkerProcess(LoggedProcess):
     """A ``celeriac worker`` of the tests' project whose log is read as it comes."""
 

@@ -202,7 +202,7 @@ class Runner:
                 self._unlimited.add(job.name)
                 logger.warning(
                     "max_concurrency of %s is not kept: %s cannot count across workers. "
-                    "Set result_backend to SQLite or Redis", job.name, self.app.broker_shown,
+                    "Use SQLite or Redis as broker", job.name, self.app.broker_shown,
                 )  # fmt: skip
             return True
         place, limit, lease = job.plan.place(context), job.plan.places, context.lease

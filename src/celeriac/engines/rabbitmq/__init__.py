@@ -2,7 +2,8 @@
 
 It keeps messages and nothing else: results and what workers must agree on are another store's, the result
 backend's. Options (Celery's transport options): ``heartbeat``, ``login_method``, ``connect_timeout``,
-``read_timeout``, ``ssl``, ``failover_strategy``.
+``read_timeout``, ``ssl``, ``failover_strategy``, and ``consumer_timeout`` (seconds, 1800: the server's, so
+that a worker can warn of tasks that may run longer).
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ class RabbitBroker:
     """The engine's :class:`celeriac.engines.base.Broker`."""
 
     urgencies = HIGHER_FIRST
+    keeps_keys = True
     reaches_leases = False
     """Messages are on the connection of the child that holds them: nobody else can give them back."""
 
@@ -55,6 +56,9 @@ class RabbitBroker:
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
+        self.ack_timeout = float(options.get("consumer_timeout", 1800.0))
+        """Seconds that a task may run before the server takes its message back (``consumer_timeout`` in
+        rabbitmq.conf, there in milliseconds). Clients are not told it: the transport option says it here."""
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._pid = os.getpid()
@@ -388,16 +392,6 @@ class RabbitBroker:
         self._lock = threading.RLock()
         self._attached = set()
         self._close()
-
-    def check(self) -> list[str]:
-        """What about the server endangers messages, in sentences fit for start-up."""
-        with self.session("look at the server") as session:
-            version = str(session.link.server_properties.get("version", "unknown"))
-        return [
-            f"RabbitMQ {version} closes the connection of a task that runs longer than its consumer_timeout "
-            "(30 minutes unless rabbitmq.conf says otherwise; clients are not told), and delivers the task "
-            "again: raise it above the longest task"
-        ]
 
     def close(self) -> None:
         """Close the connection; the engine connects again when it is used."""

@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
@@ -110,6 +111,27 @@ class Link(amqp.Connection):  # type: ignore[misc]
         own = self.fileno()
         ends = [own] if also is None else [own, also]
         return own in readable(ends, timeout)
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """In this block frames are collected and sent in large pieces; the rest at its end."""
+        transport = self.transport
+        send, collected = transport._write, bytearray()
+
+        def collect(data: bytes) -> None:
+            collected.extend(data)
+            if len(collected) > _CHUNK:
+                send(collected)
+                collected.clear()
+
+        with self.write_lock:
+            transport._write = collect
+            try:
+                yield
+                if collected:
+                    send(collected)
+            finally:
+                transport._write = send
 
     def beat(self) -> None:
         """Send a heartbeat. May be called from another thread."""

@@ -52,7 +52,8 @@ def _remedy(error: Exception, code: int, text: str) -> str:
     if "ack timed out" in text or "delivery acknowledgement" in text:
         return (
             "A task ran longer than the server's consumer_timeout, so its message went back to the queue: "
-            "raise consumer_timeout in rabbitmq.conf (milliseconds) above the longest task, or give it a time limit"
+            "raise consumer_timeout in rabbitmq.conf (milliseconds) above the longest task, or give it a "
+            "time limit"
         )
     if code == 530 and "vhost" in text:
         return "Check the virtual host at the end of the URL; 'rabbitmqctl add_vhost' makes one"

@@ -94,18 +94,12 @@ class Session:
         sent = False
         try:
             channel = self._confirming()
-            for number, parcel in enumerate(parcels, 1):
+            for start in range(0, len(parcels), _PUMP_EVERY):
                 sent = True
-                self._sent += 1
-                self._waiting.add(self._sent)
-                channel.send_method(
-                    spec.Basic.Publish,
-                    "Bssbb",
-                    (0, parcel.exchange, parcel.routing_key, parcel.mandatory, False),
-                    parcel.content,
-                )
-                if not number % _PUMP_EVERY:
-                    self.link.pump()
+                with self.link.corked():
+                    for parcel in parcels[start : start + _PUMP_EVERY]:
+                        self._send(channel, parcel)
+                self.link.pump()
             self._await_confirms(deadline)
         except FAILURES as error:
             raise translate(error, self.shown, "publish", maybe_done=sent) from error
@@ -117,6 +111,16 @@ class Session:
             failed.maybe_done = len(self._refused) < len(parcels)
             raise failed
         return self._returned
+
+    def _send(self, channel: Any, parcel: Parcel) -> None:
+        self._sent += 1
+        self._waiting.add(self._sent)
+        channel.send_method(
+            spec.Basic.Publish,
+            "Bssbb",
+            (0, parcel.exchange, parcel.routing_key, parcel.mandatory, False),
+            parcel.content,
+        )
 
     def _await_confirms(self, deadline: float) -> None:
         while self._waiting:

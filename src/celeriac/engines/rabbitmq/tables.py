@@ -71,7 +71,7 @@ def _item(value: Any) -> bytes | None:
     if value is None:
         return b"V"
     if kind is str:
-        data = value.encode("utf-8", "surrogatepass")
+        data: bytes = value.encode("utf-8", "surrogatepass")
         return _text(b"S", len(data)) + data
     if kind is bool:
         return _TRUE if value else _FALSE
