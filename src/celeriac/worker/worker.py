@@ -141,9 +141,9 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
         long = sorted(name for name, limit in limits.items() if limit and limit > patience)
         if long:
             notes.append(
-                f"RabbitMQ delivers a task again that runs longer than its consumer_timeout ({patience:g} s as "
-                f"far as is known), and these may: {', '.join(long[:5])}. Raise it in rabbitmq.conf, and say so "
-                'in broker_transport_options={"consumer_timeout": seconds}'
+                "RabbitMQ delivers a task again that runs longer than its consumer_timeout "
+                f"({patience:g} s as far as is known), and these may: {', '.join(long[:5])}. Raise it in "
+                'rabbitmq.conf, and say so in broker_transport_options={"consumer_timeout": seconds}'
             )
     return notes
 

@@ -17,9 +17,7 @@ from celeriac.settings.kinds import (
 )
 from celeriac.settings.table.rows import own, settled, works
 
-RPC_WAY = (
-    "Results by rpc:// go straight to the client's queue, as in Celery, which does not read this either."
-)
+RPC_WAY = "Results by rpc:// go straight to the client's queue, as Celery's do, and it does not read this."
 RETRIED = "A result store that is away is tried again, with back-off and jitter, until it is back."
 
 ROWS = (
