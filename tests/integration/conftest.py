@@ -26,6 +26,18 @@ NOT_ON_RABBITMQ = {
     "test_a_frozen_node_is_taken_over_and_refused_when_it_wakes": "see test_rabbitmq.py",
     "test_quick_tasks_are_not_held_behind_a_slow_one[rabbitmq-hold_interpreter]": "what is pushed to a "
     "process only it can give back",
+    "test_no_more_run_at_once_than_the_limit_over_two_workers": "max_concurrency needs leases in the store",
+    "test_a_killed_run_goes_on_from_its_checkpoint": "checkpoints need leases in the store",
+    "test_a_purged_queue_frees_its_keys": "a purge does not see what it deletes",
+    "test_a_revoked_delayed_header_task_fails_the_chord": "it is revoked when it is due",
+    "test_stamped_tasks_are_revoked_wherever_they_are": "waiting messages cannot be shown",
+    "test_what_is_no_message_is_kept_as_a_dead_letter": "it looks into the store, or keeps results in the broker",
+    "test_every_signal_of_a_worker": "it looks into the store, or keeps results in the broker",
+    "test_secrets_are_seen_by_the_task_and_by_nobody_else": "it looks into the store, or keeps results in the broker",
+    "test_retries_and_redeliveries_keep_their_signature": "it looks into the store, or keeps results in the broker",
+    "test_chords_are_signed_and_a_forged_part_fails_its_chord": "it looks into the store, or keeps results in the broker",
+    "test_only_signed_messages_run_and_only_signed_results_are_believed": "it looks into the store, or keeps results in the broker",
+    "test_a_result_in_a_format_that_is_not_accepted_is_refused_where_it_is_read": "it looks into the store, or keeps results in the broker",
 }
 """Tests of ``site`` that do not run on RabbitMQ, and why not."""
 

@@ -75,10 +75,11 @@ class Topology:
         if name in session.declared:
             return
         queue = self.queue(name)
-        for exchange, _ in ((queue.exchange, ""), *queue.more):
+        # Who consumes from a worker's own queue need not know what it is tied to: the worker's agent ties it.
+        own = name.startswith("bcast.")
+        for exchange, _ in () if own else ((queue.exchange, ""), *queue.more):
             self.declare_exchange(session, exchange)
         options = queue.options
-        own = name in self._own and name.startswith("bcast.")
         arguments = {"x-expires": _OWN_EXPIRES} if own else _arguments(queue)
         difference = session.differs(
             lambda: session.desk.queue_declare(
@@ -91,7 +92,7 @@ class Topology:
         )
         if difference:
             raise mismatch(difference, session.shown)
-        for tie in queue.bindings(name):
+        for tie in () if own else queue.bindings(name):
             session.desk.queue_bind(
                 name, tie.exchange, tie.routing_key, arguments=options.get("binding_arguments")
             )
