@@ -21,7 +21,9 @@ from tests.servers import RedisServer
 HERE = Path(__file__).parent
 
 
+STORE = "it looks into the store, or keeps results in the broker"
 NOT_ON_RABBITMQ = {
+    "test_a_worker_s_copy_goes_with_it_and_comes_back_after_a_kill": "bindings are told to nobody else",
     "test_a_revoked_delayed_task_is_gone_at_once": "delayed messages cannot be taken out: dropped when due",
     "test_a_frozen_node_is_taken_over_and_refused_when_it_wakes": "see test_rabbitmq.py",
     "test_quick_tasks_are_not_held_behind_a_slow_one[rabbitmq-hold_interpreter]": "what is pushed to a "
@@ -31,13 +33,13 @@ NOT_ON_RABBITMQ = {
     "test_a_purged_queue_frees_its_keys": "a purge does not see what it deletes",
     "test_a_revoked_delayed_header_task_fails_the_chord": "it is revoked when it is due",
     "test_stamped_tasks_are_revoked_wherever_they_are": "waiting messages cannot be shown",
-    "test_what_is_no_message_is_kept_as_a_dead_letter": "it looks into the store, or keeps results in the broker",
-    "test_every_signal_of_a_worker": "it looks into the store, or keeps results in the broker",
-    "test_secrets_are_seen_by_the_task_and_by_nobody_else": "it looks into the store, or keeps results in the broker",
-    "test_retries_and_redeliveries_keep_their_signature": "it looks into the store, or keeps results in the broker",
-    "test_chords_are_signed_and_a_forged_part_fails_its_chord": "it looks into the store, or keeps results in the broker",
-    "test_only_signed_messages_run_and_only_signed_results_are_believed": "it looks into the store, or keeps results in the broker",
-    "test_a_result_in_a_format_that_is_not_accepted_is_refused_where_it_is_read": "it looks into the store, or keeps results in the broker",
+    "test_what_is_no_message_is_kept_as_a_dead_letter": STORE,
+    "test_every_signal_of_a_worker": STORE,
+    "test_secrets_are_seen_by_the_task_and_by_nobody_else": STORE,
+    "test_retries_and_redeliveries_keep_their_signature": STORE,
+    "test_chords_are_signed_and_a_forged_part_fails_its_chord": STORE,
+    "test_only_signed_messages_run_and_only_signed_results_are_believed": STORE,
+    "test_a_result_in_a_format_that_is_not_accepted_is_refused_where_it_is_read": STORE,
 }
 """Tests of ``site`` that do not run on RabbitMQ, and why not."""
 
