@@ -36,6 +36,7 @@ faults: .venv/.dev servers
 servers:
 	@scripts/need-redis
 	@scripts/need-postgres
+	@scripts/need-rabbitmq
 
 clean:
 	rm -rf .venv .celery-venv .bench-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

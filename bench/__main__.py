@@ -20,9 +20,9 @@ from bench.systems import PEERS, SYSTEMS, System, check_environments
 
 ALL = [
     "celeriac", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite", "celeriac-sqlite-full",
-    "celeriac-postgres", "celeriac-postgres-sync", *PEERS,
+    "celeriac-postgres", "celeriac-postgres-sync", "celeriac-rabbitmq", *PEERS,
 ]  # fmt: skip
-PLAIN = ["celeriac", "celeriac-sqlite", "celeriac-postgres", *PEERS]
+PLAIN = ["celeriac", "celeriac-sqlite", "celeriac-postgres", "celeriac-rabbitmq", *PEERS]
 DEFAULT_SYSTEMS = {
     "throughput": ALL,
     "enqueue": ["celeriac", "celeriac-tracked", *PLAIN[1:]],

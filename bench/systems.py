@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -12,10 +13,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.servers import RabbitServer
 
 from bench.server import Server
 
@@ -85,6 +88,8 @@ class System:
     """For ours: the query of the SQLite URL to run on instead of Redis."""
     postgres: str | None = None
     """For ours: the ``synchronous_commit`` of the PostgreSQL to run on instead of Redis."""
+    rabbitmq: bool = False
+    """Messages are on RabbitMQ; results stay in Redis."""
 
     @property
     def ours(self) -> bool:
@@ -174,7 +179,17 @@ def fresh_stores(system: System, server: Server | None, port: int | None = None)
         return
     assert server is not None
     server.client().flushall()
-    yield Stores(server.url(0, port), server.url(1, port), server)
+    broker = _rabbit().fresh_url() if system.rabbitmq else server.url(0, port)
+    yield Stores(broker, server.url(1, port), server)
+
+
+@cache
+def _rabbit() -> RabbitServer:
+    """A private RabbitMQ for all measurements that want one; each takes a virtual host of its own."""
+    server = RabbitServer()
+    server.start()
+    atexit.register(server.stop)
+    return server
 
 
 # -- how many are done -------------------------------------------------------------------------------
@@ -261,6 +276,18 @@ SYSTEMS = {
         ),
         _ours("celeriac-postgres", 30_000, postgres="off", note="PostgreSQL, synchronous_commit=off"),
         _ours("celeriac-postgres-sync", 20_000, postgres="on", note="PostgreSQL, synchronous_commit=on"),
+        replace(_ours("celeriac-rabbitmq", 8_000, note="RabbitMQ, results in Redis"), rabbitmq=True),
+        System(
+            "celery-rabbitmq",
+            "celery_app",
+            THEIRS,
+            _CELERY + _CELERY_QUIET,
+            _result_keys,
+            1000,
+            note="RabbitMQ, results in Redis; prefork, acks late",
+            package="celery",
+            rabbitmq=True,
+        ),
         _ours("celeriac-sqlite-full", 8_000, sqlite="?synchronous=FULL", note="SQLite, all at FULL"),
         System(
             "celery",
@@ -349,7 +376,7 @@ SYSTEMS = {
         ),
     )
 }
-PEERS = ("celery", "huey", "dramatiq", "taskiq", "saq", "rq")
+PEERS = ("celery", "celery-rabbitmq", "huey", "dramatiq", "taskiq", "saq", "rq")
 
 
 def check_environments(systems: list[System]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RabbitServer, RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -20,4 +20,11 @@ def redis_server() -> Iterator[RedisServer]:
 def postgres_server() -> Iterator[PostgresServer]:
     """A private PostgreSQL for the whole session, without fsync; tests use schemas of their own."""
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A private RabbitMQ for the whole session; each test takes a virtual host of its own."""
+    with RabbitServer() as server:
         yield server

@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+_HOSTS_AT_ONCE = 20
+_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
+
 START_TIMEOUT = 20.0
 """Seconds a server may take until it answers."""
 
@@ -378,3 +381,182 @@ def pack(*words: str | bytes | int) -> bytes:
     """A command in Redis' wire format."""
     parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+class RabbitServer:
+    """A RabbitMQ server of our own, as a context manager; it takes some seconds to start.
+
+    Node name, database, ports (AMQP and Erlang's own) and the port mapper (epmd) are its own. The folder with
+    its data outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. ``config`` holds further
+    lines of ``rabbitmq.conf``; the consumer timeout is raised to a day. A missing server binary raises
+    ``RuntimeError``: without it nothing is tested.
+    """
+
+    def __init__(self, *, config: dict[str, str] | None = None) -> None:
+        self.port, self._distribution, self._mapper = free_port(), free_port(), free_port()
+        self.config = config or {}
+        self.node = f"celeriac{self.port}@localhost"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.folder: Path | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._unused: list[str] = []
+        self._made = 0
+
+    def __enter__(self) -> RabbitServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def host(self) -> str:
+        return "127.0.0.1"
+
+    def url(self, vhost: str = "/", port: int | None = None) -> str:
+        """A URL of the server's virtual host."""
+        return f"amqp://guest:guest@{self.host}:{port or self.port}/{vhost}"
+
+    def start(self) -> None:
+        """Start the processes and wait until the server answers."""
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="celeriac-rabbitmq-"))
+            self._configure(self.folder)
+        if self._epmd is None:
+            # Without -daemon it stays our child, so that we end this one and no other.
+            epmd = server_binary("epmd")
+            self._epmd = subprocess.Popen(
+                [epmd, "-port", str(self._mapper), "-address", self.host],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [_rabbit_script("rabbitmq-server")],
+                env=self._environment(),
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the processes and delete the data."""
+        self.kill()
+        if self._epmd is not None:
+            self._epmd.terminate()
+            self._epmd.wait()
+            self._epmd = None
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
+
+    def kill(self) -> None:
+        """End the server as a crash would (SIGKILL), with the helpers of its process group."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def restart(self) -> None:
+        """Crash the server and start it again on the same port with what it had on disk."""
+        self.kill()
+        self.start()
+
+    def fresh_url(self) -> str:
+        """A URL of a virtual host that nobody has used: as good as an empty server, and quick to have."""
+        if not self._unused:
+            names = [f"t{self._made + number}" for number in range(_HOSTS_AT_ONCE)]
+            self._made += _HOSTS_AT_ONCE
+            made = ",".join(f'<<"{name}">>' for name in names)
+            self.eval(
+                f'[begin rabbit_vhost:add(V, <<"t">>), rabbit_auth_backend_internal:set_permissions('
+                f'<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"t">>) end || V <- [{made}]].'
+            )
+            self._unused = names[::-1]
+        return self.url(self._unused.pop())
+
+    def eval(self, expression: str) -> str:
+        """Evaluate an Erlang expression in the server (``rabbitmqctl eval``); takes a second."""
+        return self.control("eval", expression)
+
+    def control(self, *words: str) -> str:
+        """Run ``rabbitmqctl`` against the server and return what it prints; takes a second."""
+        done = subprocess.run(
+            [_rabbit_script("rabbitmqctl"), "-n", self.node, *words],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {' '.join(words)} failed: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _configure(self, folder: Path) -> None:
+        lines = {
+            "listeners.tcp.local": f"{self.host}:{self.port}",
+            "loopback_users": "none",
+            "consumer_timeout": "86400000",
+            "vm_memory_high_watermark.relative": "0.6",
+            "disk_free_limit.absolute": "10MB",
+            "log.file": "false",
+            "log.console": "true",
+            "log.console.level": "warning",
+            **self.config,
+        }
+        text = "".join(f"{key} = {value}\n" for key, value in lines.items())
+        (folder / "rabbitmq.conf").write_text(text)
+        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / ".erlang.cookie").write_text("CELERIACTESTS")
+        (folder / ".erlang.cookie").chmod(0o400)
+
+    def _environment(self) -> dict[str, str]:
+        assert self.folder is not None
+        folder = str(self.folder)
+        return {
+            **os.environ,
+            "HOME": folder,
+            "ERL_EPMD_PORT": str(self._mapper),
+            "ERL_EPMD_ADDRESS": self.host,
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_DIST_PORT": str(self._distribution),
+            "RABBITMQ_NODE_IP_ADDRESS": self.host,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_MNESIA_BASE": folder,
+            "RABBITMQ_LOG_BASE": folder,
+            "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq",
+            "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
+            "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none " + _LOOPBACK,
+            "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK,
+        }
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + 3 * START_TIMEOUT
+        while True:
+            assert self.process is not None
+            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 2) as probe:
+                probe.sendall(b"AMQP\x00\x00\x09\x01")
+                if probe.recv(1) == b"\x01":
+                    return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                assert self.folder is not None
+                log = (self.folder / "log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"rabbitmq-server did not start on port {self.port}:\n{log}")
+            time.sleep(0.05)
+
+
+def _rabbit_script(name: str) -> str:
+    """The path of a program of RabbitMQ's. Debian's wrappers insist on their own user: go around them."""
+    path = Path("/usr/lib/rabbitmq/bin") / name
+    return str(path) if path.exists() else server_binary(name)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from celeriac.engines.base import Consumer, Engine
+from tests.conformance.cannot import CANNOT
 from tests.conformance.helpers import incarnation
 from tests.conformance.rigs import RIGS, Rig
 
@@ -31,3 +32,20 @@ def consumer(engine: Engine) -> Iterator[Consumer]:
     consumer = engine.attach(incarnation())
     yield consumer
     consumer.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what an engine cannot give (``cannot.py``)."""
+    left_out = [item for item in items if _cannot(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _cannot(item: pytest.Item) -> bool:
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    engine = next((value for value in values if isinstance(value, str) and value in CANNOT), "")
+    file = item.path.stem.removeprefix("test_")
+    name = getattr(item, "originalname", item.name).removeprefix("test_")
+    listed = CANNOT.get(str(engine), {})
+    return item.path.parent.name == "conformance" and (file in listed or f"{file}::{name}" in listed)

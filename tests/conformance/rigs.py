@@ -20,6 +20,7 @@ from celeriac.engines import create
 from celeriac.engines.base import Consumer, Engine, Publication
 from celeriac.exceptions import OperationalError
 from celeriac.message import Message
+from celeriac.routing.queues import Queues
 
 
 class Rig:
@@ -179,9 +180,38 @@ class PostgresRig(Rig):
         return str(self._server.url())
 
 
+class RabbitRig(Rig):
+    name = "rabbitmq"
+    urgent = 9
+    lax = 0
+    unit = 1.0
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        super().__init__(request)
+        self._url = request.getfixturevalue("rabbit_server").fresh_url()
+
+    def url(self) -> str:
+        return str(self._url)
+
+    def options(self) -> Mapping[str, Any]:
+        # A consumer that holds no more than it was asked for, so that tests can say who gets what.
+        return {"exact_prefetch": True, "queues": lambda: Queues(None, "q", max_priority=9)}
+
+    def inject(self, engine: Engine, queue: str, payload: bytes) -> None:
+        from celeriac.engines.rabbitmq.session import Parcel
+        from celeriac.engines.rabbitmq.wire import Content
+
+        broker: Any = engine
+        content = Content(payload, delivery_mode=2)
+        content.prepare()
+        with broker.session("inject") as session:
+            broker.declare(session, queue)
+            session.publish([Parcel("", queue, content)], 5.0)
+
+
 RIGS: dict[str, type[Rig]] = {
     rig.name: rig
-    for rig in (MemoryRig, SQLiteRig, RedisRig, PostgresRig)
+    for rig in (MemoryRig, SQLiteRig, RedisRig, PostgresRig, RabbitRig)
     if find_spec(f"celeriac.engines.{rig.name}") is not None
 }
 """The engines there are."""

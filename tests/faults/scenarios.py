@@ -20,6 +20,7 @@ from tests.faults.chord_stage import Stage
 from tests.faults.field import LEASE, Field, Stuck, await_true
 from tests.faults.ledger import Entry
 from tests.faults.project import job, poison
+from tests.faults.rabbit_stage import rabbitmq
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -445,5 +446,6 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (two_beats, 2_000),
         (three_beats, 2_000),
     ],
+    "rabbitmq": [(rabbitmq, 20_000)],
 }
 """For each engine: scenario and number of tasks of the long form."""

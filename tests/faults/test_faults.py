@@ -21,6 +21,7 @@ SHORT = {
     "chords": 36,
     "two_beats": 300,
     "three_beats": 300,
+    "rabbitmq": 600,
 }
 
 

@@ -21,6 +21,42 @@ from tests.servers import PostgresServer, RedisServer
 HERE = Path(__file__).parent
 
 
+STORE = "it looks into the store, or keeps results in the broker"
+NOT_ON_RABBITMQ = {
+    "test_a_worker_s_copy_goes_with_it_and_comes_back_after_a_kill": "bindings are told to nobody else",
+    "test_a_revoked_delayed_task_is_gone_at_once": "delayed messages cannot be taken out: dropped when due",
+    "test_a_frozen_node_is_taken_over_and_refused_when_it_wakes": "see test_rabbitmq.py",
+    "test_quick_tasks_are_not_held_behind_a_slow_one[rabbitmq-hold_interpreter]": "what is pushed to a "
+    "process only it can give back",
+    "test_no_more_run_at_once_than_the_limit_over_two_workers": "max_concurrency needs leases in the store",
+    "test_a_killed_run_goes_on_from_its_checkpoint": "checkpoints need leases in the store",
+    "test_a_purged_queue_frees_its_keys": "a purge does not see what it deletes",
+    "test_a_revoked_delayed_header_task_fails_the_chord": "it is revoked when it is due",
+    "test_stamped_tasks_are_revoked_wherever_they_are": "waiting messages cannot be shown",
+    "test_what_is_no_message_is_kept_as_a_dead_letter": STORE,
+    "test_every_signal_of_a_worker": STORE,
+    "test_secrets_are_seen_by_the_task_and_by_nobody_else": STORE,
+    "test_retries_and_redeliveries_keep_their_signature": STORE,
+    "test_chords_are_signed_and_a_forged_part_fails_its_chord": STORE,
+    "test_only_signed_messages_run_and_only_signed_results_are_believed": STORE,
+    "test_a_result_in_a_format_that_is_not_accepted_is_refused_where_it_is_read": STORE,
+}
+"""Tests of ``site`` that do not run on RabbitMQ, and why not."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what RabbitMQ cannot give."""
+    left_out = {
+        item
+        for item in items
+        if "[rabbitmq" in item.name
+        and not NOT_ON_RABBITMQ.keys().isdisjoint({item.name, item.name.partition("[")[0]})
+    }
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
 class WorkerProcess(LoggedProcess):
     """A ``celeriac worker`` of the tests' project whose log is read as it comes."""
 
@@ -57,7 +93,7 @@ def _children_of(pid: int) -> list[int]:
 class Site:
     """One broker with an application for the test and workers on demand."""
 
-    def __init__(self, broker: str, tmp_path: Path) -> None:
+    def __init__(self, broker: str, tmp_path: Path, backend: str | None = None) -> None:
         self.broker = broker
         self.journal_path = tmp_path / "journal"
         self.journal_path.touch()
@@ -68,8 +104,12 @@ class Site:
             "TEST_JOURNAL": str(self.journal_path),
             "PYTHONUNBUFFERED": "1",
         }
+        if backend is not None:
+            self.env["TEST_BACKEND"] = backend
         self.conf: dict[str, Any] = {}
-        self.app = Celeriac("client", broker=broker, set_as_current=False, beat_scope="project")
+        self.app = Celeriac(
+            "client", broker=broker, backend=backend, set_as_current=False, beat_scope="project"
+        )
 
     def worker(self, *arguments: str, ready: bool = True, **conf: Any) -> WorkerProcess:
         env = {**self.env, "TEST_CONF": json.dumps({**self.conf, **conf})}
@@ -125,14 +165,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what uses ``site`` on every engine that outlives a process."""
     if "site" in metafunc.fixturenames:
         elsewhere = metafunc.module.__name__.rpartition(".")[2] in NOT_ON_POSTGRES
-        engines = ["sqlite", "redis"] if elsewhere else ["sqlite", "redis", "postgres"]
+        engines = ["sqlite", "redis", "rabbitmq", *([] if elsewhere else ["postgres"])]
         metafunc.parametrize("site", engines, indirect=True)
 
 
 @pytest.fixture
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """A fresh broker with results in the same store."""
-    if request.param == "sqlite":
+    """A fresh broker with results in the same store; RabbitMQ's are in SQLite."""
+    backend = None
+    if request.param == "rabbitmq":
+        broker = request.getfixturevalue("rabbit_server").fresh_url()
+        backend = f"sqlite:///{tmp_path}/results.db"
+    elif request.param == "sqlite":
         broker = f"sqlite:///{tmp_path}/queue.db"
     elif request.param == "postgres":
         postgres: PostgresServer = request.getfixturevalue("postgres_server")
@@ -144,6 +188,6 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
         redis.Redis.from_url(server.url()).flushall()
         broker = server.url()
-    site = Site(broker, tmp_path)
+    site = Site(broker, tmp_path, backend)
     yield site
     site.close()

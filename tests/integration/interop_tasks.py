@@ -17,7 +17,7 @@ if os.environ["INTEROP_LIBRARY"] == "celery":
 else:
     import celeriac as library
 
-app = library.Celery("interop", broker=os.environ["INTEROP_BROKER"], backend=os.environ["INTEROP_BROKER"])
+app = library.Celery("interop", broker=os.environ["INTEROP_BROKER"], backend=os.environ["INTEROP_BACKEND"])
 conf = json.loads(os.environ.get("INTEROP_CONF", "{}"))
 broadcast = conf.pop("broadcast", None)
 app.conf.update(conf)

@@ -76,8 +76,10 @@ class Client:
 class InteropSite:
     """A Redis with clients and workers of both libraries."""
 
-    def __init__(self, server: RedisServer, folder: Path) -> None:
+    def __init__(self, server: RedisServer, folder: Path, broker: str | None = None) -> None:
         self.server = server
+        self.broker = broker or server.url()
+        self.backend = server.url()
         self.journal_path = folder / "journal"
         self.journal_path.touch()
         self.clients: dict[str, Client] = {}
@@ -91,7 +93,8 @@ class InteropSite:
         env = {
             **os.environ,
             "INTEROP_LIBRARY": library,
-            "INTEROP_BROKER": self.server.url(),
+            "INTEROP_BROKER": self.broker,
+            "INTEROP_BACKEND": self.backend,
             "INTEROP_JOURNAL": str(self.journal_path),
             "INTEROP_CONF": json.dumps(conf),
             "PYTHONUNBUFFERED": "1",

@@ -324,7 +324,7 @@ def test_stores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "text"), [("rpc://", "rpc:// is not supported"), ("mongodb://x", "no engine for URLs")]
+    ("backend", "text"), [("rpc://", "rpc:// needs RabbitMQ"), ("mongodb://x", "no engine for URLs")]
 )
 def test_backends_that_do_not_exist_are_refused(backend: str, text: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=text):

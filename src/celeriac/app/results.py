@@ -93,7 +93,10 @@ class ResultFormat:
         if state == states.FAILURE and conf.result_failure_expires is not None:
             ttl = conf.result_failure_expires
         payload = self.encode(meta, limited)
-        reply = notes(request.message).reply if request is not None and request.message is not None else None
+        message = request.message if request is not None else None
+        reply = notes(message).reply if message is not None else None
+        if reply is None and message is not None and getattr(self._app.backend, "sends_replies", False):
+            reply = message.properties.get("reply_to")
         return ResultRecord(identifier, state, payload, float(ttl) if ttl else None, reply)
 
     def encode(self, meta: dict[str, Any], limited: bool = True) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from celeriac import engines
+from celeriac import engines, serialization
+from celeriac.app import ids
 from celeriac.app.names import main_module
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.settings import Settings
@@ -77,6 +78,8 @@ class Stores:
         options = {**_store_options(self._app, url), **(conf.broker_transport_options or {})}
         if conf.broker_use_ssl:
             options.setdefault("ssl", conf.broker_use_ssl)
+        if url.startswith(("amqp", "pyamqp")):
+            options = {**_amqp_options(conf), **options, "queues": lambda: self._app.queues}
         return engines.create(url, options)
 
     def _create_backend(self) -> Any:
@@ -88,11 +91,7 @@ class Stores:
         if scheme == "disabled":
             return None
         if scheme == "rpc":
-            raise ImproperlyConfigured(
-                "result_backend rpc:// is not supported: its results are lost with the process that waits "
-                "for them. Leave result_backend out to keep results in the broker's store, or use redis:// "
-                "or sqlite://"
-            )
+            return _open_rpc(app)
         if url == conf.broker_read_url:
             return app.broker
         options = {**_store_options(app, url), **_redis_options(conf, scheme)}
@@ -100,6 +99,40 @@ class Stores:
         if conf.redis_backend_use_ssl:
             options.setdefault("ssl", conf.redis_backend_use_ssl)
         return engines.create(url.replace("cache+memory:", "memory:"), options)
+
+
+def _open_rpc(app: Celeriac) -> Any:
+    """Results as messages to the client, over the broker's server (RabbitMQ only)."""
+    conf = app.conf
+    url = conf.broker_read_url or app.default_url
+    if not url.startswith(("amqp", "pyamqp")):
+        raise ImproperlyConfigured(
+            "result_backend rpc:// needs RabbitMQ as broker_url. Leave result_backend out to keep results in "
+            "the broker's store, or use redis:// or sqlite://"
+        )
+    from celeriac.engines import rabbitmq
+
+    options = {**_amqp_options(conf), **_store_options(app, url), **(conf.broker_transport_options or {})}
+    if conf.broker_use_ssl:
+        options.setdefault("ssl", conf.broker_use_ssl)
+    form = serialization.serializer(conf.result_serializer)
+    options.update(
+        reply_queue=ids.oid,
+        content_type=(form.content_type, form.content_encoding),
+        result_persistent=conf.result_persistent,
+        result_expires=conf.result_expires,
+    )
+    return rabbitmq.create_rpc(url, options)
+
+
+def _amqp_options(conf: Settings) -> dict[str, Any]:
+    """The settings that concern RabbitMQ alone."""
+    return {
+        "delay_queue_type": conf.broker_native_delayed_delivery_queue_type,
+        "failover_strategy": conf.broker_failover_strategy,
+        "heartbeat": conf.broker_heartbeat,
+        "login_method": conf.broker_login_method,
+    }
 
 
 def tracks_queued(conf: Settings, url: str) -> bool:

@@ -56,7 +56,8 @@ def send(
         publication = app.publisher.build(name, args, kwargs, task=task, **options)
         app.publisher.send((publication,), **sending)
         return publication, None
-    if app.coordinator is None or not hasattr(app.write_broker, "holder"):
+    broker = app.write_broker
+    if not (getattr(broker, "keeps_keys", False) or (app.coordinator and hasattr(broker, "holder"))):
         raise ImproperlyConfigured(
             f"{name} is unique or debounced, and {app.broker_shown} keeps no keys: "
             "use SQLite or Redis as broker"

@@ -22,6 +22,9 @@ ENGINES: dict[str, str] = {
     "postgres": "celeriac.engines.postgres",
     "db+postgresql": "celeriac.engines.postgres",
     "memory": "celeriac.engines.memory",
+    "amqp": "celeriac.engines.rabbitmq",
+    "amqps": "celeriac.engines.rabbitmq",
+    "pyamqp": "celeriac.engines.rabbitmq",
 }
 """URL scheme -> module with a function ``create(url, options) -> Engine``."""
 

@@ -277,6 +277,8 @@ class Loss(msgspec.Struct):
 
     counted: bool = True
     mark: str | None = None
+    task_id: str = ""
+    """Whose delivery it was, for stores that keep this beside the message."""
 
 
 class Recovered(NamedTuple):

@@ -263,7 +263,7 @@ class Agent:
 
     def give_back_overrun(self) -> None:
         """Return what waits behind a task that takes longer than a moment."""
-        if self.options.pool in SINGLE_SLOT:
+        if self.options.pool in SINGLE_SLOT and getattr(self.app.broker, "reaches_leases", True):
             now = time.monotonic()
             for record in self.records:
                 if record.unstarted and any(now - running.since > OVERRUN for running in record.running()):

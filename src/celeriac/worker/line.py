@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import logging
 import select
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celeriac import signals
 from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome
+from celeriac.engines.coordinator import Coordinator
 from celeriac.exceptions import OperationalError, StoreFull
 from celeriac.worker.persist import persist
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
 logger = logging.getLogger("celeriac.worker")
+
+ORDERS_INTERVAL = 0.2
+"""Seconds after which a child asks for new orders, where they are kept in another store than messages."""
 
 
 class Line:
@@ -38,6 +43,9 @@ class Line:
         self.queues = list(queues)
         self.wake = wake
         self.fused = app.fused
+        self._orders = _orders_apart(app)
+        self._asked = 0.0
+        self._known = 0
         self._order = (app.conf.broker_transport_options or {}).get("queue_order_strategy", "round_robin")
         if self._order == "sorted":
             self.queues.sort()
@@ -55,9 +63,22 @@ class Line:
             answer.owed.extend(owed)
         else:
             answer = self._exchange(outcomes, limit)
+        if self._orders is not None and limit:
+            answer.version = self._version(self._orders)
         if signals.after_task_publish.receivers and outcomes:
             self._announce(outcomes, answer)
         return answer
+
+    def _version(self, coordinator: Coordinator) -> int:
+        """The control version, asked for now and then where the broker's answers do not bring it."""
+        now = time.monotonic()
+        if now - self._asked > ORDERS_INTERVAL:
+            self._asked = now
+            try:
+                self._known = coordinator.control(self._known).version
+            except OperationalError as error:
+                logger.warning("Could not read the orders, trying again soon: %s", error)
+        return self._known
 
     def _announce(self, outcomes: Sequence[Outcome], answer: Answer) -> None:
         """Tell of the messages that have gone out with these outcomes: what follows, and next attempts."""
@@ -135,6 +156,12 @@ class Line:
         return persist("record parts of chords", lambda: backend.record_parts(parts, self.owner.name))
 
 
+def _orders_apart(app: Celeriac) -> Coordinator | None:
+    """The store of operators' orders, if it is not the broker's."""
+    coordinator: object = app.coordinator
+    return None if coordinator is app.broker else app.coordinator
+
+
 def _bare(outcome: Outcome) -> Outcome:
     """The outcome without what has been stored elsewhere already."""
     return Outcome(
@@ -149,4 +176,6 @@ def _bare(outcome: Outcome) -> Outcome:
         detail=outcome.detail,
         task=outcome.task,
         task_id=outcome.task_id,
+        unique=outcome.unique,
+        place=outcome.place,
     )

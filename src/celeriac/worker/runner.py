@@ -73,6 +73,9 @@ class Runner:
         self.rates: dict[str, str] = {}
         self._unlimited: set[str] = set()
         self.version = 0
+        coordinator: object = app.coordinator
+        self.leased = coordinator is not None and coordinator is app.broker
+        """Whether the store that others ask about leases is the one that keeps them."""
         self.lookup_redelivered = not app.fused or bool(app.conf.worker_deduplicate_successful_tasks)
         self.max_size = app.conf.message_max_size
 
@@ -117,7 +120,7 @@ class Runner:
             delivery_token=delivery.token,
             redelivered=bool(headers.get("redelivered")),
             hostname=self.hostname,
-            lease=(self.owner, delivery.queue, delivery.token),
+            lease=(self.owner, delivery.queue, delivery.token) if self.leased else None,
         )
         if not (isinstance(name, str) and isinstance(task_id, str) and name and task_id):
             raise InvalidTaskError(f"task name {name!r} and id {task_id!r} must be text")
@@ -203,7 +206,7 @@ class Runner:
                 self._unlimited.add(job.name)
                 logger.warning(
                     "max_concurrency of %s is not kept: %s cannot count across workers. "
-                    "Set result_backend to SQLite or Redis", job.name, self.app.broker_shown,
+                    "Use SQLite or Redis as broker", job.name, self.app.broker_shown,
                 )  # fmt: skip
             return None
         try:

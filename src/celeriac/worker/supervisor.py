@@ -24,6 +24,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
 from celeriac.worker.agent import (
@@ -188,7 +190,10 @@ class Supervisor:
         owner = f"{self.node.id}:{record.number}:{child.epoch}"
         left_in_order = code == EXIT_LEFT and not running
         if not left_in_order:
-            started = {run.token: self._loss(child, run) for run in running}
+            started = {
+                run.token: msgspec.structs.replace(self._loss(child, run), task_id=run.task_id)
+                for run in running
+            }
             self.unreleased[owner] = Death(owner, started)
             if self.channel:
                 self.channel.send(self.unreleased[owner])

@@ -68,7 +68,7 @@ class Worker:
 
             # Not sys.stdout: that may be a log by now, and a banner is not a log line.
             print(banner(app, options), file=sys.__stdout__, flush=True)
-        for note in (*app.conf.settled_notes(), *_pool_notes(app, options)):
+        for note in (*app.conf.settled_notes(), *_pool_notes(app, options), *_store_notes(app, options)):
             logger.info("%s", note)
         signals.worker_init.send(sender=self)
         return self._run(options, opened_early)
@@ -128,6 +128,34 @@ def _pool_notes(app: Celeriac, options: Options) -> list[str]:
         notes.append(f"The threads pool cannot keep hard time limits{named}: only soft ones are raised")
     if options.pool == "solo" and (options.max_memory_per_child or options.max_tasks_per_child):
         notes.append("The solo pool cannot replace its process: limits of tasks and memory have no effect")
+    return notes
+
+
+def _store_notes(app: Celeriac, options: Options) -> list[str]:
+    """What the chosen stores cannot keep, said once at start-up."""
+    notes = []
+    coordinator: object = app.coordinator
+    if coordinator is None:
+        notes.append(
+            f"{app.broker_shown} is a broker only, and no result_backend can coordinate: revoked tasks, rate "
+            "limits, concurrency limits and checkpoints are not kept. Set result_backend to Redis or SQLite"
+        )
+    elif coordinator is not app.broker:
+        named = sorted(name for name, task in app.tasks.items() if getattr(task, "max_concurrency", None))
+        if named:
+            notes.append(
+                f"max_concurrency is not kept ({', '.join(named[:5])}): that takes the broker's own store"
+            )
+    patience = getattr(app.broker, "ack_timeout", None)
+    if patience:
+        limits = {name: task.time_limit or options.time_limit for name, task in app.tasks.items()}
+        long = sorted(name for name, limit in limits.items() if limit and limit > patience)
+        if long:
+            notes.append(
+                "RabbitMQ delivers a task again that runs longer than its consumer_timeout "
+                f"({patience:g} s as far as is known), and these may: {', '.join(long[:5])}. Raise it in "
+                'rabbitmq.conf, and say so in broker_transport_options={"consumer_timeout": seconds}'
+            )
     return notes
 
 

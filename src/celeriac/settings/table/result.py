@@ -17,6 +17,7 @@ from celeriac.settings.kinds import (
 )
 from celeriac.settings.table.rows import own, settled, works
 
+RPC_WAY = "Results by rpc:// go straight to the client's queue, as Celery's do, and it does not read this."
 RETRIED = "A result store that is away is tried again, with back-off and jitter, until it is back."
 
 ROWS = (
@@ -68,14 +69,13 @@ ROWS = (
         False,
         "Results also hold the task's name, arguments, queue, worker and number of retries.",
     ),
-    works("result_exchange", REFERENCE, "celeryresults", "Exchange of rpc:// results.", pending="rabbitmq"),
-    works("result_exchange_type", TEXT, "direct", "Type of result_exchange.", pending="rabbitmq"),
+    settled("result_exchange", REFERENCE, "celeryresults", RPC_WAY),
+    settled("result_exchange_type", TEXT, "direct", RPC_WAY),
     works(
         "result_persistent",
         BOOLEAN,
         None,
         "Messages of rpc:// results survive a restart of the server; None means no.",
-        pending="rabbitmq",
     ),
     settled("result_cache_max", INTEGER, -1, "A result is remembered by its AsyncResult and nowhere else."),
     settled(

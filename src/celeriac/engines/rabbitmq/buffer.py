@@ -1,0 +1,163 @@
+"""What the server has pushed to a child and the child has not been given.
+
+Three kinds wait here: messages in line; those that came back from another process (suspects), for the moment
+that its agent takes to note how it ended; and those that are over a rate limit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+from celeriac.engines.base import Loss
+from celeriac.engines.envelopes import after_loss
+from celeriac.engines.rabbitmq.ledger import Note
+from celeriac.engines.rabbitmq.wire import Content, envelope, task_id_of
+
+SUSPECT_WAIT: Final = 0.5
+"""Seconds that a message waits which the server delivers again: so long its last worker's agent has to note
+what happened to it there."""
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+
+
+class Entry:
+    """One message that has arrived."""
+
+    __slots__ = ("bucket", "content", "note", "payload", "queue", "ready_at", "suspect", "tag")
+
+    def __init__(self, queue: str, content: Any) -> None:
+        info = content.delivery_info
+        self.queue = queue
+        self.content = content
+        self.tag: int = info["delivery_tag"]
+        self.suspect: bool = info["redelivered"]
+        self.payload = envelope(content, queue, self.suspect)
+        self.ready_at = time.monotonic() + SUSPECT_WAIT if self.suspect else 0.0
+        self.note: Note | None = None
+        self.bucket = ""
+
+    @property
+    def task_id(self) -> str:
+        """The id of its task; "" if it has none."""
+        return task_id_of(self.content)
+
+    def apply(self, note: Note) -> None:
+        """Write into the envelope what is known of the message's earlier runs."""
+        if note.started:
+            note.deliveries += 1  # a whole node died with it: nobody was left to say how
+        if note.once and note.lost is None:
+            note.lost = "once"
+        for _ in range(note.deliveries):
+            self.payload = after_loss(self.payload, Loss(counted=True))
+        if note.lost is not None:
+            self.payload = after_loss(self.payload, Loss(counted=False, mark=note.lost))
+
+    def again(self) -> Content:
+        """The message as it came, for sending it once more."""
+        made = Content(self.content.body, **self.content.properties)
+        headers = made.properties.get("application_headers")
+        if headers:
+            headers.pop("redelivered", None)
+        made.prepare()
+        return made
+
+
+class Buffer:
+    """Messages by queue, in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[Entry]] = {}
+        self._suspects: deque[Entry] = deque()
+        self._parked: dict[str, deque[Entry]] = {}
+        self._again: dict[str, tuple[float, float]] = {}
+        """Rate limits: when to ask again, and how long the pause was."""
+        self.count = 0
+
+    def add(self, queue: str, content: Any) -> None:
+        """A message has arrived."""
+        entry = Entry(queue, content)
+        self.count += 1
+        if entry.suspect:
+            self._suspects.append(entry)
+        else:
+            line = self._lines.get(queue)
+            if line is None:
+                line = self._lines[queue] = deque()
+            line.append(entry)
+
+    def take(self, queues: Sequence[str], now: float, alone: bool) -> Entry | None:
+        """The next message of these queues, first of the queue named first; a suspect only ``alone``."""
+        entry = self._take_parked(now)
+        if entry is None and alone and self._suspects and self._suspects[0].ready_at <= now:
+            entry = self._suspects.popleft()
+        if entry is None:
+            for queue in queues:
+                line = self._lines.get(queue)
+                if line:
+                    entry = line.popleft()
+                    break
+        if entry is not None:
+            self.count -= 1
+        return entry
+
+    def ready(self, queues: Sequence[str], now: float) -> bool:
+        """Whether :meth:`take` would find one."""
+        if any(self._lines.get(queue) for queue in queues):
+            return True
+        upcoming = self.next_ready(0.0)
+        return bool(upcoming) and upcoming <= now
+
+    def next_ready(self, otherwise: float) -> float:
+        """When the next of those that wait for a moment is to be taken; ``otherwise`` if none waits."""
+        moments = [self._again[bucket][0] for bucket, line in self._parked.items() if line]
+        if self._suspects:
+            moments.append(self._suspects[0].ready_at)
+        return min(moments, default=otherwise)
+
+    @property
+    def kept(self) -> int:
+        """How many wait for a moment to come: they must not count as the next batch."""
+        return len(self._suspects) + sum(map(len, self._parked.values()))
+
+    def park(self, entry: Entry, bucket: str) -> None:
+        """Keep a message that was over a limit; it is offered again soon, before later ones of its limit."""
+        pause = min(2 * self._again.get(bucket, (0.0, _FIRST_PAUSE / 2))[1], _LONGEST_PAUSE)
+        self._again[bucket] = (time.monotonic() + pause, pause)
+        line = self._parked.setdefault(bucket, deque())
+        if entry.bucket == bucket:
+            line.appendleft(entry)
+        else:
+            line.append(entry)
+        entry.bucket = bucket
+        self.count += 1
+
+    def admitted(self, entry: Entry) -> None:
+        """A message that had been parked has had its turn: the next one of its limit may ask."""
+        if entry.bucket:
+            self._again[entry.bucket] = (time.monotonic(), _FIRST_PAUSE / 2)
+
+    def take_unmarked(self) -> list[Entry]:
+        """Take out what is simply in line, the oldest first."""
+        entries = [entry for line in self._lines.values() for entry in line]
+        self._lines.clear()
+        self.count -= len(entries)
+        return sorted(entries, key=lambda entry: entry.tag)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._lines.clear()
+        self._suspects.clear()
+        self._parked.clear()
+        self._again.clear()
+        self.count = 0
+
+    def _take_parked(self, now: float) -> Entry | None:
+        for bucket, line in self._parked.items():
+            if line and self._again[bucket][0] <= now:
+                # Not before this one's answer is known may the next one ask.
+                self._again[bucket] = (now + _LONGEST_PAUSE, self._again[bucket][1])
+                return line.popleft()
+        return None

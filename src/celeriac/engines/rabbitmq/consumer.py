@@ -1,0 +1,409 @@
+"""One child's connection: what the server has pushed to it, what it has handed out, what it acks.
+
+The server pushes up to the prefetch count; an exchange settles, and hands out of what has arrived. All of it
+is the server's until it is acked: when the connection ends, for whatever reason, what was not acked returns
+to its queue, and every token handed out over it is refused from then on.
+
+Acks are sent without waiting for an answer (AMQP has none for them). A question to the server at least once a
+second shows that they have arrived; a connection that does not answer is given up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final
+
+from amqp import spec
+from amqp.exceptions import NotFound
+
+from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
+from celeriac.engines.rabbitmq import dead, keys, ledger
+from celeriac.engines.rabbitmq.buffer import Buffer, Entry
+from celeriac.engines.rabbitmq.errors import FAILURES, translate
+from celeriac.engines.rabbitmq.keeper import Keeper
+from celeriac.engines.rabbitmq.session import Parcel, Session
+from celeriac.engines.rabbitmq.topology import whole_seconds
+from celeriac.engines.rabbitmq.wire import to_wire
+from celeriac.engines.readiness import readable
+from celeriac.exceptions import CeleriacError, EncodeError, OperationalError
+from celeriac.message import encode_envelope
+
+if TYPE_CHECKING:
+    from celeriac.engines.rabbitmq.broker import RabbitBroker
+
+PROOF_EVERY: Final = 1.0
+"""Seconds after which the server is asked whether what was sent to it has arrived."""
+
+
+class RabbitConsumer:
+    """The engine's :class:`celeriac.engines.base.Consumer`."""
+
+    def __init__(self, broker: RabbitBroker, owner: Incarnation) -> None:
+        self.owner = owner
+        self._broker = broker
+        self._lock = RLock()
+        self._session: Session | None = None
+        self._channel: Any = None
+        self._buffer = Buffer()
+        self._out: dict[int, Entry] = {}
+        """What has been handed out and not settled, by token."""
+        self._open: dict[int, None] = {}
+        """Delivery tags that the server waits for, in order."""
+        self._tags: dict[str, tuple[str, int]] = {}
+        """Queues consumed from: consumer tag and prefetch count."""
+        self._token = 0
+        self._numbers = 0
+        self._unanswered: tuple[Sequence[Outcome], Sequence[str], int] | None = None
+        self._proof = 0.0
+        self.exchanged = time.monotonic()
+        self.busy = False
+        """Whether its child is at work: between an exchange and the next wait."""
+        self._keeper = Keeper(self, broker.address.heartbeat)
+        self._connect()
+        self._keeper.start()
+
+    # -- the contract ------------------------------------------------------------------------------
+
+    def exchange(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
+        """Settle outcomes and hand out up to ``limit`` messages of those that have arrived."""
+        with self._lock:
+            self._unanswered = (outcomes, list(queues), limit)
+            try:
+                answer = self._roundtrip(outcomes, queues, limit)
+            except EncodeError:
+                raise  # it was found before anything was sent
+            except (*FAILURES, CeleriacError) as error:
+                raise self._given_up(error, "settle and claim") from error
+            self._unanswered = None
+            return answer
+
+    def repeat(self) -> Answer:
+        """Connect again. The outcomes of the lost connection are refused: its messages are others' now."""
+        with self._lock:
+            outcomes, queues, limit = self._unanswered or ((), (), 0)
+            try:
+                if self._session is None:
+                    self._connect()
+                answer = self._roundtrip((), queues, limit)
+            except (*FAILURES, CeleriacError) as error:
+                raise self._given_up(error, "connect again") from error
+            self._unanswered = None
+            answer.refused = [outcome.token for outcome in outcomes]
+            return answer
+
+    def wait(self, queues: Sequence[str], timeout: float, wakeup_fd: int | None = None) -> bool:
+        """Sleep until a message has arrived, the time is over, or ``wakeup_fd`` is readable."""
+        deadline = time.monotonic() + timeout
+        self.busy = False
+        while True:
+            with self._lock:
+                session = self._session
+                if session is None:
+                    return True  # the next exchange connects
+                try:
+                    session.link.pump()
+                except FAILURES as error:
+                    raise self._given_up(error, "wait") from error
+                try:
+                    if not self._tags:
+                        self._subscribe(session, queues, self.owner.slots)
+                except (*FAILURES, CeleriacError) as error:
+                    raise self._given_up(error, "wait") from error
+                if self._buffer.ready(queues, time.monotonic()):
+                    return True
+                end = min(deadline, self._buffer.next_ready(deadline))
+            left = end - time.monotonic()
+            if left <= 0:
+                return end < deadline
+            try:
+                arrived = session.link.await_bytes(left, wakeup_fd)
+            except FAILURES as error:
+                raise self._given_up(error, "wait") from error
+            if not arrived and wakeup_fd is not None and readable([wakeup_fd], 0):
+                return False
+
+    def mark_once(self, delivery: Delivery) -> bool:
+        """Note beside the message that it has been started and must not be again."""
+        with self._lock:
+            entry = self._out.get(delivery.token)
+            if entry is None or self._session is None:
+                return False
+            if entry.task_id:
+                note = entry.note or ledger.Note()
+                note.once = True
+                try:
+                    ledger.write(self._session, entry.task_id, note, self._broker.publish_timeout)
+                except (*FAILURES, CeleriacError) as error:
+                    self._given_up(error, "note a start")
+                    return False
+                entry.note = note
+            return True
+
+    def close(self, detach: bool = True) -> None:
+        """Disconnect; the server takes back what was not settled."""
+        self._keeper.stop()
+        with self._lock:
+            session, self._session = self._session, None
+            self._forget()
+            self._broker.detached(self.owner)
+            if session is not None:
+                if detach:
+                    session.link.end()
+                else:
+                    session.link.drop()
+
+    # -- a request ---------------------------------------------------------------------------------
+
+    def _roundtrip(self, outcomes: Sequence[Outcome], queues: Sequence[str], limit: int) -> Answer:
+        self.exchanged, self.busy = time.monotonic(), True
+        if self._session is None:
+            self._connect()
+        session = self._session
+        assert session is not None
+        session.link.pump()
+        refused = self._settle(session, outcomes) if outcomes else []
+        deliveries: list[Delivery] = []
+        if limit:
+            self._subscribe(session, queues, limit)
+            if self._broker.exact or not self._buffer.ready(queues, self.exchanged):
+                self._look(session, queues)
+            deliveries = self._hand_out(session, queues, limit)
+            if self._buffer.count and self._keeper.resting:
+                self._keeper.wake()
+            if self._broker.exact:
+                self._unsubscribe()
+        if self._broker.exact or self.exchanged - self._proof > PROOF_EVERY:
+            session.alive()
+            self._proof = time.monotonic()
+        next_due = self._buffer.next_ready(0.0)
+        now = time.time()
+        due = now + next_due - time.monotonic() if next_due else None
+        return Answer(deliveries, refused, now, due)
+
+    def _hand_out(self, session: Session, queues: Sequence[str], limit: int) -> list[Delivery]:
+        handed: list[Delivery] = []
+        now = time.monotonic()
+        while len(handed) < limit:
+            entry = self._buffer.take(queues, now, alone=not handed)
+            if entry is None:
+                break
+            if entry.suspect:
+                self._judge(session, entry)
+            self._token = max(self._token + 1, time.time_ns() // 1000)
+            self._out[self._token] = entry
+            handed.append(Delivery(self._token, entry.queue, entry.payload))
+            if entry.suspect:
+                break  # alone: if it takes its worker down, it is known which one did
+        return handed
+
+    def _judge(self, session: Session, entry: Entry) -> None:
+        """Find out what is known of a message that came back, and note that it is about to start."""
+        if not entry.task_id:
+            return
+        note = ledger.read(session, entry.task_id) or ledger.Note()
+        entry.apply(note)
+        note.started = self.owner.name
+        ledger.write(session, entry.task_id, note, self._broker.publish_timeout)
+        entry.note = note
+
+    # -- settling ----------------------------------------------------------------------------------
+
+    def _settle(self, session: Session, outcomes: Sequence[Outcome]) -> list[int]:
+        refused: list[int] = []
+        taken: dict[int, tuple[Outcome, Entry]] = {}
+        parcels: list[Parcel] = []
+        for outcome in outcomes:
+            entry = self._out.get(outcome.token)
+            if entry is None or entry.queue != outcome.queue or outcome.token in taken:
+                refused.append(outcome.token)
+                continue
+            taken[outcome.token] = outcome, entry
+            if outcome.publications:
+                parcels += self._broker.follow_ups(session, outcome.publications)
+            if outcome.verdict not in (Verdict.ACK, Verdict.PARK):
+                parcels.append(self._onward(session, outcome, entry))
+        if parcels:
+            self._broker.post(session, parcels)
+        acks: set[int] = set()
+        for outcome, entry in taken.values():
+            self._end(session, outcome, entry, acks)
+        if acks:
+            self._ack(acks)
+        return refused
+
+    def _end(self, session: Session, outcome: Outcome, entry: Entry, acks: set[int]) -> None:
+        del self._out[outcome.token]
+        if outcome.verdict is Verdict.PARK:
+            self._buffer.park(entry, outcome.bucket or outcome.place)
+            return
+        self._buffer.admitted(entry)
+        if outcome.verdict is Verdict.GIVE_BACK:
+            self._never_started(session, entry)
+        elif entry.note is not None:
+            ledger.erase(session, entry.task_id)
+        if outcome.unique:
+            keys.release(session, outcome.unique, outcome.task_id)
+        acks.add(entry.tag)
+
+    def _never_started(self, session: Session, entry: Entry) -> None:
+        """Take back what was noted when the message was handed out; what came before stays true."""
+        if entry.note is not None:
+            entry.note.started = ""
+            ledger.write(session, entry.task_id, entry.note, self._broker.publish_timeout)
+
+    def _onward(self, session: Session, outcome: Outcome, entry: Entry) -> Parcel:
+        """The message that takes this one's place: a dead letter, a later attempt, the back of the line."""
+        if outcome.verdict is Verdict.DEAD:
+            self._broker.declare_dead(session)
+            payload = entry.payload if outcome.message is None else encode_envelope(outcome.message)
+            return dead.parcel(outcome, payload)
+        content = entry.again() if outcome.message is None else to_wire(outcome.message)
+        seconds = whole_seconds(outcome.delay, outcome.due) if outcome.verdict is Verdict.DELAY else 0
+        return self._broker.address_to(session, entry.queue, content, seconds)
+
+    def _ack(self, tags: set[int]) -> None:
+        """Ack: with one frame what is settled without a gap from the oldest on, the others one by one."""
+        last = 0
+        for tag in self._open:
+            if tag not in tags:
+                break
+            last = tag
+        if last:
+            self._channel.send_method(spec.Basic.Ack, "Lb", (last, True))
+        for tag in sorted(tags):
+            if tag > last:
+                self._channel.send_method(spec.Basic.Ack, "Lb", (tag, False))
+            del self._open[tag]
+
+    def return_buffered(self) -> int:
+        """Give back what nobody here starts because a task takes its time; nothing is pushed meanwhile.
+
+        Called by the keeper. Returns how many messages that were. They are sent again and then acked: what
+        is returned with basic.nack comes back marked as redelivered, as what a dead worker held does, and
+        on a quorum queue counts towards a limit after which the server drops it.
+        """
+        with self._lock:
+            session = self._session
+            if session is None or not self.busy:
+                return 0
+            try:
+                self._unsubscribe()
+                session.link.pump()
+                entries = self._buffer.take_unmarked()
+                self._broker.post(
+                    session, [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries]
+                )
+                if entries:
+                    self._ack({entry.tag for entry in entries})
+                return len(entries)
+            except (*FAILURES, CeleriacError) as error:
+                self._given_up(error, "give back")
+                return 0
+
+    @property
+    def buffered(self) -> int:
+        """How many messages have arrived that another could start now."""
+        return self._buffer.count - self._buffer.kept
+
+    def beat(self) -> None:
+        """Send a heartbeat, if there is a connection."""
+        session = self._session
+        if session is not None:
+            try:
+                session.link.beat()
+            except FAILURES:
+                pass  # whoever uses the connection next finds that out
+
+    # -- subscribing -------------------------------------------------------------------------------
+
+    def _subscribe(self, session: Session, queues: Sequence[str], limit: int) -> None:
+        """Have messages pushed: so many that the next batch is here when this one is done."""
+        held = len(self._out) + self._buffer.kept
+        wanted = held + (limit if limit <= self.owner.slots or self._broker.exact else 2 * limit)
+        for queue in queues:
+            tag, count = self._tags.get(queue, ("", 0))
+            if count >= wanted and (count <= 4 * wanted) and not (self._broker.exact and count != wanted):
+                continue
+            if not self._broker.exact:
+                wanted = 1 << (wanted - 1).bit_length() if wanted > self.owner.slots else wanted
+            self._consume(session, queue, wanted)
+            if tag:
+                self._channel.basic_cancel(tag)
+        for queue in [queue for queue in self._tags if queue not in queues]:
+            tag, _ = self._tags.pop(queue)
+            self._channel.basic_cancel(tag)
+
+    def _consume(self, session: Session, queue: str, count: int) -> None:
+        self._broker.declare(session, queue)
+        self._channel.basic_qos(0, count, False)
+        self._numbers += 1
+        tag = f"celeriac-{self._numbers}"
+        self._tags[queue] = (tag, count)
+
+        def arrived(content: Any) -> None:
+            info = content.delivery_info
+            self._open[info["delivery_tag"]] = None
+            self._buffer.add(queue, content)
+
+        self._channel.basic_consume(
+            queue, tag, callback=arrived, on_cancel=lambda ended: self._cancelled(session, queue, ended)
+        )
+
+    def _unsubscribe(self) -> None:
+        for tag, _ in self._tags.values():
+            self._channel.basic_cancel(tag)
+        self._tags.clear()
+
+    def _cancelled(self, session: Session, queue: str, tag: str) -> None:
+        """The server ended the subscription: the queue is gone. The next exchange declares it again."""
+        if self._tags.get(queue, ("", 0))[0] == tag:
+            del self._tags[queue]
+        session.declared.clear()
+
+    def _look(self, session: Session, queues: Sequence[str]) -> None:
+        """Ask the queues how they are: what they have for us arrives before their answer."""
+        for queue in queues:
+            try:
+                session.desk.queue_declare(queue, passive=True)
+            except NotFound:
+                session.declared.clear()
+                self._tags.pop(queue, None)
+                self._consume(session, queue, self.owner.slots)
+        self._proof = time.monotonic()
+        session.link.pump()
+
+    # -- the connection ----------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        session = Session(self._broker.dialler.dial())
+        try:
+            channel = session.link.channel()
+            channel.auto_decode = False
+        except FAILURES as error:
+            session.link.drop()
+            raise translate(error, session.shown, "open a channel") from error
+        self._session, self._channel = session, channel
+        self._proof = time.monotonic()
+
+    def _given_up(self, error: Exception, doing: str) -> OperationalError:
+        """Let go of the connection after an error, and return what to raise."""
+        session, self._session = self._session, None
+        shown = self._broker.url
+        if session is not None:
+            shown = session.shown
+            session.link.drop()
+        self._forget()
+        if isinstance(error, OperationalError):
+            return error
+        if isinstance(error, CeleriacError):
+            return OperationalError(str(error))
+        made = translate(error, shown, doing, maybe_done=True)
+        return made if isinstance(made, OperationalError) else OperationalError(str(made))
+
+    def _forget(self) -> None:
+        self._out.clear()
+        self._open.clear()
+        self._tags.clear()
+        self._buffer.clear()

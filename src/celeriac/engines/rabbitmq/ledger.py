@@ -1,0 +1,74 @@
+"""What is known of messages that came back: our own count of started deliveries.
+
+RabbitMQ returns what a dead process held unchanged, and says only that it was delivered before. A quorum
+queue's own count would count neighbours and give-backs too. So the count is kept beside the message: in a
+queue of one message for each task that was lost while it ran (``celeriac.note.<task id>``). The dead worker's
+agent writes it, whoever claims the message next reads it, and it goes when the task is settled, or after a
+week.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+from amqp.exceptions import NotFound
+
+from celeriac.engines.rabbitmq.session import Parcel, Session
+from celeriac.engines.rabbitmq.wire import Content
+
+_EXPIRES: Final = 7 * 86400 * 1000
+_LONGEST: Final = 200
+
+
+class Note(msgspec.Struct, omit_defaults=True):
+    """What is known of one task's message."""
+
+    deliveries: int = 0
+    """Deliveries that were started and lost with their worker."""
+    lost: str | None = None
+    """As ``engines.base.Loss.mark``."""
+    started: str = ""
+    """The owner that is about to start it, when it had come back already: if it comes back once more without
+    another word, that owner's whole node died with it."""
+    once: bool = False
+    """It was started and must not run a second time."""
+
+
+def read(session: Session, task_id: str) -> Note | None:
+    """The note on a task, if there is one."""
+    try:
+        found = session.desk.basic_get(_queue(task_id))
+    except NotFound:
+        return None
+    if found is None:
+        return None
+    session.desk.basic_reject(found.delivery_info["delivery_tag"], True)
+    body: Any = found.body
+    try:
+        return msgspec.json.decode(body, type=Note)
+    except msgspec.DecodeError:
+        return None
+
+
+def write(session: Session, task_id: str, note: Note, timeout: float) -> None:
+    """Keep a note in place of an earlier one; confirmed by the server when it returns."""
+    name = _queue(task_id)
+    session.desk.queue_declare(
+        name, durable=True, auto_delete=False, arguments={"x-expires": _EXPIRES, "x-max-length": 1}
+    )
+    content = Content(msgspec.json.encode(note), delivery_mode=2)
+    content.prepare()
+    session.publish([Parcel("", name, content)], timeout)
+
+
+def erase(session: Session, task_id: str) -> None:
+    """Drop the note on a task, without waiting for the server's word."""
+    session.desk.queue_delete(_queue(task_id), nowait=True)
+
+
+def _queue(task_id: str) -> str:
+    if len(task_id.encode()) > _LONGEST:
+        task_id = hashlib.sha256(task_id.encode()).hexdigest()
+    return f"celeriac.note.{task_id}"

@@ -1,0 +1,129 @@
+"""What is RabbitMQ's own: connections that end, alarms, queues declared elsewhere, what must be said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac, Queue
+from celeriac.exceptions import ImproperlyConfigured, OperationalError, TaskRevokedError
+from tests.integration import conftest
+from tests.integration.conftest import Site
+from tests.servers import RabbitServer
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def site(rabbit_server: RabbitServer, tmp_path: Path) -> Iterator[Site]:
+    site = Site(rabbit_server.fresh_url(), tmp_path, f"sqlite:///{tmp_path}/results.db")
+    yield site
+    site.close()
+
+
+def test_what_is_left_out_elsewhere_exists() -> None:
+    texts = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert all(f"def {name.partition('[')[0]}(" in texts for name in conftest.NOT_ON_RABBITMQ)
+
+
+def test_a_frozen_node_s_task_runs_elsewhere_after_its_heartbeats_stop(site: Site) -> None:
+    frozen = site.worker("-c", "1", broker_heartbeat=1)
+    result = site.send("nap", 1.0, "x")
+    site.await_journal(lambda lines: lines == ["start x"])
+    pids = [frozen.process.pid, frozen.agent() or 0, *frozen.children()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    other = site.worker("-c", "1", broker_heartbeat=1)
+    assert result.get(timeout=20) == "x"
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    other.stop()
+    # The woken child finds its connection gone, and works on over a new one.
+    assert site.send("add", 1, 1).get(timeout=15) == 2
+
+
+def test_a_revoked_delayed_task_is_revoked_when_it_is_due(site: Site) -> None:
+    result = site.send("mark", "no", countdown=1)
+    result.revoke()
+    site.worker("-c", "1")
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=10)
+    assert site.journal() == []
+
+
+def test_connections_closed_by_the_server_lose_nothing(site: Site, rabbit_server: RabbitServer) -> None:
+    site.worker("-c", "2")
+    results = [site.send("nap", 0.05, f"n{n}") for n in range(60)]
+    site.await_journal(lambda lines: len(lines) > 10)
+    rabbit_server.control("close_all_connections", "a test")
+    assert [r.get(timeout=30) for r in results] == [f"n{n}" for n in range(60)]
+
+
+def test_a_message_that_reaches_no_queue_is_an_error(site: Site) -> None:
+    with pytest.raises(OperationalError, match="no exchange 'nowhere'"):
+        site.send("add", 1, 1, exchange="nowhere", routing_key="x")
+
+
+def test_a_queue_declared_elsewhere_with_other_properties_is_named(site: Site) -> None:
+    Celeriac(broker=site.broker, set_as_current=False).send_task("t", queue="q1")
+    other = Celeriac(broker=site.broker, set_as_current=False)
+    other.conf.task_queues = [Queue("q1", queue_arguments={"x-max-priority": 5})]
+    with pytest.raises(ImproperlyConfigured, match=r"'x-max-priority'.*Declare it in task_queues"):
+        other.send_task("t", queue="q1")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda url: url.replace("guest:guest", "guest:wrong"), "Check user and password"),
+        (lambda url: url.rpartition("/")[0] + "/nosuch", "virtual host"),
+        (lambda url: "amqp://127.0.0.1:1//", "refused"),
+    ],
+)
+def test_a_server_that_lets_nobody_in_is_explained(site: Site, change: Any, text: str) -> None:
+    app = Celeriac(broker=change(site.broker), set_as_current=False)
+    app.conf.broker_publish_timeout = 1.0
+    with pytest.raises(OperationalError, match=text):
+        app.send_task("t")
+
+
+def test_an_alarm_is_an_error_at_once_and_not_a_hang(site: Site, rabbit_server: RabbitServer) -> None:
+    site.app.conf.broker_publish_timeout = 3.0
+    site.send("add", 1, 1)
+    rabbit_server.control("set_vm_memory_high_watermark", "0.00001")
+    try:
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="memory or disk alarm"):
+            site.send("add", 1, 1)
+        assert time.monotonic() - began < 8
+    finally:
+        rabbit_server.control("set_vm_memory_high_watermark", "0.6")
+
+
+def test_quorum_queues_delays_and_failover(site: Site) -> None:
+    conf: dict[str, Any] = {"task_default_queue_type": "quorum"}
+    url = f"amqp://127.0.0.1:1//;{site.broker}"
+    site.env["TEST_BROKER"] = url
+    site.app.conf.update(broker_url=url, **conf)
+    site.worker("-c", "1", **conf)
+    began = time.time()
+    late = site.send("add", 2, 3, countdown=1)
+    assert [site.send("add", n, n).get(timeout=10) for n in range(5)] == [0, 2, 4, 6, 8]
+    assert late.get(timeout=10) == 5
+    assert time.time() - began >= 1.0
+
+
+def test_a_unique_task_is_sent_once_until_it_has_ended(site: Site) -> None:
+    first = site.app.task(name="tests.integration.project.mark", unique_for=60)(lambda text: text)
+    one, two = first.delay("a"), first.delay("a")
+    assert two.duplicate
+    assert two.id == one.id
+    site.worker("-c", "1")
+    assert one.get(timeout=10) == "a"
+    site.await_true(lambda: not first.delay("a").duplicate)
