@@ -52,7 +52,7 @@ clean:
 
 # A real Celery, for the tests of working together with it.
 .celery-venv/.ready: Makefile scripts/make-venv
-	@scripts/make-venv .celery-venv 'celery[redis,auth]==5.7.0'
+	@scripts/make-venv .celery-venv 'celery[redis,auth,solar]==5.7.0'
 	@touch $@
 
 .bench-venv/.ready: bench/requirements.txt scripts/make-venv

@@ -110,7 +110,7 @@ def _measure(bench: str, system: System, server: Server, options: argparse.Names
             return measures.latency(system, server, 0.5 if short else 3)
         if bench == "chord":
             # Celery's time grows with the square: 3,000 tasks took it a minute and a half.
-            return measures.chord(system, server, 1000 if short or system.name == "celery" else 10_000)
+            return measures.chord(system, server, 1000 if system.name == "celery" else 10_000)
         return _backlogs(system, server, short)
     except RuntimeError as error:
         print(f"{bench} {system.name}: {error}", file=sys.stderr, flush=True)

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from celeriac.engines import create
-from celeriac.engines.base import Engine, Incarnation, Outcome, Publication, ResultRecord, Verdict
+from celeriac.engines.base import Engine, Incarnation, Outcome, Publication, Verdict
+from celeriac.engines.results import ResultRecord
 from celeriac.message import Message
 
 BODY = b'[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'

@@ -14,11 +14,13 @@ import json
 import re
 import sys
 import uuid
+import zoneinfo
 
 import celery
 import celery.app.task
 import celery.exceptions
 import celery.result
+import celery.schedules
 import celery.utils.graph
 import kombu.compression
 import kombu.serialization
@@ -272,11 +274,34 @@ def chord_part(url, group, task_id, index, value):
     app.backend.on_chord_part_return(request, "SUCCESS", value)
 
 
+def parse_field(text, count, least):
+    try:
+        return sorted(celery.schedules.crontab_parser(count, least).parse(text))
+    except (ValueError, celery.schedules.ParseException) as error:
+        return type(error).__name__
+
+
+def due(cases):
+    return [schedule_state(*case) for case in cases]
+
+
+def schedule_state(source, zone, last_run, now, deadline=None):
+    """At ``now`` after a last run: the seconds left, whether it is due, the seconds until the next."""
+    app.conf.beat_cron_starting_deadline = deadline
+    made = eval(source, vars(celery.schedules) | NAMES | {"timedelta": datetime.timedelta})
+    made.app = app
+    made.tz = zoneinfo.ZoneInfo(zone)
+    made.nowfun = lambda: datetime.datetime.fromisoformat(now)
+    last_run = datetime.datetime.fromisoformat(last_run)
+    state = made.is_due(last_run)
+    return [made.remaining_estimate(last_run).total_seconds(), state.is_due, state.next]
+
+
 def main():
     commands = (
         write, read, write_json, read_json, route, write_error, read_error, repr_args, evaluate, save_group,
         restore_group, make, send, run, read_signature, compress, decompress, chord_size, chord_joined,
-        chord_part,
+        chord_part, parse_field, due,
     )  # fmt: skip
     by_name = {command.__name__: command for command in commands}
     for line in sys.stdin:

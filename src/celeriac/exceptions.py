@@ -238,6 +238,10 @@ class BackendStoreError(BackendError):
         super().__init__(*args)
 
 
+class EntryNotFound(CeleriacError, KeyError):
+    """There is no periodic task of this name."""
+
+
 # -- the worker and the command line -----------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import importlib
 import pickle
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from celeriac import extended_json
@@ -243,8 +244,17 @@ def _library(name: str, extra: str) -> Any:
         ) from error
 
 
+@cache
+def _yaml_dumper() -> Any:
+    """The safe dumper, which refuses subclasses of ``dict``, but that signatures are such."""
+    yaml = _library("yaml", "yaml")
+    dumper: Any = type("Dumper", (yaml.SafeDumper,), {})
+    dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
+    return dumper
+
+
 def _yaml_encode(value: Any) -> bytes:
-    text: str = _library("yaml", "yaml").safe_dump(value)
+    text: str = _library("yaml", "yaml").dump(value, Dumper=_yaml_dumper())
     return text.encode("utf-8")
 
 
@@ -253,8 +263,24 @@ def _yaml_decode(data: bytes) -> Any:
 
 
 def _msgpack_encode(value: Any) -> bytes:
-    packed: bytes = _library("msgpack", "msgpack").packb(value, use_bin_type=True)
+    # Not left to the library, which takes a dictionary's size from len(): that of a group counts its tasks.
+    packed: bytes = _library("msgpack", "msgpack").packb(
+        value, use_bin_type=True, strict_types=True, default=_plain_type
+    )
     return packed
+
+
+def _plain_type(value: Any) -> Any:
+    """A value of a type derived from one that msgpack has, as one of that type."""
+    for kind, plain in _PLAIN_TYPES:
+        if isinstance(value, kind):
+            return plain(value)
+    raise TypeError(f"can not serialize {type(value).__name__!r} object")
+
+
+_PLAIN_TYPES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (tuple, list), (dict, dict), (list, list), (str, str.__str__), (int, int), (float, float), (bytes, bytes),
+)  # fmt: skip
 
 
 def _msgpack_decode(data: bytes) -> Any:

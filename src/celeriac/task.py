@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from celeriac.app import state
+from celeriac.app.arguments import argument_check
+from celeriac.app.attributes import OwnApp, setting
 from celeriac.app.request import Context
 from celeriac.canvas.signature import Signature
 from celeriac.exceptions import (
@@ -24,46 +26,13 @@ if TYPE_CHECKING:
     from celeriac.app.keys import Key
     from celeriac.app.redaction import Rule
     from celeriac.canvas.maps import chunks
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
     from celeriac.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 __all__ = ["Context", "Ignore", "Reject", "Retry", "Task", "TaskPredicate"]
-
-
-class _Setting:
-    """A class attribute that reads a setting until a task gives it a value of its own."""
-
-    reads_setting = True
-    """How routes, which go before settings but not before tasks, tell the two apart."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Any:
-        conf = (owner.app if task is None else task.app).conf
-        try:
-            return conf.__dict__[self.name]
-        except KeyError:
-            # Reading the settings annotates the tasks, and then this attribute may be the task's own.
-            conf.load()
-            return getattr(owner if task is None else task, self._attribute)
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._attribute = name
-
-
-def _setting(name: str) -> Any:
-    return _Setting(name)
-
-
-class _App:
-    """The attribute ``app`` of tasks and task classes: their own application, else the current one."""
-
-    def __get__(self, task: Task[..., Any] | None, owner: type[Task[..., Any]]) -> Celeriac:
-        return owner._app or state.get_current_app()
 
 
 class Task(Generic[P, R]):
@@ -75,7 +44,7 @@ class Task(Generic[P, R]):
 
     _app: ClassVar[Celeriac | None] = None
     _annotated: ClassVar[bool]
-    app: Any = _App()
+    app: Any = OwnApp()
     name: str = None  # type: ignore[assignment]  # given at registration
     abstract: bool = True
     typing: bool | None = None
@@ -83,32 +52,32 @@ class Task(Generic[P, R]):
     max_retries: int | None = 3
     """How many times ``retry`` may run the task again; ``None`` for ever."""
     default_retry_delay: float = 180.0
-    rate_limit: str | float | None = _setting("task_default_rate_limit")
+    rate_limit: str | float | None = setting("task_default_rate_limit")
     """Runs allowed in a second, minute or hour: ``"10/s"``, ``"100/m"``, ``"5/h"``, or a number a second."""
-    ignore_result: bool = _setting("task_ignore_result")
-    store_errors_even_if_ignored: bool = _setting("task_store_errors_even_if_ignored")
-    store_eager_result: bool = _setting("task_store_eager_result")
+    ignore_result: bool = setting("task_ignore_result")
+    store_errors_even_if_ignored: bool = setting("task_store_errors_even_if_ignored")
+    store_eager_result: bool = setting("task_store_eager_result")
     trail: bool = True
     """Record the results of tasks called by this one (``AsyncResult.children``)."""
     send_events: bool = True
-    serializer: str = _setting("task_serializer")
-    compression: str | None = _setting("task_compression")
+    serializer: str = setting("task_serializer")
+    compression: str | None = setting("task_compression")
     time_limit: float | None = None
     """Kill the task after so many seconds."""
     soft_time_limit: float | None = None
     """Raise ``SoftTimeLimitExceeded`` in the task after so many seconds."""
-    track_started: bool = _setting("task_track_started")
-    acks_late: bool = _setting("task_acks_late")
-    acks_on_failure_or_timeout: bool = _setting("task_acks_on_failure_or_timeout")
-    acks_on_failure: bool | None = _setting("task_acks_on_failure")
-    acks_on_timeout: bool | None = _setting("task_acks_on_timeout")
-    reject_on_worker_lost: bool | None = _setting("task_reject_on_worker_lost")
-    retry_on_worker_lost: bool = _setting("task_retry_on_worker_lost")
+    track_started: bool = setting("task_track_started")
+    acks_late: bool = setting("task_acks_late")
+    acks_on_failure_or_timeout: bool = setting("task_acks_on_failure_or_timeout")
+    acks_on_failure: bool | None = setting("task_acks_on_failure")
+    acks_on_timeout: bool | None = setting("task_acks_on_timeout")
+    reject_on_worker_lost: bool | None = setting("task_reject_on_worker_lost")
+    retry_on_worker_lost: bool = setting("task_retry_on_worker_lost")
     throws: tuple[type[BaseException], ...] = ()
     """Expected errors: a failure by one of them is logged in one line, without a traceback."""
     expires: Any = None
     """Do not run the task after so many seconds, or after this ``datetime``."""
-    priority: int | None = _setting("task_default_priority")
+    priority: int | None = setting("task_default_priority")
     urgency: str | None = None
     """``"high"``, ``"normal"`` or ``"low"``: a priority that means the same on every broker."""
     resultrepr_maxsize: int = 1024
@@ -345,7 +314,7 @@ class Task(Generic[P, R]):
         """Raise ``TypeError`` if the task's function cannot be called with these arguments."""
         check = self._check
         if check is None:
-            check = self._check = _argument_check(self.name, self.run)
+            check = self._check = argument_check(self.name, self.run)
         check(args, kwargs)
 
     # -- from inside the task ----------------------------------------------------------------------------
@@ -380,6 +349,32 @@ class Task(Generic[P, R]):
         It is refused by the store, with a warning in the log, once another worker has taken the task over.
         """
         self.app.results.update(self, task_id, state, meta, **kwargs)
+
+    def signature_from_request(
+        self,
+        request: Context | None = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: Any = None,
+        **extra_options: Any,
+    ) -> Any:
+        """The running call (or that of ``request``) as a signature: its id, options, and what follows it.
+
+        ``args`` and ``kwargs`` take the place of its own, ``queue`` and further options are set.
+        """
+        from celeriac.app.retry import call_options
+
+        request = self.request if request is None else request
+        given = {**({} if queue is None else {"queue": queue}), **extra_options}
+        stamps = request.stamps or {}
+        options = {**call_options(request, taken=given), **stamps, "retries": request.retries, **given}
+        return self.signature(
+            request.args if args is None else args,
+            request.kwargs if kwargs is None else kwargs,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+
+    subtask_from_request = signature_from_request
 
     def replace(self, sig: Any) -> Any:
         """Let ``sig`` (a signature, chain, group or chord) take the place of the running call, and end it.
@@ -554,31 +549,6 @@ if TYPE_CHECKING:
         def __call__(  # type: ignore[override]
             self, *args: P.args, **kwargs: P.kwargs
         ) -> Coroutine[Any, Any, R]: ...
-
-
-def _argument_check(name: str, function: Callable[..., Any]) -> Callable[[Any, Any], None]:
-    """A quick test of calls without keyword arguments, and ``Signature.bind`` (10 us) for the others."""
-    signature = inspect.signature(function)
-    least = most = 0
-    simple = True
-    for parameter in signature.parameters.values():
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            most += 1
-            least += parameter.default is parameter.empty
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            most = 1 << 30
-        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            simple = False
-
-    def check(args: Any, kwargs: Any) -> None:
-        if simple and not kwargs and least <= len(args) <= most:
-            return
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as exc:
-            raise TypeError(f"{name}{signature}: {exc}") from None
-
-    return check
 
 
 def _unpickle(name: str, module: str) -> Task[..., Any]:

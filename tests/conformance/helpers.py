@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celeriac.engines.base import (
-    Answer,
     Consumer,
     Delivery,
     Incarnation,
     NodeInfo,
     Outcome,
     Publication,
-    ResultRecord,
     Verdict,
 )
+from celeriac.engines.results import ResultRecord
 from celeriac.message import Message, Notes, decode_envelope, notes
 
 BODY = b'[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
@@ -111,9 +110,3 @@ def eventually(condition: Callable[[], object], timeout: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
-
-
-def until_due(consumer: Consumer, answer: Answer, advance: Callable[[float], None]) -> None:
-    """Let time pass until what the answer says waits next is due."""
-    assert answer.next_due is not None
-    advance(max(0.0, answer.next_due - answer.now) + 0.001)

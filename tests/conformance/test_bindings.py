@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from celeriac.engines.base import Binding, Consumer, Delivery, Engine, Outcome, Publication, Verdict
+from celeriac.engines.base import Consumer, Delivery, Engine, Outcome, Publication, Verdict
+from celeriac.routing.queues import Binding
 from tests.conformance.helpers import (
     always,
     claim,

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from celeriac.engines.base import Consumer, Engine, Presence
+from celeriac.engines.base import Consumer, Engine
+from celeriac.engines.results import Presence
 from tests.conformance.helpers import claim, eventually, incarnation, outcome, pub, record, settle
 from tests.conformance.rigs import Rig
 

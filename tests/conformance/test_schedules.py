@@ -131,6 +131,57 @@ def test_a_clock_set_back_does_not_keep_a_dead_leader_in_office(rig: Rig) -> Non
     assert take(engine, "two", 10.0).token > first.token
 
 
+# -- scopes -------------------------------------------------------------------------------------------------
+
+
+def test_each_scope_has_a_leader_of_its_own(rig: Rig) -> None:
+    one, two = rig.open(schedule_scope="one"), rig.open(schedule_scope="two")
+    first, second = take(one), take(two, "other")
+    assert (first.token, second.token) == (1, 1)
+    assert one.lead("other", LONG) is None
+    assert rig.open(schedule_scope="two").leader() is not None
+    assert rig.open().leader() is None
+    two.resign("other")
+    leader = one.leader()
+    assert leader is not None
+    assert leader.holder == "one"
+    for use in (lambda: two.fire(first, []), lambda: two.put_entries([entry()], first)):
+        with pytest.raises(Fenced):
+            use()
+
+
+def test_each_scope_has_entries_of_its_own(rig: Rig) -> None:
+    scopes = ["", "one", "two", "entries", "one:two", "versions:one", "о д\\н'\n", "n" * 300]
+    engines = {scope: rig.open(schedule_scope=scope) for scope in scopes}
+    for number, (scope, engine) in enumerate(engines.items()):
+        assert engine.scope == scope
+        put(engine, *[f"e{n}" for n in range(number + 1)], definition=scope.encode())
+        assert engine.fire(take(engine), [tick("e0")]) == {}
+        version = engine.schedule_version()
+        assert version == 1
+        engine.remove_entries(["e1"])
+        assert engine.schedule(version).removed == (["e1"] if number else [])
+    for number, (scope, engine) in enumerate(engines.items()):
+        kept = stored(rig.open(schedule_scope=scope))
+        assert set(kept) == {f"e{n}" for n in range(number + 1)} - {"e1"}
+        assert {each.definition for each in kept.values()} == {scope.encode()}
+        assert kept["e0"].runs == 1
+        assert engine.find_entries(["e0"]) == [kept["e0"]]
+        assert engine.schedule_version() == (2 if number else 1)
+        assert engine.fire(take(engine), [tick("e0")]) == {"e0": "done"}
+
+
+def test_the_removed_are_forgotten_scope_by_scope(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celeriac.engines.schedule.REMOVED_MAX", 1)
+    one, two = rig.open(schedule_scope="one"), rig.open(schedule_scope="two")
+    for engine in (one, two):
+        put(engine, "a", "b", "c")
+        engine.remove_entries(["a"])
+    one.remove_entries(["b"])
+    assert one.schedule(1).complete
+    assert (two.schedule(1).complete, two.schedule(1).removed) == (False, ["a"])
+
+
 # -- entries -----------------------------------------------------------------------------------------------
 
 
@@ -239,6 +290,13 @@ def test_enabled_again_it_counts_from_then(engine: Engine, rig: Rig) -> None:
     assert again.enabled
     assert again.since >= since + 2 * rig.unit
     assert (again.last_due, again.runs) == (DUE, 1)
+
+
+def test_entries_are_found_by_name(engine: Engine) -> None:
+    put(engine, "a", "b", "c", source="code")
+    engine.fire(take(engine), [tick("b")])
+    assert engine.find_entries(["b", "x", "a", "b"]) == [stored(engine)["b"], stored(engine)["a"]]
+    assert engine.find_entries([]) == []
 
 
 def test_removed_entries_are_told(engine: Engine) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celeriac.engines.base import Consumer, Depth, Engine, Presence, Publication
+from celeriac.engines.base import Consumer, Depth, Engine, Publication
+from celeriac.engines.results import Presence
 from celeriac.engines.schedule import Schedule, Term
 from celeriac.exceptions import Fenced
 from tests.conformance.helpers import drain, incarnation

@@ -14,11 +14,11 @@ from celeriac.engines.base import (
     Hold,
     Loss,
     Outcome,
-    Presence,
     Publication,
     Unique,
     Verdict,
 )
+from celeriac.engines.results import Presence
 from tests.conformance.helpers import claim, drain, ids_of, incarnation, message, outcome, pub, pubs, settle
 from tests.conformance.rigs import Rig
 
@@ -281,6 +281,14 @@ def test_follow_ups_whose_key_is_held_are_left_out_silently(engine: Engine, cons
     assert settle(consumer, outcome(delivery, publications=follow_ups)) == []
     assert drain(consumer) == ["b", "d"]
     assert (engine.holder("k"), engine.holder("free")) == ("a", "d")
+
+
+def test_the_end_frees_the_key_for_its_own_follow_ups(engine: Engine, consumer: Consumer) -> None:
+    engine.publish([unique("a")])
+    (delivery,) = claim(consumer)
+    follow_up = outcome(delivery, publications=[unique("b")], unique="k", task_id="a")
+    assert settle(consumer, follow_up) == []
+    assert (engine.holder("k"), drain(consumer)) == ("b", ["b"])
 
 
 def test_follow_ups_of_an_owed_body_are_left_out_silently(engine: Engine, consumer: Consumer) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from celeriac.exceptions import StoreFull
 from celeriac.message import encode_envelope
+from tests.faults.beat_stage import Beats
 from tests.faults.chord_stage import Stage
 from tests.faults.field import LEASE, Field, Stuck, await_true
 from tests.faults.ledger import Entry
@@ -348,6 +349,32 @@ def chords(engine: str, seed: int, tasks: int) -> Entry:
     return entry
 
 
+def two_beats(engine: str, seed: int, tasks: int) -> Entry:
+    """Two beats are killed, and frozen for longer than a term, while an entry is due 50 times a second: each
+    tick must be sent once, and in order. (The numbers are those of the ticks; standstill is the longest time
+    without one.)"""
+    return _beats(engine, "2 beats", 2, seed, tasks)
+
+
+def three_beats(engine: str, seed: int, tasks: int) -> Entry:
+    """The same with three."""
+    return _beats(engine, "3 beats", 3, seed, tasks)
+
+
+def _beats(engine: str, scenario: str, count: int, seed: int, ticks: int) -> Entry:
+    entry = Entry(scenario)
+    with contextlib.ExitStack() as stack:
+        if engine == "sqlite":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="celeriac-faults-"))
+            broker = f"sqlite:///{folder}/store.db"
+        else:
+            broker = stack.enter_context(RedisServer("aof-always")).url()
+        beats = Beats(broker, count, seed)
+        stack.callback(beats.close)
+        beats.play(entry, ticks)
+    return entry
+
+
 @contextlib.contextmanager
 def _field(
     engine: str, scenario: str, seed: int, dead: dict[str, int] | None = None, **conf: Any
@@ -403,6 +430,8 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (messages, 2_000),
         (disk, 10_000),
         (chords, 600),
+        (two_beats, 2_000),
+        (three_beats, 2_000),
     ],
     "redis": [
         (processes, 50_000),
@@ -413,6 +442,8 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (producers, 5_000),
         (messages, 2_000),
         (chords, 600),
+        (two_beats, 2_000),
+        (three_beats, 2_000),
     ],
 }
 """For each engine: scenario and number of tasks of the long form."""

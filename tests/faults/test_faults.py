@@ -19,6 +19,8 @@ SHORT = {
     "disk": 600,
     "memory": 600,
     "chords": 36,
+    "two_beats": 300,
+    "three_beats": 300,
 }
 
 

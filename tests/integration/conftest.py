@@ -69,7 +69,7 @@ class Site:
             "PYTHONUNBUFFERED": "1",
         }
         self.conf: dict[str, Any] = {}
-        self.app = Celeriac("client", broker=broker, set_as_current=False)
+        self.app = Celeriac("client", broker=broker, set_as_current=False, beat_scope="project")
 
     def worker(self, *arguments: str, ready: bool = True, **conf: Any) -> WorkerProcess:
         env = {**self.env, "TEST_CONF": json.dumps({**self.conf, **conf})}

@@ -79,6 +79,29 @@ def retry_late(self):
     raise self.retry(exc=RuntimeError("later"), countdown=60)
 
 
+@app.task(bind=True)
+def swap(self, *steps):
+    """Replace the task with a chain of sums on these queues, or with a group if the first is ``group``."""
+    first, *queues = steps
+    if first == "group":
+        raise self.replace(library.group(add.si(n, n).set(queue=queue) for n, queue in enumerate(queues)))
+    made = add.si(1, 1).set(queue=first)
+    for queue in queues:
+        made |= add.s(1).set(queue=queue)
+    raise self.replace(made)
+
+
+@app.task(bind=True)
+def widen(self, queue):
+    self.add_to_chord(add.si(50, 50).set(queue=queue))
+    return 1
+
+
+@app.task(bind=True)
+def stamps(self, *before):
+    return [*before, self.request.stamps["job"]]
+
+
 @app.task
 def when():
     return time.time()

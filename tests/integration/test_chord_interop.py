@@ -1,4 +1,4 @@
-"""Chords that Celery's workers and ours run together on Redis, begun by either library."""
+"""Chords and chains that Celery's workers and ours run together on Redis, begun by either library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InteropSite]:
     with RedisServer() as server:
         site = InteropSite(server, tmp_path_factory.mktemp("chords"))
         for library, queue in QUEUES.items():
-            site.worker(library, queue, "-c", "2")
+            # What Celery adds to a canvas (celery.accumulate) goes to the default queue of whoever sends it.
+            site.worker(library, queue, "-c", "2", task_default_queue=QUEUES["celery"])
         yield site
         site.close()
 
@@ -103,3 +104,85 @@ def test_a_chain_a_group_or_a_chord_is_the_body(client: Any) -> None:
         ]
         """
     ) == [[1, 2], [[1, 2], [1, 2]], [[1, 2], [1, 2]]]
+
+
+# -- chains ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "second"), ["TO", "OT"])
+def test_a_chain_goes_from_one_to_the_other(client: Any, first: str, second: str) -> None:
+    assert client.run(
+        f"""
+        A, B = {first}, {second}
+        made = library.chain(
+            s(add, A, 1, 1), s(add, B, 1), library.group(s(add, A, 1), s(add, B, 2)), s(echo, B), s(echo, A)
+        )
+        r = made.apply_async()
+        ended = library.chain(s(add, A, 1, 1), s(add, B, 2), library.group(s(add, A, 1), s(add, B, 2)))()
+        answer = [r.get(timeout=20), r.parent.get(timeout=20), ended.get(timeout=20)]
+        """
+    ) == [[4, 5], [4, 5], [5, 6]]
+
+
+@pytest.mark.parametrize("queue", ["T", "O"])
+def test_an_error_in_a_chain_is_told(client: Any, both: InteropSite, queue: str) -> None:
+    failed = client.run(
+        f"""
+        made = library.chain(s(echo, O, 1), s(boom, {queue}), s(echo, T))
+        r = made.apply_async(link_error=s(on_error, {queue}))
+        error = r.parent.get(timeout=20, propagate=False)
+        assert type(error).__name__ == 'ValueError', repr(error)
+        answer = r.parent.id
+        """
+    )
+    both.await_true(lambda: [line for line in both.journal() if f"errback {failed} ValueError" in line])
+
+
+def test_stamps_go_with_all_parts(client: Any) -> None:
+    assert client.run(
+        """
+        made = library.chain(
+            s(stamps, T), s(stamps, O), library.group(s(stamps, T), s(stamps, O)), s(echo, O)
+        )
+        made.stamp(job='j1')
+        single = lambda v: v[0] if isinstance(v, list) and len(v) == 1 else v
+        found = made.apply_async().get(timeout=20)
+        answer = [len(found), str(found).count('j1')]
+        """
+    ) == [2, 6]
+
+
+# -- what changes while it runs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queue", ["T", "O"])
+def test_a_replaced_task_keeps_its_place(client: Any, queue: str) -> None:
+    assert client.run(
+        f"""
+        header = [s(swap, {queue}, T, O), s(swap, {queue}, 'group', O, T), s(echo, T, 5)]
+        made = library.chain(s(swap, {queue}, O, T), s(add, O, 10))
+        answer = [library.chord(header)(s(echo, {queue})).get(timeout=20), made().get(timeout=20)]
+        """
+    ) == [[3, [0, 2], 5], 13]
+
+
+@pytest.mark.parametrize("queue", ["T", "O"])
+@pytest.mark.parametrize("added", ["T", "O"])
+def test_a_task_joins_the_header(client: Any, queue: str, added: str) -> None:
+    assert client.run(
+        f"""
+        found = library.chord([s(widen, {queue}, {added}), s(echo, O, 2)])(s(echo, T)).get(timeout=20)
+        answer = sorted(found)
+        """
+    ) == [1, 2, 100]
+
+
+@pytest.mark.parametrize("body", ["T", "O"])
+def test_a_header_task_that_expired_fails_the_chord(client: Any, body: str) -> None:
+    assert "TaskRevokedError" in client.run(
+        f"""
+        late = s(echo, O, 1).set(countdown=0.2, expires=0.1)
+        r = library.chord([late, s(echo, T, 2)])(s(echo, {body}))
+        answer = str(r.get(timeout=20, propagate=False))
+        """
+    )

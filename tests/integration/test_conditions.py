@@ -34,7 +34,9 @@ def test_a_killed_worker_s_place_is_free_again(site: Any) -> None:
     site.worker("-c", "2")
     results = [site.send("tenant_dies_once", "acme", str(number)) for number in range(3)]
     assert [result.get(timeout=30) for result in results] == ["0", "1", "2"]
-    assert sorted(site.journal()) == ["run 0", "run 0", "run 1", "run 2"]
+    # Either of the first two may have got the place first, and died with it.
+    assert len(site.journal()) == 4
+    assert set(site.journal()) == {"run 0", "run 1", "run 2"}
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(site: Any) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, chord
-from celeriac.engines.base import ResultRecord
 from celeriac.engines.groups import ChordPart
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import ContentDisallowed, DecodeError, SecurityError
 from celeriac.message import decode_envelope, encode_envelope
 from tests.integration.conftest import HERE, Site, WorkerProcess

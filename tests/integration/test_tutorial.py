@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.processes import LoggedProcess
+from tests.processes import LoggedProcess, wait_until
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(100)
@@ -59,7 +59,9 @@ class Project:
         text = text.replace("from celeriac import Queue", f"from {queue_from} import Queue")
         text = text.replace("redis://localhost:6379/0", self.broker)
         text = text.replace("redis://localhost:6379/1", self.backend)
-        return text.replace("https://httpbin.org", self.http_url)
+        return text.replace("https://httpbin.org", self.http_url).replace(
+            "https://api.example.com", self.http_url
+        )
 
     def write(self, path: str, *names: str, extra: str = "", queue_from: str = "celeriac") -> None:
         """Write a module of these files of the article, with a test's own lines after them."""
@@ -75,6 +77,12 @@ class Project:
         self.workers.append(worker)
         worker.await_line("ready.")
         return worker
+
+    def start(self, *arguments: str) -> LoggedProcess:
+        """``celeriac -A myapp.celery_app ...`` as a process of its own."""
+        started = LoggedProcess([*COMMAND, "-A", "myapp.celery_app", *arguments], self.env, self.folder)
+        self.workers.append(started)
+        return started
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command in the folder and return what it writes."""
@@ -299,6 +307,34 @@ def banner_section(worker: LoggedProcess, title: str) -> list[str]:
     return [line.strip() for line in lines[: lines.index("")]]
 
 
+# -- step 6: periodic tasks ---------------------------------------------------------------------------------
+
+
+def test_step_6_periodic_tasks_run_however_many_beats_there_are(project: Project) -> None:
+    """The article warns of a second beat; here it stands by. 30 seconds are made one."""
+    project.write("myapp/celery_app.py", "celery_app.py", "beat.py")
+    project.write("myapp/tasks.py", "tasks.py", "beat_tasks.py")
+    module = project.folder / "myapp" / "celery_app.py"
+    module.write_text(module.read_text().replace('"schedule": 30.0', '"schedule": 1.0'))
+    worker = project.worker("--loglevel=info")
+    beats = [project.start("beat", "--loglevel=info") for _ in range(2)]
+    wait_until(lambda: len(re.findall(r"health_check\[.+succeeded", worker.log)) >= 2)
+    assert sorted("beat: leading" in beat.log for beat in beats) == [False, True]
+    names = "[view.name for view in app.schedule.list() if view.source == 'code']"
+    assert set(project.python(f"print(json.dumps({names}))")) >= {
+        "health-check-every-30-seconds", "cleanup-every-hour", "daily-report-midnight",
+    }  # fmt: skip
+    report = "app.schedule.run('daily-report-midnight').get(timeout=20)"
+    assert project.python(f"print(json.dumps({report}))") == {"report_type": "summary", "generated": True}
+    for beat in beats:
+        assert beat.stop() == 0
+    sent = sum(beat.log.count("Sending due task health-check-every-30-seconds") for beat in beats)
+    done = re.compile(r"health_check\[([^]]+)\] succeeded")
+    wait_until(lambda: len(done.findall(worker.log)) >= sent)
+    assert len(set(done.findall(worker.log))) == len(done.findall(worker.log)) == sent
+    assert not list(project.folder.glob("celerybeat-schedule*"))
+
+
 # -- step 8: errors -----------------------------------------------------------------------------------------
 
 STEP_8 = '''
@@ -482,6 +518,60 @@ def test_step_12_the_tests_of_the_article_pass_without_a_server(tmp_path: Path) 
     project.write("tests/test_tasks.py", "test_tasks.py")
     output = project.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/", "-v")
     assert "5 passed" in output
+
+
+# -- the advanced tips ------------------------------------------------------------------------------------
+
+TIPS = """\
+import json
+from myapp.celery_app import app
+from myapp.tasks import *
+url_list = ["{web}/1", "{web}/22", "{web}/333"]
+"""
+NOTIFY = 'send_email.s("[email protected]"'
+"""How the third step of the article's pipeline is written: the result before it is one argument too many."""
+
+
+def tips(project: Project, *, corrected: bool) -> str:
+    """The article's workflows as a program that prints their results."""
+    code = project.migrated("canvas.py")
+    if corrected:
+        code = code.replace(NOTIFY, NOTIFY.replace(".s(", ".si("))
+    for name in ("pipeline", "parallel_jobs", "batch"):
+        code = code.replace(f"{name}.delay()", f"{name} = {name}.delay()")
+    answers = (
+        "\nprint(json.dumps([r.get(timeout=60) for r in (pipeline, parallel_jobs, batch, *batch.parent)]))"
+    )
+    return TIPS.format(web=project.http_url) + code + answers
+
+
+def test_the_workflows_of_the_tips_run(project: Project) -> None:
+    compression = '\napp.conf.task_compression = "gzip"\n'
+    project.write("myapp/celery_app.py", "celery_app.py", extra=compression)
+    project.write("myapp/tasks.py", "tasks.py", "periodic.py")
+    worker = project.worker("--loglevel=info", "-P", "threads", "-c", "8")
+    project.folder.joinpath("tips.py").write_text(tips(project, corrected=True))
+    pipeline, jobs, report, *fetched = json.loads(project.run(sys.executable, "tips.py"))
+    assert pipeline == {"status": "sent", "to": "[email protected]"}
+    assert jobs == [{"dataset_id": number, "rows_processed": 10000} for number in range(1, 6)]
+    assert report == {"report_type": "batch_complete", "generated": True}
+    assert [answer["url"].rpartition("/")[2] for answer in fetched] == ["1", "22", "333"]
+    assert "Email sent to [email protected]: Pipeline complete" in worker.log
+
+
+def test_the_pipeline_as_printed_fails_where_it_is_sent(project: Project) -> None:
+    project.write("myapp/celery_app.py", "celery_app.py")
+    project.write("myapp/tasks.py", "tasks.py", "periodic.py")
+    script = project.folder / "tips.py"
+    script.write_text(tips(project, corrected=False))
+    failed = subprocess.run(
+        [sys.executable, "tips.py"], cwd=project.folder, env=project.env, text=True, capture_output=True
+    )
+    line = script.read_text().splitlines().index("pipeline = pipeline.delay()") + 1
+    assert f'tips.py", line {line}, in <module>' in failed.stderr
+    assert "TypeError: step 3 of the chain would call myapp.tasks.send_email(" in failed.stderr
+    assert ".si(...)" in failed.stderr
+    assert "Purged 0 messages" in project.celeriac("purge", "-f")
 
 
 # -- the article's cheat sheet ------------------------------------------------------------------------------

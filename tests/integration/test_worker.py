@@ -162,6 +162,7 @@ def test_ignore_and_reject(site: Any) -> None:
     rejected = site.send("reject")
     letters = site.await_true(lambda: site.app.broker.dead_letters())
     assert [(d.reason, d.task_id, d.detail) for d in letters] == [("rejected", rejected.id, "no thanks")]
+    assert rejected.state == "FAILURE"
     assert ignored.state == "PENDING"
     os.unlink(site.env["TEST_JOURNAL"] + ".requeued")
     assert site.send("reject", True).get(timeout=10) == "second time"

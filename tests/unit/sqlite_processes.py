@@ -11,7 +11,8 @@ import sys
 import time
 
 from celeriac.engines import create
-from celeriac.engines.base import Delivery, Incarnation, Outcome, Publication, ResultRecord, Verdict
+from celeriac.engines.base import Delivery, Incarnation, Outcome, Publication, Verdict
+from celeriac.engines.results import ResultRecord
 from celeriac.engines.schedule import Tick
 from celeriac.message import Message, decode_envelope
 

@@ -418,5 +418,5 @@ def test_the_report_shows_no_password() -> None:
     app = make_app(
         broker="memory://unit", result_backend="redis://:hunter2@localhost/1", task_always_eager=True
     )
-    app._backend = None
+    app._stores.use_backend(None)
     assert "hunter2" not in app.bugreport()

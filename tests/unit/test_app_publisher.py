@@ -257,7 +257,8 @@ def down(failures: int, maybe_done: bool = False, **settings: Any) -> tuple[Cele
     policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.001, "interval_max": 0.01}
     app = make_app(task_publish_retry_policy=policy, **settings)
     broker = Down(failures, maybe_done)
-    app._broker = app._write_broker = app._backend = broker
+    app._stores.broker = app._stores.write_broker = broker
+    app._stores.use_backend(broker)
     return app, broker
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from celeriac import chain, chord, group, signature
+from celeriac.exceptions import ChordError
 from tests.unit.canvas_bench import Bench
 
 Make = Callable[[Bench], Any]
@@ -151,6 +152,21 @@ def test_a_canvas_from_json_gives_its_result(name: str) -> None:
     assert bench.value(signature(json.loads(json.dumps(make(bench))), app=bench.app)) == expected
 
 
+@pytest.mark.parametrize("serializer", ["yaml", "msgpack", "pickle"])
+def test_canvases_are_written_by_every_serializer(serializer: str) -> None:
+    bench = Bench(
+        task_serializer=serializer, result_serializer=serializer, accept_content=["json", serializer]
+    )
+    for name, (make, expected) in CANVASES.items():
+        assert bench.value(make(bench)) == expected, name
+    bench.add.s(1, 1).on_error(bench.old.s()).apply_async(link=bench.note.s())
+    failing = chord([bench.fail.s(1)], bench.total.s() | bench.add.s(1))
+    failing.link_error(bench.new.s())
+    failing.delay()
+    bench.work()
+    assert sorted(call[0] for call in bench.calls) == ["new", "note"]
+
+
 @pytest.mark.parametrize("name", CANVASES)
 def test_a_frozen_canvas_keeps_its_ids(name: str) -> None:
     make, expected = CANVASES[name]
@@ -172,3 +188,79 @@ def test_a_canvas_run_here_gives_the_same(name: str) -> None:
     bench = Bench(task_always_eager=True)
     assert make(bench).delay().get() == expected
     assert make(Bench()).apply().get() == expected
+
+
+def test_members_of_a_canvas_are_sent_whatever_holds_their_key() -> None:
+    bench = Bench()
+    unique, debounced = bench.add.s(1, 1).set(unique_for=60), bench.add.s(1, 1).set(debounce=0.001)
+    made = chord([unique, unique, debounced, debounced], bench.total.s())
+    assert bench.value(made) == 8
+    first, second = ((bench.add.s(1, 1).set(unique_for=60) | bench.add.s(n))() for n in (1, 2))
+    bench.work()
+    assert [first.get(timeout=1), second.get(timeout=1)] == [3, 4]
+
+
+def test_what_is_no_signature_is_refused_where_it_is_put_in() -> None:
+    bench = Bench()
+    for make, kind in ((chain, "chain"), (group, "group")):
+        with pytest.raises(TypeError, match=f"a {kind} is made of signatures, such as .*, not of 5"):
+            make(bench.add.s(1, 1), 5)
+    with pytest.raises(TypeError, match=r"a chord's header is made of signatures, .*, not of 5"):
+        chord([bench.add.s(1, 1), 5], bench.total.s())
+
+
+def test_a_task_that_has_added_to_its_chord_cannot_be_replaced() -> None:
+    bench = Bench()
+
+    @bench.app.task(bind=True)
+    def both(self: Any) -> Any:
+        self.add_to_chord(bench.add.s(1, 1))
+        return self.replace(bench.add.s(2, 2))
+
+    result = chord([both.s(), bench.add.s(1, 1)], bench.total.s())()
+    bench.work()
+    with pytest.raises(ChordError, match="cannot be replaced after add_to_chord"):
+        result.get(timeout=1)
+
+
+def test_what_gathers_a_group_runs_where_its_tasks_run() -> None:
+    bench = Bench()
+    own = bench.app.task(name="t.own", queue="own")(lambda: None)
+
+    def gathers(sig: Any) -> dict[str, Any]:
+        made = chord([sig, bench.add.s(1, 1)], bench.listed.s())
+        made.freeze()
+        step = made.tasks[0]
+        while step["subtask_type"]:
+            step = step.tasks[-1] if step["subtask_type"] == "chain" else step.body
+        assert step.task == "celery.accumulate"
+        return {
+            key: step.options[key] for key in ("queue", "routing_key", "route_name") if key in step.options
+        }
+
+    add = bench.add.s(1)
+    assert gathers(bench.add.s(1, 1) | group(add, add)) == {"route_name": "t.add"}
+    assert gathers(bench.add.s(1, 1) | group(own.si(), own.si())) == {"queue": "own"}
+    there = bench.add.s(1).set(queue="there")
+    assert gathers(bench.add.s(1, 1) | group(bench.add.s(1) | there, add)) == {"queue": "there"}
+    assert gathers(bench.add.s(1, 1) | group(there, add).set(queue="all")) == {"queue": "all"}
+    inner = chord([add, add], group(there, there))
+    assert gathers(bench.add.s(1, 1) | inner) == {"queue": "there"}
+
+
+def test_a_running_call_as_a_signature() -> None:
+    bench = Bench()
+
+    @bench.app.task(bind=True)
+    def again(self: Any, value: int) -> Any:
+        if value > 2:
+            return value
+        raise self.replace(self.signature_from_request(args=(value + 1,), task_id=None))
+
+    @bench.app.task(bind=True)
+    def shown(self: Any, value: int) -> Any:
+        made = self.subtask_from_request(queue="other")
+        return [made.id == self.request.id, made.args, made.options["queue"], made.options["job"]]
+
+    assert bench.value(shown.s(1).stamp(job="j")) == [True, [1], "other", "j"]
+    assert bench.value(again.s(1) | bench.add.s(10)) == 13

@@ -12,7 +12,8 @@ from celeriac import Celeriac, chain, chord
 from celeriac.app.chords import Chords
 from celeriac.canvas import maybe_signature
 from celeriac.engines import groups
-from celeriac.engines.base import Control, Incarnation, Outcome
+from celeriac.engines.base import Incarnation, Outcome
+from celeriac.engines.coordinator import Control
 from celeriac.exceptions import (
     ChordError,
     EncodeError,

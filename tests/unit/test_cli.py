@@ -110,7 +110,7 @@ def test_help_is_quick_and_imports_no_worker_and_no_server() -> None:
         click_.append(measure("import click")[0])
         took, modules, out = measure("from celeriac.cli.root import run; run(['--help'])")
         help_.append(took)
-    assert min(help_) < 1.8 * min(click_)
+    assert min(help_) < 2 * min(click_)  # 1.5 on a quiet machine
     for name in ("redis", "rich", "asyncio", "celeriac.worker", "celeriac.app.base", "celeriac.engines.base"):
         assert f"'{name}'" not in modules, name
     for name in root.COMMANDS:
@@ -144,7 +144,7 @@ def test_no_command_takes_an_option_away_from_the_global_ones() -> None:
     ("arguments", "said"),
     [
         (["wroker"], "Did you mean worker"),
-        (["beat"], "comes with periodic tasks"),
+        (["events"], "comes with task events"),
         (["inspect", "stats"], "remote control"),
         (["inspect", "pong"], "Did you mean ping"),
         (["dead", "lsit"], "Did you mean list"),
@@ -152,9 +152,8 @@ def test_no_command_takes_an_option_away_from_the_global_ones() -> None:
         (["worker", "-l", "inof"], "Did you mean INFO"),
         (["worker", "-c", "0"], "-c"),
         (["worker", "--autoscale", "x,1"], "10,3"),
-        (["worker", "-B"], "periodic tasks"),
         (["worker", "-E"], "events"),
-        (["worker", "--scheduler", "x"], "periodic tasks"),
+        (["worker", "--scheduler", "x"], "give -B as well"),
         (["worker", "-P", "custom"], "prefork"),
         (["worker", "--soft-time-limit", "5", "--time-limit", "2"], "shorter"),
         (["worker", "taks.acks_late=1"], "acks_late"),
@@ -434,10 +433,11 @@ def test_the_shell_knows_application_and_tasks(app: Celeriac) -> None:
     from celeriac.cli.session import Session
     from celeriac.cli.shell import namespace
 
+    app.add_task(print, name="shop.sell_once")  # no other test's application shares one of this name
     names = namespace(Session(app))
     assert names["app"] is names["celery"] is app
-    assert names["add"].name == "shop.add"
-    assert "add" not in namespace(Session(app), without_tasks=True)
+    assert names["sell_once"].name == "shop.sell_once"
+    assert "sell_once" not in namespace(Session(app), without_tasks=True)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, group
+from celeriac.app.checkpoint import Checkpoint
+from celeriac.contrib.testing import drain, frozen
 from celeriac.engines.base import Delivery, Incarnation, NodeInfo, Outcome, Verdict
+from celeriac.exceptions import SecurityError
 from celeriac.worker.job import Job
 from celeriac.worker.runner import Runner
 from tests.unit.helpers import body, make_app, message, messages
@@ -19,11 +22,11 @@ Task = Any
 class Bench:
     """A child of a worker, one step at a time."""
 
-    def __init__(self, app: Celeriac) -> None:
+    def __init__(self, app: Celeriac, child: int = 0) -> None:
         self.app = app
         app.finalize()
         app.broker.beat(NodeInfo("node", "w@here", "here", 1, 1.0))
-        self.consumer = app.broker.attach(Incarnation("node", 0, 1, 4))
+        self.consumer = app.broker.attach(Incarnation("node", child, 1, 4))
         self.runner = Runner(app, "w@here", self.consumer.owner.name, max_deliveries=3)
 
     def claim(self, limit: int = 1) -> list[Delivery]:
@@ -116,6 +119,50 @@ def test_the_call_may_say_it_for_itself(app: Celeriac) -> None:
     assert plain.delay(1, 1).id != first.id
 
 
+def test_a_task_that_others_wait_for_is_sent_whatever_makes_it_unique(app: Celeriac) -> None:
+    @app.task(name="plain")
+    def plain(x: int) -> int:
+        return x
+
+    once = plain.s(1).set(unique_for=60)
+    once.delay()
+    result = group(once, once).delay()
+    assert drain(app).ran == 3
+    assert result.get(timeout=1) == [1, 1]
+
+
+@pytest.mark.parametrize("key", ["{x}", "same"])
+def test_what_takes_the_place_of_a_task_is_sent_and_holds_its_key(app: Celeriac, key: str) -> None:
+    @app.task(name="once", unique_for=60, unique_key=key)
+    def once(x: int) -> int:
+        return x
+
+    @app.task(name="other", unique_for=60, unique_key="mine", bind=True)
+    def other(self: Task) -> None:
+        self.replace(once.s(7))
+
+    once.apply_async((7,), countdown=60)
+    result = other.delay()
+    bench = Bench(app)
+    bench.step()
+    assert other.delay().duplicate
+    assert drain(app).ran == 1
+    assert result.get(timeout=1) == 7
+    assert not other.delay().duplicate
+
+
+def test_the_key_of_a_delayed_task_is_held_while_it_waits(app: Celeriac) -> None:
+    @app.task(name="later", unique_for=60)
+    def later() -> None: ...
+
+    with frozen(app) as clock:
+        later.apply_async(countdown=3600)
+        clock.advance(3000)
+        assert later.delay().duplicate
+        clock.advance(700)
+        assert not later.delay().duplicate
+
+
 def test_enqueue_many_leaves_out_what_is_there(app: Celeriac) -> None:
     @app.task(name="many", unique_for=60)
     def many(x: int) -> None: ...
@@ -206,6 +253,49 @@ def test_each_key_has_places_of_its_own(app: Celeriac) -> None:
     assert [isinstance(one, Job) for one in decided] == [True, True, False]
 
 
+@pytest.mark.parametrize("then", [3, 1])
+def test_the_parked_run_under_the_limit_of_the_code_that_runs_them(app: Celeriac, then: int) -> None:
+    @app.task(name="heavy", max_concurrency=2)
+    def heavy(x: int) -> None: ...
+
+    for x in range(8):
+        heavy.delay(x)
+    old = Bench(app)
+    running = [old.prepare(claimed) for claimed in old.claim(2)]
+    old.settle(*[old.prepare(claimed) for claimed in old.claim(6)])  # type: ignore[misc]
+    app.tasks["heavy"].max_concurrency = then  # a deploy
+    new = Bench(app, child=1)
+    old.settle(old.runner.run(running[0]))  # type: ignore[arg-type]
+    (placed,) = new.claim()
+    first = new.prepare(placed)
+    assert isinstance(first, Job)
+    assert len(new.claim(8)) == (1 if then > 2 else 0)
+    old.settle(old.runner.run(running[1]))  # type: ignore[arg-type]
+    assert len(new.claim(8)) == (1 if then > 2 else 0)
+
+
+def test_a_key_that_cannot_be_made_is_the_end_of_its_call(app: Celeriac) -> None:
+    told: list[Any] = []
+
+    class Base(app.Task):  # type: ignore[name-defined, misc]
+        def on_failure(self, exc: Any, task_id: str, *rest: Any) -> None:
+            told.append((task_id, self.request.id))
+
+    @app.task(name="per", base=Base, max_concurrency=1, concurrency_key="{user.id}")
+    def per(user: int) -> None: ...
+
+    result = per.delay(7)
+    bench = Bench(app)
+    (claimed,) = bench.claim()
+    outcome = bench.prepare(claimed)
+    assert isinstance(outcome, Outcome)
+    assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "failed")
+    assert "the key '{user.id}' does not fit" in outcome.detail
+    bench.settle(outcome)
+    assert told == [(result.id, result.id)]
+    assert result.state == "FAILURE"
+
+
 def test_a_retry_gives_its_place_back(app: Celeriac) -> None:
     @app.task(name="again", max_concurrency=1, bind=True)
     def again(self: Task) -> None:
@@ -261,6 +351,31 @@ def test_a_checkpoint_is_there_for_the_next_run_and_gone_with_the_end(app: Celer
     assert app.coordinator.checkpoint(result.id) is None
 
 
+def test_where_messages_are_signed_a_forged_checkpoint_is_refused(app: Celeriac) -> None:
+    app.setup_security(hmac_key="k" * 32)
+
+    @app.task(name="work", bind=True, throws=SecurityError)
+    def work(self: Task, again: bool) -> Any:
+        if not self.request.checkpoint:
+            self.checkpoint([1])
+            if again:
+                raise self.retry(countdown=0)
+        return self.request.checkpoint
+
+    results = [work.delay(True), work.delay(True)]
+    bench = Bench(app)
+    bench.step()
+    bench.step()
+    own, other = (result.id for result in results)
+    kept = app.coordinator.checkpoint(own)
+    lease = (bench.consumer.owner.name, "celery", bench.claim()[0].token)
+    for forged in (kept, b"[2]"):
+        app.coordinator.keep_checkpoint(other, forged, 60, lease)
+        with pytest.raises(SecurityError):
+            Checkpoint.fetched(app, other)
+    assert Checkpoint.fetched(app, own).state == [1]
+
+
 def test_a_run_that_lost_its_lease_keeps_no_checkpoint(
     app: Celeriac, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,6 +393,19 @@ def test_a_run_that_lost_its_lease_keeps_no_checkpoint(
     assert app.coordinator is not None
     assert app.coordinator.checkpoint(result.id) is None
     assert "the checkpoint was not kept" in caplog.text
+
+
+def test_an_eager_retry_finds_the_checkpoint(app: Celeriac) -> None:
+    @app.task(name="work", bind=True)
+    def work(self: Task) -> Any:
+        at = self.request.checkpoint
+        if at is None:
+            self.checkpoint(3)
+            raise self.retry()
+        return at
+
+    assert work.apply().get() == 3
+    assert work.apply().get() == 3, "another call begins anew"
 
 
 def test_called_directly_a_checkpoint_stays_in_the_call(app: Celeriac) -> None:

@@ -63,6 +63,21 @@ def test_a_worker_in_a_thread_runs_tasks(app: Celeriac, pool: str) -> None:
     assert not result.ready()
 
 
+@pytest.mark.parametrize("pool", ["solo", "threads", "asyncio", "prefork"])
+def test_each_run_of_a_coroutine_has_its_own_request(app: Celeriac, tmp_path: Path, pool: str) -> None:
+    if pool == "prefork":
+        app.conf.broker_url = f"sqlite:///{tmp_path}/t.db"
+
+    @app.task(name="who", bind=True)
+    async def who(self: object) -> str:
+        found: str = self.request.id  # type: ignore[attr-defined]
+        return found
+
+    with start_worker(app, pool=pool):
+        results = [app.tasks["who"].delay() for _ in range(3)]
+        assert [result.get(timeout=10) for result in results] == [result.id for result in results]
+
+
 def test_the_prefork_pool_runs_in_processes_of_its_own(tmp_path: Path) -> None:
     with make_app(f"sqlite:///{tmp_path}/t.db") as app, start_worker(app, pool="prefork") as worker:
         pid, _ = app.tasks["where"].delay().get(timeout=10)

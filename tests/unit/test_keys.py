@@ -86,3 +86,48 @@ def test_both_at_once_make_no_sense(task: Any) -> None:
 def test_a_time_is_a_number_or_a_timedelta(task: Any, wrong: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="unique_for is a number"):
         condition(task, 1, unique_for=wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"unique_key": "user:{nobody}"}, r"unique_key='user:{nobody}' names 'nobody'.*it has user_id, day"),
+        ({"unique_key": ["user_id", "nobody"]}, "names 'nobody'"),
+        ({"unique_key": "user:{user_id"}, "cannot be read"),
+        ({"unique_key": 7}, "cannot be read"),
+        ({"max_concurrency": 1, "concurrency_key": "{nobody.id}"}, "names 'nobody'"),
+        ({"concurrency_key": "{user_id}"}, "concurrency_key needs max_concurrency"),
+        ({"max_concurrency": 0}, "max_concurrency is a number from 1"),
+        ({"unique_for": "1h"}, "unique_for is a number of seconds"),
+        ({"unique_for": 60, "debounce": 5}, "give one of the two"),
+    ],
+)
+def test_what_no_call_could_obey_is_a_mistake_of_the_task(options: Any, said: str) -> None:
+    def ask(user_id: int, day: str = "today") -> None: ...
+
+    app = make_app()
+    app.finalize()
+    with pytest.raises(ImproperlyConfigured, match=f"task ask: .*{said}"):
+        app.task(ask, name="ask", **options)
+
+
+def test_keys_that_only_a_call_can_judge_are_let_through() -> None:
+    app = make_app()
+    for given in ("{0}", "{user_id.name}", "{more}", "any", ["user_id", "other"], lambda **_: 1):
+        app.task(report, name=str(given), unique_key=given).name  # noqa: B018 - makes the task
+
+
+def test_a_key_that_does_not_fit_the_arguments_says_so(task: Any) -> None:
+    with pytest.raises(TypeError, match=r"report: the key '{user_id.name}' does not fit .* 'name'"):
+        key(task, "{user_id.name}", 1)
+
+
+def test_a_function_given_to_the_decorator_gets_the_call_s_arguments_only() -> None:
+    task = make_app().task(
+        report, name="report", unique_key=lambda user_id: user_id % 10,
+        max_concurrency=1, concurrency_key=lambda user_id: user_id % 5,
+    )  # fmt: skip
+    found = keys.unique_of("report", task, (31,), {}, {})
+    assert found is not None
+    assert found.key == "report:1"
+    assert keys.call_key("report", task, task.concurrency_key, (31,), {}) == "report:1"

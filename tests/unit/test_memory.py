@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from celeriac.engines import create
-from celeriac.engines.base import Incarnation, Publication, ResultRecord
+from celeriac.engines.base import Incarnation, Publication
 from celeriac.engines.memory import MemoryEngine
+from celeriac.engines.results import ResultRecord
 from celeriac.message import Message
 
 

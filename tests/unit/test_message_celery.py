@@ -127,6 +127,7 @@ def test_exceptions_are_written_as_celery_writes_them(celery_peer: Any, text: st
 def test_every_exception_of_ours_is_named_where_a_celery_client_finds_it(celery_peer: Any) -> None:
     own = {
         "CeleriacError",
+        "EntryNotFound",
         "LeaseLost",
         "Fenced",
         "SchemaError",

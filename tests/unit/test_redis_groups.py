@@ -11,9 +11,10 @@ import pytest
 from redis import Redis
 
 from celeriac.engines import create
-from celeriac.engines.base import Consumer, Hold, Presence, Unique, Verdict
+from celeriac.engines.base import Consumer, Hold, Unique, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.engines.redis import RedisEngine
+from celeriac.engines.results import Presence
 from celeriac.exceptions import OperationalError, StoreFull
 from tests.conformance.helpers import (
     claim,

@@ -8,8 +8,9 @@ import pytest
 from redis import Redis
 
 from celeriac.engines import create
-from celeriac.engines.base import Presence, Publication, Unique
+from celeriac.engines.base import Publication, Unique
 from celeriac.engines.redis import RedisEngine, schedules
+from celeriac.engines.results import Presence
 from celeriac.engines.schedule import Entry, Term, Tick
 from celeriac.exceptions import OperationalError, StoreFull
 from tests.conformance.helpers import drain, incarnation, pub
@@ -98,9 +99,20 @@ def test_every_key_has_the_prefix(server: RedisServer, client: Redis) -> None:
     names = set(client.keys("*"))
     assert {name for name in names if "schedule" in name} == {
         f"app:celeriac:schedule{what}"
-        for what in ("", ":leader", ":entries", ":ticks", ":versions", ":removed")
+        for what in (":version", ":leader", ":entries", ":ticks", ":versions", ":removed")
     }
     assert all(name.startswith("app:") for name in names)
+    engine.close()
+
+
+def test_keys_of_a_scope_end_with_it(server: RedisServer, client: Redis) -> None:
+    engine = opened(server.url(), schedule_scope="one: two")
+    engine.put_entries([Entry("e", b"{}"), Entry("f", b"{}")])
+    engine.fire(take(engine), [tick()])
+    engine.remove_entries(["f"])
+    names = {name for name in client.keys("*") if "schedule" in name}
+    assert len(names) == 6
+    assert all(name.endswith(":one: two") for name in names)
     engine.close()
 
 
@@ -124,7 +136,7 @@ def test_a_removed_entry_leaves_only_its_name(server: RedisServer, client: Redis
     engine = opened(server.url())
     engine.put_entries([Entry("e", b"{}")])
     engine.remove_entries(["e"])
-    assert set(client.keys("*")) == {"celeriac:schedule", "celeriac:schedule:removed"}
+    assert set(client.keys("*")) == {"celeriac:schedule:version", "celeriac:schedule:removed"}
     engine.close()
 
 

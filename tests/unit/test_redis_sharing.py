@@ -15,8 +15,9 @@ import pytest
 from kombu import Connection
 
 from celeriac.engines import create
-from celeriac.engines.base import Consumer, Loss, Outcome, Presence, Verdict
+from celeriac.engines.base import Consumer, Loss, Outcome, Verdict
 from celeriac.engines.redis import RedisEngine
+from celeriac.engines.results import Presence
 from celeriac.exceptions import OperationalError
 from celeriac.message import encode_envelope
 from tests.conformance.helpers import (

@@ -13,7 +13,7 @@ import pytest
 
 from celeriac import AsyncResult, Celeriac, states
 from celeriac.app.request import Context
-from celeriac.engines.base import Presence
+from celeriac.engines.results import Presence
 from celeriac.exceptions import EncodeError, IncompleteStream, TaskRevokedError, TimeoutError
 from celeriac.result import RemoteTraceback, result_from_tuple
 from celeriac.serialization import json_loads

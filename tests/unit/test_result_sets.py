@@ -77,8 +77,8 @@ class Counted:
 
 @pytest.fixture
 def counted(app: Celeriac) -> Counted:
-    app._backend = Counted(app.broker)
-    return app._backend  # type: ignore[no-any-return]
+    app._stores.use_backend(Counted(app.broker))
+    return app.backend  # type: ignore[no-any-return]
 
 
 def results(app: Celeriac, *ids: str) -> list[Any]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.engines.base import Binding, NodeInfo
+from celeriac.engines.base import NodeInfo
+from celeriac.routing.queues import Binding
 
 DOCS = Path(__file__).parents[2] / "docs" / "routing.md"
 OWN = "bcast.news.1"

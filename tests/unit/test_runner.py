@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, signals
-from celeriac.engines.base import Control, Delivery, Outcome, Verdict
+from celeriac.engines.base import Delivery, Outcome, Verdict
+from celeriac.engines.coordinator import Control
 from celeriac.exceptions import Ignore, Reject
 from celeriac.message import Notes, encode_envelope, with_notes
 from celeriac.worker.job import Job
@@ -108,6 +109,8 @@ def test_ignore_and_reject(app: Celeriac) -> None:
     assert (outcome.verdict, outcome.result) == (Verdict.ACK, None)
     outcome = run(app, delivery(app, "reject", False))
     assert (outcome.verdict, outcome.reason, outcome.detail) == (Verdict.DEAD, "rejected", "why")
+    assert outcome.result is not None
+    assert outcome.result.state == "FAILURE"
     assert run(app, delivery(app, "reject", True)).verdict is Verdict.REQUEUE
 
 

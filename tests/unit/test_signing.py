@@ -148,7 +148,7 @@ def test_results_must_be_signed_and_the_tasks_own(app: Celeriac) -> None:
 
 
 def test_a_forged_result_is_refused_at_the_line_that_reads_it(app: Celeriac) -> None:
-    from celeriac.engines.base import ResultRecord
+    from celeriac.engines.results import ResultRecord
 
     result = app.tasks["add"].delay(2, 3)
     assert app.backend is not None

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from celeriac.engines import create
-from celeriac.engines.base import Incarnation, Outcome, Publication, ResultRecord, Verdict
+from celeriac.engines.base import Incarnation, Outcome, Publication, Verdict
+from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import SQLiteEngine
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import OperationalError, SchemaError, StoreFull

@@ -13,19 +13,9 @@ from pathlib import Path
 import pytest
 
 from celeriac.engines import create
-from celeriac.engines.base import (
-    Consumer,
-    Delivery,
-    Hold,
-    Incarnation,
-    Outcome,
-    Presence,
-    Publication,
-    ResultRecord,
-    Unique,
-    Verdict,
-)
+from celeriac.engines.base import Consumer, Delivery, Hold, Incarnation, Outcome, Publication, Unique, Verdict
 from celeriac.engines.groups import ChordPart
+from celeriac.engines.results import Presence, ResultRecord
 from celeriac.engines.sqlite import SQLiteEngine, chords, clock
 from celeriac.engines.sqlite.store import APPLICATION_ID, MIGRATIONS
 from celeriac.exceptions import OperationalError

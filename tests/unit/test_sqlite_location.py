@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from celeriac.engines import create
-from celeriac.engines.base import Incarnation, NodeInfo, Outcome, Publication, ResultRecord, Verdict
+from celeriac.engines.base import Incarnation, NodeInfo, Outcome, Publication, Verdict
+from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import SQLiteEngine, clock, location
 from celeriac.engines.sqlite.location import Location, file_system
 from celeriac.exceptions import ImproperlyConfigured, OperationalError

@@ -90,6 +90,31 @@ def test_a_file_of_version_2_goes_on(path: Path) -> None:
         assert handle.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_a_file_of_version_4_goes_on(path: Path) -> None:
+    """Its schedule was nobody's in particular."""
+    with closing(sqlite3.connect(path)) as handle:
+        scripts = " ".join(script(number) for number in range(4))
+        handle.executescript(f"{scripts} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version=4;")
+        handle.execute("UPDATE schedule SET version = 7, forgotten = 2")
+        handle.execute("INSERT INTO entry VALUES (5, 'e', '{}', 'store', 1, 6, 10.0)")
+        handle.execute("INSERT INTO progress VALUES (5, 20.0, 21.0, 'last', 3, 1)")
+        handle.execute("INSERT INTO removed VALUES ('gone', 7)")
+        handle.execute("UPDATE term SET holder = 'one', token = 4, expires = 2, ttl = 1")
+        handle.commit()
+    other = create(f"sqlite:///{path}", {"schedule_scope": "other"})
+    assert (other.schedule().entries, other.schedule_version(), other.leader()) == ([], 0, None)
+    other.close()
+    engine = open_at(path)
+    assert engine.schedule(6).removed == ["gone"]
+    assert engine.schedule(1).complete
+    (entry,) = engine.schedule().entries
+    assert (entry.name, entry.last_due, entry.runs, entry.version) == ("e", 20.0, 3, 6)
+    assert take(engine).token == 5
+    assert fire(engine, "e", 20.0) == {"e": "done"}
+    engine.close()
+    assert integrity(path) == "ok"
+
+
 def test_removed_entries_leave_no_rows(engine: SQLiteEngine, path: Path) -> None:
     for _ in range(3):
         engine.put_entries([Entry("a", b"{}"), Entry("b", b"{}")])

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from celeriac.engines import create
-from celeriac.engines.base import Incarnation, Publication, ResultRecord
+from celeriac.engines.base import Incarnation, Publication
+from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import SQLiteEngine, listener, wake
 from celeriac.engines.sqlite.gate import Gate
 from celeriac.exceptions import OperationalError

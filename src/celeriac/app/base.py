@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from celeriac import clock
-from celeriac.app import ids, imports, maker, names, state, stores, unique
+from celeriac.app import ids, imports, maker, names, state, unique
 from celeriac.app.annotations import annotate_all, prepare
 from celeriac.app.conf import Configuration
 from celeriac.app.control import Control
@@ -21,11 +21,11 @@ from celeriac.app.publisher import Publisher
 from celeriac.app.redaction import Redaction
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
+from celeriac.app.routing import Routing
+from celeriac.app.stores import Stores, tracks_queued
 from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.result import AsyncResult, GroupResult, ResultSet
-from celeriac.routing import Queue, Queues, Router
-from celeriac.routing.queues import SETTINGS as QUEUE_SETTINGS
 from celeriac.serialization import ensure_accept
 from celeriac.signals import Signal
 from celeriac.task import Task as _Task
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.app.periodic import PeriodicTasks
-    from celeriac.engines.base import Broker, Coordinator, ResultBackend
+    from celeriac.app.schedule import Entries
+    from celeriac.engines.base import Broker
+    from celeriac.engines.coordinator import Coordinator
+    from celeriac.engines.results import ResultBackend
+    from celeriac.routing import Queue, Queues, Router
     from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
 
@@ -52,6 +56,16 @@ class Celeriac:
 
     task_cls: type[_Task[..., Any]] | str | None = None
     """The base class of tasks, for subclasses to set; the argument of this name goes before it."""
+    module: str | None
+    """The module that made the application."""
+    registry: TaskRegistry
+    """The tasks registered so far; :attr:`tasks` has all."""
+    discoveries: list[Callable[[], None]]
+    """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
+    steps: defaultdict[str, set[Any]]
+    """Classes of ``celeriac.bootsteps`` that live with a worker: ``"worker"`` and ``"consumer"``."""
+    user_options: defaultdict[str, set[Any]]
+    """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
 
     def __init__(
         self,
@@ -86,23 +100,16 @@ class Celeriac:
         :meth:`finalize` an error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery
         that do not exist here and are refused.
         """
-        for name, value in (("loader", loader), ("amqp", amqp), ("events", events), ("fixups", fixups)):
-            if value not in (None, [], (), "app", "default", "celery.loaders.app:AppLoader"):
-                raise ImproperlyConfigured(f"{name}= is not supported: there is no such part to replace")
+        _refuse(loader=loader, amqp=amqp, events=events, fixups=fixups)
         self.main = main
-        self.module: str | None = names.caller_module()
-        """The module that made the application."""
+        self.module = names.caller_module()
         self.strict_typing = strict_typing
         self.autofinalize = autofinalize
         self.finalized = False
         self.registry = TaskRegistry(tasks or {})
-        """The tasks registered so far; :attr:`tasks` has all."""
-        self.discoveries: list[Callable[[], None]] = []
-        """What :meth:`autodiscover_tasks` was asked for, to be done by :meth:`import_tasks`."""
-        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
-        """Classes of ``celeriac.bootsteps`` that live with a worker: ``"worker"`` and ``"consumer"``."""
-        self.user_options: defaultdict[str, set[Any]] = defaultdict(set)
-        """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
+        self.discoveries = []
+        self.steps = defaultdict(set)
+        self.user_options = defaultdict(set)
         self.on_configure = Signal("app.on_configure")
         self.on_after_configure = Signal("app.on_after_configure", {"source"})
         self.on_after_finalize = Signal("app.on_after_finalize")
@@ -111,20 +118,9 @@ class Celeriac:
         self._control_cls, self._log_cls = control, log
         if task_cls is not None:
             self.task_cls = task_cls
-        self._broker: Any = None
-        self._write_broker: Any = None
-        self._backend: Any = _UNSET
-        self._routing: tuple[Mapping[str, Any], Queues, Router] | None = None
-        given = {**(changes or {}), **settings}
-        if broker is not None:
-            given["broker_url"] = broker
-        if isinstance(backend, str):
-            given["result_backend"] = backend
-        elif backend is not None:
-            self._backend = backend
-        if include is not None:
-            given["include"] = [include] if isinstance(include, str) else list(include)
-        self.conf = Configuration(self, given)
+        self._stores = Stores(self, None if isinstance(backend, str) else backend)
+        self._routing = Routing(self)
+        self.conf = Configuration(self, {**(changes or {}), **settings, **_named(broker, backend, include)})
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         if set_as_current:
@@ -501,17 +497,24 @@ class Celeriac:
 
         return PeriodicTasks(self)
 
+    @cached_property
+    def schedule(self) -> Entries:
+        """The periodic tasks at run time: list, add, change, pause, resume, run and remove them."""
+        from celeriac.app.schedule import Entries
+
+        return Entries(self)
+
     # -- queues ----------------------------------------------------------------------------------------
 
     @property
     def queues(self) -> Queues:
         """The queues by name."""
-        return self._routes()[1]
+        return self._routing.current().queues
 
     @property
     def router(self) -> Router:
         """Finds the queue of a call."""
-        return self._routes()[2]
+        return self._routing.current().router
 
     def select_queues(self, queues: Iterable[str] | str | None = None) -> dict[str, Queue]:
         """Let workers of this process take from these queues only."""
@@ -525,42 +528,17 @@ class Celeriac:
         self.queues.select(queues)
         return list(self.queues.deselect(exclude))
 
-    def _routes(self) -> tuple[Mapping[str, Any], Queues, Router]:
-        values = self.conf.resolved
-        made = self._routing
-        if made is not None and made[0] is values:
-            return made
-        if made is not None and all(values[name] is made[0][name] for name in ROUTING):
-            # What was selected, and the queues found on the way, outlive a change that is not theirs.
-            self._routing = made = (values, *made[1:])
-            return made
-        queues = Queues.of_settings(values)
-        router = Router(values["task_routes"], queues, lambda exchange: self.write_broker.bindings(exchange))
-        self._routing = made = (values, queues, router)
-        return made
-
     # -- stores ----------------------------------------------------------------------------------------
 
     @property
     def broker(self) -> Broker:
         """Where workers take messages from, and clients send them unless ``broker_write_url`` is another."""
-        if self._broker is None:
-            with self._lock:
-                if self._broker is None:
-                    self._broker = stores.open_broker(self, self.conf.broker_read_url)
-        return self._broker  # type: ignore[no-any-return]
+        return self._stores.broker or self._stores.open_broker()
 
     @property
     def write_broker(self) -> Broker:
         """Where clients send messages."""
-        if self._write_broker is None:
-            with self._lock:
-                url = self.conf.broker_write_url
-                if url == self.conf.broker_read_url:
-                    self._write_broker = self.broker
-                else:
-                    self._write_broker = stores.open_broker(self, url)
-        return self._write_broker  # type: ignore[no-any-return]
+        return self._stores.write_broker or self._stores.open_write_broker()
 
     @cached_property
     def default_url(self) -> str:
@@ -580,11 +558,8 @@ class Celeriac:
     @property
     def backend(self) -> ResultBackend | None:
         """Where results are kept; ``None`` if they are turned off (``disabled://``)."""
-        if self._backend is _UNSET:
-            with self._lock:
-                if self._backend is _UNSET:
-                    self._backend = stores.open_backend(self)
-        return self._backend  # type: ignore[no-any-return]
+        stores = self._stores
+        return stores.backend if stores.backend_known else stores.open_backend()
 
     @property
     def coordinator(self) -> Coordinator | None:
@@ -603,7 +578,7 @@ class Celeriac:
     @property
     def tracks_queued(self) -> bool:
         """Whether a publish records that the task is queued (``task_track_queued``)."""
-        return stores.tracks_queued(self.conf, self.write_broker.url) and self.fused
+        return tracks_queued(self.conf, self.write_broker.url) and self.fused
 
     @property
     def oid(self) -> str:
@@ -634,6 +609,10 @@ class Celeriac:
         return import_module("celeriac.worker").Worker(app=self, **options)
 
     WorkController = Worker
+
+    def Beat(self, **options: Any) -> Any:
+        """A scheduler of this application (``celeriac.beat.Beat``)."""
+        return import_module("celeriac.beat").Beat(app=self, **options)
 
     def start(self, argv: list[str] | None = None) -> None:
         """Run the command line for this application, with ``argv`` or the process's arguments.
@@ -679,20 +658,13 @@ class Celeriac:
     @property
     def opened(self) -> bool:
         """Whether a store has been opened since the start, or since :meth:`disconnect`."""
-        return self._broker is not None or self._write_broker is not None or self._backend is not _UNSET
+        return self._stores.opened
 
     def disconnect(self) -> None:
         """Close the connections to the stores; they are opened again when they are needed."""
         if "publisher" in self.__dict__:
             self.publisher.watch.close()
-        with self._lock:
-            opened = {
-                id(s): s for s in (self._broker, self._write_broker, self._backend) if hasattr(s, "close")
-            }
-            self._broker = self._write_broker = None
-            self._backend = _UNSET
-        for store in opened.values():
-            store.close()
+        self._stores.close()
 
     def close(self) -> None:
         """Disconnect, and be current no longer."""
@@ -723,10 +695,23 @@ def _announce_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_announce_fork)
 
-_UNSET: Any = object()
 
-ROUTING = (*QUEUE_SETTINGS, "task_routes")
-"""The settings on which queues and routes depend."""
+def _refuse(**parts: Any) -> None:
+    for name, value in parts.items():
+        if value not in (None, [], (), "app", "default", "celery.loaders.app:AppLoader"):
+            raise ImproperlyConfigured(f"{name}= is not supported: there is no such part to replace")
+
+
+def _named(broker: str | None, backend: Any, include: Iterable[str] | str | None) -> dict[str, Any]:
+    """The settings that have arguments of their own."""
+    found: dict[str, Any] = {}
+    if broker is not None:
+        found["broker_url"] = broker
+    if isinstance(backend, str):
+        found["result_backend"] = backend
+    if include is not None:
+        found["include"] = [include] if isinstance(include, str) else list(include)
+    return found
 
 
 def _unpickle(main: str | None, settings: dict[str, Any]) -> Celeriac:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 def add_builtin_tasks(app: Celeriac) -> None:
     """Register them with ``app``."""
+    _add_tasks(app)
+    _add_old_tasks(app)
+
+
+def _add_tasks(app: Celeriac) -> None:
+    """Tasks that our own canvases send."""
     # The canvas lies above this module: it is loaded when one of its tasks runs.
 
     def backend_cleanup() -> int | None:
@@ -40,11 +46,21 @@ def add_builtin_tasks(app: Celeriac) -> None:
 
         return chunks(task, it, n, app=app)().as_tuple()
 
+    app.add_task(backend_cleanup, name="celery.backend_cleanup")
+    app.add_task(accumulate, name="celery.accumulate")
+    app.add_task(xmap, name="celery.map")
+    app.add_task(xstarmap, name="celery.starmap")
+    app.add_task(chunks, name="celery.chunks")
+
+
+def _add_old_tasks(app: Celeriac) -> None:
+    """Tasks that only Celery's clients of old, or with other stores, send."""
+
     def group(
         tasks: Any, result: Any = None, group_id: str | None = None, partial_args: Any = (),
         add_to_parent: bool = True,
     ) -> Any:  # fmt: skip
-        """Send a group; return its result as data. (Celery's clients of old call it.)"""
+        """Send a group; return its result as data."""
         from celeriac.canvas import group
 
         made = group(tasks, app=app)
@@ -53,7 +69,7 @@ def add_builtin_tasks(app: Celeriac) -> None:
         return made.apply_async(tuple(partial_args), add_to_parent=add_to_parent).as_tuple()
 
     def chord(header: Any, body: Any, partial_args: Any = (), kwargs: Any = None, **options: Any) -> Any:
-        """Send a chord; return its body's result as data. (Celery's clients of old call it.)"""
+        """Send a chord; return its body's result as data."""
         from celeriac.canvas import chord
 
         made = chord(header, body, app=app)
@@ -75,11 +91,6 @@ def add_builtin_tasks(app: Celeriac) -> None:
         """Look again and again whether a header is done, for Celery's clients whose stores cannot tell."""
         unlock(self, group_id, callback, interval, max_retries, result or ())
 
-    app.add_task(backend_cleanup, name="celery.backend_cleanup")
-    app.add_task(accumulate, name="celery.accumulate")
-    app.add_task(xmap, name="celery.map")
-    app.add_task(xstarmap, name="celery.starmap")
-    app.add_task(chunks, name="celery.chunks")
     app.add_task(group, name="celery.group")
     app.add_task(chord, name="celery.chord")
     app.add_task(chain, name="celery.chain")

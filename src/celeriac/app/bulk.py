@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +79,7 @@ class Bulk:
         asked = options
         options = {key: value for key, value in options.items() if key not in keys.OPTIONS}
         if app.router.dynamic:
-            for args, kwargs in _calls(task, calls):
-                condition = keys.unique_of(name, task, args, kwargs, asked) if conditional else None
-                yield self._build_one(task, args, kwargs, {**options, "unique": condition})
+            yield from self._one_by_one(task, calls, options, asked if conditional else None)
             return
         serializer, compression = app.publisher.coding(name, task, options)
         embed = app.publisher.embed(options)
@@ -98,7 +96,6 @@ class Bulk:
                 condition = keys.unique_of(name, task, *sent, asked) if conditional else None
                 first = build(name, *sent, task=task, unique=condition, **options)
                 template = first.message
-                properties = template.properties
                 root = template.headers["root_id"] == template.headers["id"]
                 yield first
                 continue
@@ -119,9 +116,8 @@ class Bulk:
                 # A receiver may change what it is given: then nothing may be shared between messages.
                 headers[OWN_HEADER] = dict(headers[OWN_HEADER])
                 headers["timelimit"] = list(headers["timelimit"])
-            message = Message(
-                headers, {**properties, "correlation_id": task_id}, body, content_type, encoding
-            )
+            properties = {**template.properties, "correlation_id": task_id}
+            message = Message(headers, properties, body, content_type, encoding)
             if app.signing is not None:
                 message = app.signing.sign(message)
             yield Publication(
@@ -129,16 +125,21 @@ class Bulk:
                 first.routing_key, first.track, also=first.also,
             )  # fmt: skip
 
-    def _build_one(
-        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
-    ) -> Publication:
-        """A message whose queue may depend on its arguments."""
-        if self._app.strict_typing if task.typing is None else task.typing:
-            task.check_arguments(args, kwargs)
-        sent = task.prepare(args, kwargs)
-        if "shadow" not in options:
-            options["shadow"] = task.shadow_name(*sent, options)
-        return self._app.publisher.build(task.name, *sent, task=task, **options)
+    def _one_by_one(
+        self,
+        task: Task[..., Any],
+        calls: Iterable[Any],
+        options: dict[str, Any],
+        asked: Mapping[str, Any] | None,
+    ) -> Iterator[Publication]:
+        """Build messages whose queues may depend on their arguments; ``asked`` tells their conditions."""
+        for args, kwargs in _calls(task, calls):
+            condition = None if asked is None else keys.unique_of(task.name, task, args, kwargs, asked)
+            if self._app.strict_typing if task.typing is None else task.typing:
+                task.check_arguments(args, kwargs)
+            sent = task.prepare(args, kwargs)
+            own = options if "shadow" in options else {**options, "shadow": task.shadow_name(*sent, options)}
+            yield self._app.publisher.build(task.name, *sent, task=task, unique=condition, **own)
 
 
 def _calls(task: Task[..., Any], calls: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -6,12 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celeriac import extended_json
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.exceptions import ImproperlyConfigured, SecurityError
 from celeriac.serialization import json_dumps
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.engines.base import Coordinator
+    from celeriac.engines.coordinator import Coordinator
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,25 @@ class Checkpoint:
 
     @classmethod
     def fetched(cls, app: Celeriac, task_id: str) -> Checkpoint:
-        """What the store holds for this task, or ``None`` as its state."""
+        """What the store holds for this task, or ``None`` as its state.
+
+        Raises ``SecurityError`` for one that is not signed as its, where results are signed.
+        """
         payload = _coordinator(app).checkpoint(task_id)
-        return cls(None) if payload is None else cls(extended_json.loads(payload), stored=True)
+        if payload is None:
+            return cls(None)
+        if app.signing is None:
+            return cls(extended_json.loads(payload), stored=True)
+        signed = extended_json.loads(app.signing.open_result(payload))
+        if not isinstance(signed, dict) or signed.get("id") != task_id:
+            raise SecurityError(f"what is stored as the checkpoint of {task_id} is none of its own")
+        return cls(signed["checkpoint"], stored=True)
 
     def store(self, app: Celeriac, task_id: str, lease: tuple[str, str, int]) -> bool:
         """Keep it in the store; ``False`` if the lease is lost. Raises ``EncodeError``."""
         payload = json_dumps(self.state, {"checkpoint": self.state})
+        if app.signing is not None:
+            payload = app.signing.sign_result(json_dumps({"id": task_id, "checkpoint": self.state}))
         ttl = float(app.conf.checkpoint_expires)
         self.stored = _coordinator(app).keep_checkpoint(task_id, payload, ttl, lease)
         if not self.stored:

@@ -24,15 +24,17 @@ from celeriac.app.results import shortened
 from celeriac.app.state import worker_frame
 from celeriac.app.unreached import unreached
 from celeriac.canvas import maybe_signature
-from celeriac.engines.base import Hold, Publication, ResultRecord, Unique
+from celeriac.canvas.signature import plain
+from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import ChordError, EncodeError, Fenced, ImproperlyConfigured, OperationalError
 from celeriac.message import OWN_HEADER, Message, notes
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.canvas.signature import Signature
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
 
 logger = logging.getLogger("celeriac.app.chords")
 
@@ -56,7 +58,7 @@ class Chords:
         frame = worker_frame()
         parent = frame.request if frame is not None else None
         plan = _Plan(
-            dict(body),
+            plain(body),
             reply=self._app.publisher.client(),
             root_id=(parent.root_id or parent.id) if parent is not None else None,
             parent_id=parent.id if parent is not None else None,
@@ -86,7 +88,7 @@ class Chords:
         """
         body = None
         if chord is not None and not ours:
-            body = self._encode_plan(_Plan(dict(chord), root_id=root_id, foreign=True))
+            body = self._encode_plan(_Plan(plain(chord), root_id=root_id, foreign=True))
         payload = self._payload(task_id, state, value)
         return ChordPart(group, task_id, index, payload, self._ttl(), body, grow)
 

@@ -15,7 +15,7 @@ from celeriac.message import decode_body, decode_envelope, new_id
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.engines.base import Coordinator
+    from celeriac.engines.coordinator import Coordinator
 
 
 class Control:

@@ -8,56 +8,81 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.app.options import CallOptions
     from celeriac.routing import Target
     from celeriac.task import Task
 
 
-class CallDefaults(msgspec.Struct):
-    """The options of a call, before its own are looked at."""
-
-    serializer: str
-    compression: str | None
-    priority: int
-    expires: Any
-    time_limit: float | None
-    soft_time_limit: float | None
-    ignore_result: bool
-    delivery_mode: int | str | None
-
-
-def call_defaults(app: Celeriac, task: Task[..., Any] | None, target: Target) -> CallDefaults:
-    """The defaults of a call of ``task`` (``None``: known by name only) that goes to ``target``.
+def complete(call: CallOptions, app: Celeriac, task: Task[..., Any] | None, target: Target) -> None:
+    """Fill in what a call of ``task`` (``None``: known by name only) that goes to ``target`` does not say.
 
     The task's ``options`` go before its attributes, these before the route (the router has left out of it
-    what the task says itself), the route before the settings.
+    what the task says itself), the route before the settings. Raises ``ValueError`` for limits, and for an
+    urgency and a priority, that contradict each other.
     """
+    extra: Mapping[str, Any] = target.extra
+    if task is not None and task.options:
+        extra = {**extra, **task.options}
+    if extra:
+        _complete_from(extra, call, app)
     conf = app.conf
     if task is None:
-        found = CallDefaults(
-            conf.task_serializer, conf.task_compression, conf.task_default_priority or 0,
-            None, None, None, False, None,
-        )  # fmt: skip
-        extra: Mapping[str, Any] = target.extra
+        call.serializer = call.serializer or conf.task_serializer
+        call.compression = call.compression or conf.task_compression
+        if call.priority is None:
+            call.priority = conf.task_default_priority or 0
+        if call.ignore_result is None:
+            call.ignore_result = False
     else:
-        found = CallDefaults(
-            task.serializer or conf.task_serializer, task.compression,
-            (task.priority or 0) if task.urgency is None else priority_of(app, task.urgency), task.expires,
-            task.time_limit, task.soft_time_limit, task.ignore_result, task.delivery_mode,
-        )  # fmt: skip
-        extra = {**target.extra, **task.options} if task.options else target.extra
-    if extra:
-        if extra.get("urgency") is not None:
-            found.priority = priority_of(app, extra["urgency"], extra.get("priority"))
-        for name in CallDefaults.__struct_fields__:
-            if extra.get(name) is not None:
-                setattr(found, name, extra[name])
-    if found.delivery_mode is None:
-        found.delivery_mode = conf.task_default_delivery_mode
-    return found
+        if not call.serializer:
+            call.serializer = task.serializer or conf.task_serializer
+        if not call.compression:
+            call.compression = task.compression
+        if call.priority is None:
+            urgency = task.urgency
+            call.priority = (task.priority or 0) if urgency is None else priority_of(app, urgency)
+        if call.ignore_result is None:
+            call.ignore_result = task.ignore_result
+        if call.expires is None:
+            call.expires = task.expires
+        if call.time_limit is None:
+            call.time_limit = task.time_limit
+        if call.soft_time_limit is None:
+            call.soft_time_limit = task.soft_time_limit
+        if not call.delivery_mode:
+            call.delivery_mode = task.delivery_mode
+    if not call.delivery_mode:
+        call.delivery_mode = conf.task_default_delivery_mode
+    hard, soft = call.time_limit, call.soft_time_limit
+    if hard is not None and soft is not None and soft > hard:
+        raise ValueError("soft_time_limit must be less than or equal to time_limit")
+
+
+def _complete_from(extra: Mapping[str, Any], call: CallOptions, app: Celeriac) -> None:
+    if extra.get("urgency") is not None:
+        priority = priority_of(app, extra["urgency"], extra.get("priority"))
+        if call.priority is None:
+            call.priority = priority
+    for name in _FILLED:
+        if extra.get(name) is not None and not _says(call, name):
+            setattr(call, name, extra[name])
+
+
+_FILLED = (
+    "serializer", "compression", "priority", "expires", "time_limit", "soft_time_limit", "ignore_result",
+    "delivery_mode",
+)  # fmt: skip
+"""Options that a route, or ``Task.options``, gives a call."""
+
+_NEVER_EMPTY = frozenset(("serializer", "compression", "delivery_mode"))
+"""Options that are not given by an empty value either."""
+
+
+def _says(call: CallOptions, name: str) -> bool:
+    value = getattr(call, name)
+    return bool(value) if name in _NEVER_EMPTY else value is not None
 
 
 def priority_of(app: Celeriac, urgency: str, priority: int | None = None) -> int:

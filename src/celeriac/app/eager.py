@@ -23,6 +23,7 @@ from celeriac.result import EagerResult
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.app.checkpoint import Checkpoint
     from celeriac.task import Task
 
 
@@ -61,9 +62,11 @@ class Eager:
         logfile: str | None = None,
         loglevel: int | None = None,
         headers: Mapping[str, Any] | None = None,
+        _checkpoint: Checkpoint | None = None,
         **options: Any,
     ) -> EagerResult[Any]:
-        """See ``Task.apply``. Retries run at once, without their delay."""
+        """See ``Task.apply``. Retries run at once, without their delay, and find what the attempt before
+        them kept (``_checkpoint``)."""
         propagate = self._app.conf.task_eager_propagates if throw is None else throw
         task_id = task_id or new_id()
         parent = running.get()
@@ -84,13 +87,14 @@ class Eager:
             },
             **(headers or {}),
         )  # fmt: skip
+        request._checkpoint = _checkpoint
         run = _Run(task, request, propagate)
         result = run.execute()
         if run.next is not None:
             return self.apply(
                 task, tuple(run.next["args"]), dict(run.next["kwargs"]), link=link, link_error=link_error,
                 task_id=task_id, retries=request.retries + 1, throw=throw, logfile=logfile,
-                loglevel=loglevel, headers=headers, **options,
+                loglevel=loglevel, headers=headers, _checkpoint=request._checkpoint, **options,
             )  # fmt: skip
         return result
 

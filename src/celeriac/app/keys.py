@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from celeriac.engines.base import Hold, Unique
@@ -38,6 +40,25 @@ DEBOUNCE_AT_MOST = 7 * 86400.0
 
 OPTIONS = ("unique_for", "unique_key", "debounce")
 """Options of a call that this module reads."""
+
+
+def check(task: Task[..., Any]) -> None:
+    """Raise ``ImproperlyConfigured`` for an option of a task that no call of it could obey."""
+    options = ("unique_for", "unique_key", "debounce", "max_concurrency", "concurrency_key")
+    if all(getattr(task, option) is None for option in options):
+        return
+    try:
+        if seconds(task.unique_for, "unique_for") and seconds(task.debounce, "debounce"):
+            raise ImproperlyConfigured(
+                "unique_for keeps the first call and debounce the last one: give one of the two"
+            )
+        if task.concurrency_key is not None and places(task.max_concurrency) == 0:
+            raise ImproperlyConfigured("concurrency_key needs max_concurrency, the number that it divides")
+        places(task.max_concurrency)
+        _check_names(task, "unique_key", task.unique_key)
+        _check_names(task, "concurrency_key", task.concurrency_key)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"task {task.name}: {error}") from None
 
 
 def unique_of(
@@ -90,6 +111,8 @@ def call_key(
                 f"{name}: the key {key!r} names {missing}, which this call has no argument for; it has "
                 f"{', '.join(bound) or 'none'}"
             ) from None
+        except (AttributeError, ValueError) as error:
+            raise TypeError(f"{name}: the key {key!r} does not fit the call's arguments: {error}") from None
     if len(text) > LONGEST:
         text = hashlib.sha256(text.encode()).hexdigest()
     return f"{name}:{text}"
@@ -104,6 +127,36 @@ def seconds(value: Any, option: str) -> float | None:
     if isinstance(value, timedelta) and value >= timedelta(0):
         return value.total_seconds()
     raise ImproperlyConfigured(f"{option} is a number of seconds or a timedelta, not {value!r}")
+
+
+def places(limit: Any) -> int:
+    """A ``max_concurrency``, 0 for ``None``; else raises ``ImproperlyConfigured``."""
+    if limit is None:
+        return 0
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise ImproperlyConfigured(f"max_concurrency is a number from 1, or None, not {limit!r}")
+    return limit
+
+
+def _check_names(task: Task[..., Any], option: str, key: Any) -> None:
+    """Whether a key names parameters of the task's function, as far as that can be told without a call."""
+    if key is None or callable(key):
+        return
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(key)] if isinstance(key, str) else list(key)
+        parameters = inspect.signature(task.run).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{option}={key!r} cannot be read: {error}") from None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for field in fields:
+        name = field if field is None else re.split(r"[.\[]", str(field), maxsplit=1)[0]
+        if name is not None and not name.isdecimal() and name not in known:
+            raise ImproperlyConfigured(
+                f"{option}={key!r} names {name!r}, which is not a parameter of its function; it has "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def _arguments(task: Task[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,16 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app import keys
 from celeriac.app.autoretry import add_autoretry
 from celeriac.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.task import Task
+
+
+_KEYS = ("unique_key", "concurrency_key")
 
 
 def make_task(
@@ -32,6 +36,8 @@ def make_task(
     plain_name = getattr(function, "__name__", type(function).__name__)
     module = getattr(function, "__module__", "")
     name = name or app.gen_task_name(plain_name, module)
+    # A function given as a key is one of the call's arguments, no method of the task.
+    options.update({key: staticmethod(options[key]) for key in _KEYS if inspect.isfunction(options.get(key))})
     body = function
     if pydantic:
         from celeriac.app.pydantic import validated
@@ -57,13 +63,14 @@ def make_task(
 def register(app: Celeriac, task: Task[..., Any]) -> None:
     """Put a task into the registry; warns if it takes the place of another function's.
 
-    Raises ``ImproperlyConfigured`` if it has both an urgency and a priority.
+    Raises ``ImproperlyConfigured`` for options that contradict each other or its function.
     """
     if task.urgency is not None and _own_priority(task) is not None:
         raise ImproperlyConfigured(
             f"task {task.name} has urgency={task.urgency!r} and priority={_own_priority(task)!r}, which both "
             "say what goes first: give it one of them"
         )
+    keys.check(task)
     existing = app.registry.get(task.name)
     if existing is not None and _source(existing) != _source(task):
         warnings.warn(

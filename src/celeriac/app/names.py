@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, tzinfo
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -19,6 +20,14 @@ def caller_module() -> str | None:
             return None
         frame = frame.f_back
     return None
+
+
+def main_module() -> str:
+    """What the script that runs is called where it is imported."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    name: str = spec.name if spec is not None else Path(getattr(main, "__file__", None) or "").stem
+    return name.removesuffix(".__main__")
 
 
 def zone(name: str) -> tzinfo:

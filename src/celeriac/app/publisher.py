@@ -6,19 +6,19 @@ messages within a bounded time.
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from celeriac import clock, signals
-from celeriac.app import ids, times
-from celeriac.app.defaults import call_defaults, priority_of
+from celeriac.app import times
+from celeriac.app.defaults import complete, priority_of
+from celeriac.app.headers import add_properties, embed_of, expire, headers_of, properties_of
+from celeriac.app.options import CallOptions, check_others, read_options
 from celeriac.app.state import Frame, worker_frame
 from celeriac.app.watch import QueueWatch
 from celeriac.canvas.signature import frozen_links
@@ -34,27 +34,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NO_EMBED: Embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-
 _YEAR = 365 * 86400.0
 
-_PROPERTIES = frozenset(
-    ("expiration", "user_id", "app_id", "message_id", "type", "mandatory", "immediate", "cluster_id",
-     "correlation_id", "content_encoding", "timestamp")
+_FOR_ROUTES = (
+    "task_id", "countdown", "eta", "expires", "priority", "group_id", "serializer", "headers", "retries",
 )  # fmt: skip
-"""Options that become message properties."""
-
-_OPTIONS = frozenset(
-    ("add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "connection",
-     "countdown",
-     "debounce", "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id",
-     "group_index", "headers",
-     "ignore_result", "kwargsrepr", "link", "link_error", "parent_id", "priority", "queue",
-     "replaced_task_nesting", "reply_to", "retries", "retry", "retry_policy", "root_id", "route_name",
-     "routing_key", "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
-     "timeout", "unique_for", "unique_key", "urgency")
-)  # fmt: skip
-
+"""What routes with arguments are told of a call, beside the options that are not its message's own."""
 
 _collected: ContextVar[list[Publication] | None] = ContextVar("celeriac_collected", default=None)
 
@@ -85,169 +70,59 @@ class Publisher:
         kwargs: Mapping[str, Any] | None = None,
         *,
         task: Task[..., Any] | None = None,
-        task_id: str | None = None,
-        countdown: float | None = None,
-        eta: Any = None,
-        expires: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        chain: list[Any] | None = None,
-        chord: Any = None,
-        group_id: str | None = None,
-        group_index: int | None = None,
-        retries: int = 0,
-        time_limit: float | None = None,
-        soft_time_limit: float | None = None,
-        priority: int | None = None,
-        urgency: str | None = None,
-        serializer: str | None = None,
-        compression: str | None = None,
-        ignore_result: bool | None = None,
-        headers: Mapping[str, Any] | None = None,
-        reply_to: str | None = None,
         reply: str | None = None,
-        root_id: str | None = None,
-        parent_id: str | None = None,
-        delivery_mode: int | str | None = None,
-        argsrepr: str | None = None,
-        kwargsrepr: str | None = None,
-        stamped_headers: list[str] | None = None,
-        replaced_task_nesting: int = 0,
-        route_name: str | None = None,
         unique: Unique | None = None,
         **options: Any,
     ) -> Publication:
         """Return the message of a call, addressed; nothing is sent.
 
-        The options are those of ``Task.apply_async`` and mean the same; ``task`` gives the defaults of those
-        that are not set, and ``route_name`` its name for routing. ``retries`` and ``reply`` (the client's
-        address for the result, if it is not this process) serve the worker; ``unique`` is the condition of a
-        call (``app.keys``). Raises ``EncodeError``, ``TypeError``, ``ValueError``, ``QueueNotFound``.
+        The options are those of ``Task.apply_async`` and mean the same (:class:`CallOptions`); ``task`` gives
+        the defaults of those that are not set. ``reply`` is the client's address for the result, if it is not
+        this process; ``unique`` is the condition of a call (``app.keys``). Raises ``EncodeError``,
+        ``TypeError``, ``ValueError``, ``QueueNotFound``.
         """
         app = self._app
         kwargs = kwargs if kwargs is not None else {}
-        stamps: dict[str, Any] = {}
-        if link is not None:
-            link = frozen_links(link, app)
-        if link_error is not None:
-            link_error = frozen_links(link_error, app)
-        if stamped_headers:
-            stamps = {key: options.pop(key, (headers or {}).get(key)) for key in stamped_headers}
-        if options:
-            _check_options(name, options)
-        if urgency is not None:
-            priority = priority_of(app, urgency, priority)
-        place = {key: options[key] for key in PLACE if key in options}
-        router = app.router
-        if router.dynamic:
-            given = {
-                "task_id": task_id, "countdown": countdown, "eta": eta, "expires": expires,
-                "priority": priority, "group_id": group_id, "serializer": serializer, "headers": headers,
-                "retries": retries, **options,
-            }  # fmt: skip
-            told = {key: value for key, value in given.items() if value is not None}
-            target = router.target(route_name or name, place, task, args, kwargs, told)
-        else:
-            target = router.target(route_name or name, place, task)
-        defaults = call_defaults(app, task, target)
+        call, others = read_options(options)
+        stamps = call.take_stamps(others) if call.stamped_headers else {}
+        if others:
+            check_others(name, others)
         frame = worker_frame()
-        if frame is not None and frame.request.id != task_id:
-            parent = frame.request
-            root_id = root_id or parent.root_id or parent.id
-            parent_id = parent_id or parent.id
-            if priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
-                priority = _inherited_priority(parent.delivery_info, task, target)
-        if priority is None:
-            priority = defaults.priority
-        if time_limit is None:
-            time_limit = defaults.time_limit
-        if soft_time_limit is None:
-            soft_time_limit = defaults.soft_time_limit
-        if time_limit is not None and soft_time_limit is not None and soft_time_limit > time_limit:
-            raise ValueError("soft_time_limit must be less than or equal to time_limit")
-        if ignore_result is None:
-            ignore_result = defaults.ignore_result
-        if expires is None:
-            expires = defaults.expires
-        when = times.NOW if countdown is None and eta is None else times.when(countdown, eta, app.timezone)
-        task_id = task_id or new_id()
-        if argsrepr is None or kwargsrepr is None:
-            shown = app.redact.args_repr(task, args, kwargs)
-            argsrepr = shown[0] if argsrepr is None else argsrepr
-            kwargsrepr = shown[1] if kwargsrepr is None else kwargsrepr
-        header: dict[str, Any] = {
-            "lang": "py",
-            "task": name,
-            "id": task_id,
-            "shadow": shadow,
-            "eta": when.eta,
-            "expires": None,
-            "group": group_id,
-            "group_index": group_index,
-            "retries": retries,
-            "timelimit": [time_limit, soft_time_limit],
-            "root_id": root_id or task_id,
-            "parent_id": parent_id,
-            "argsrepr": argsrepr,
-            "kwargsrepr": kwargsrepr,
-            "origin": ids.origin(),
-            "ignore_result": ignore_result,
-            "replaced_task_nesting": replaced_task_nesting,
-            "stamped_headers": stamped_headers,
-            "stamps": stamps,
-        }
-        properties: dict[str, Any] = {
-            "correlation_id": task_id,
-            "reply_to": reply_to or ids.oid(),
-            "delivery_mode": _delivery_mode(delivery_mode or defaults.delivery_mode),
-            "delivery_info": {"exchange": target.exchange, "routing_key": target.routing_key},
-            "priority": priority,
-        }
-        if expires is not None:
-            header["expires"], seconds = times.expiry(expires, app.timezone)
-            if seconds is not None:
-                properties["expiration"] = str(int(seconds * 1000))
-        if options:
-            properties.update({k: v for k, v in options.items() if k in _PROPERTIES and v is not None})
-            if "expiration" in options:
-                properties["expiration"] = str(int(float(options["expiration"]) * 1000))
-        if headers or "headers" in target.extra:
-            header.update({**(target.extra.get("headers") or {}), **(headers or {})})
+        target = self._address(call, name, args, kwargs, task, others, frame)
+        timed = call.countdown is not None or call.eta is not None
+        when = times.when(call.countdown, call.eta, app.timezone) if timed else times.NOW
+        if call.argsrepr is None or call.kwargsrepr is None:
+            call.show(*app.redact.args_repr(task, args, kwargs))
+        headers = headers_of(name, call, when.eta, stamps)
+        properties = properties_of(call, target)
+        if call.expires is not None:
+            expire(headers, properties, call.expires, app.timezone)
+        if others:
+            add_properties(properties, others)
+        if call.headers or "headers" in target.extra:
+            headers.update({**(target.extra.get("headers") or {}), **(call.headers or {})})
+        embed = embed_of(call.link, call.link_error, call.chain, call.chord)
         body, content_type, encoding, added = encode_body(
-            args,
-            kwargs,
-            _embed(link, link_error, chain, chord),
-            serializer or defaults.serializer,
-            compression or defaults.compression,
+            args, kwargs, embed, call.serializer, call.compression
         )
         self.check_size(name, body)
         if added:
-            header.update(added)
+            headers.update(added)
         held = when is not times.NOW and app.conf.broker_delay == "store"
-        note: dict[str, Any] = {"sent": clock.now()}
-        if held:
-            note["held"] = True
-        behalf = _behalf_of(frame)
-        if behalf.foreign:
-            note["foreign"] = True
-        if not ignore_result:
-            address = reply or behalf.reply or app.reply_address()
-            if address is not None:
-                note["reply"] = address
+        headers[OWN_HEADER] = self._note(held, _behalf_of(frame), reply, unique, call.ignore_result)
         if unique is not None and unique.until is Hold.ENDED:
-            note["unique"] = unique.key
-        header[OWN_HEADER] = note
-        message = Message(header, properties, body, content_type, encoding)
+            # The time counts from when it falls due: it shall be held while it waits.
+            unique = msgspec.structs.replace(unique, ttl=unique.ttl + _wait(when))
+        message = Message(headers, properties, body, content_type, encoding)
         return Publication(
             message if app.signing is None else app.signing.sign(message),
             target.queue,
-            priority,
+            properties["priority"],
             when.delay if held else None,
             when.due if held else None,
             target.exchange,
             target.routing_key,
-            self._track(when) if not ignore_result and app.tracks_queued else None,
+            self._track(when) if not call.ignore_result and app.tracks_queued else None,
             unique,
             also=target.also,
         )
@@ -308,20 +183,18 @@ class Publisher:
         """Whether what is sent here is only collected (:meth:`collecting`)."""
         return _collected.get() is not None
 
-    def embed(self, options: Mapping[str, Any]) -> Embed:
-        """What follows a call with these options, for its body."""
-        return _embed(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
+    def embed(self, options: Mapping[str, Any]) -> Embed | None:
+        """What follows a call with these options, for its body; ``None`` if nothing does."""
+        return embed_of(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
 
     def coding(
         self, name: str, task: Task[..., Any] | None, options: Mapping[str, Any]
     ) -> tuple[str, str | None]:
         """The serializer and compression of a call with these options."""
-        place = {key: options[key] for key in PLACE if key in options}
-        defaults = call_defaults(self._app, task, self._app.router.target(name, place, task))
-        return (
-            options.get("serializer") or defaults.serializer,
-            options.get("compression") or defaults.compression,
-        )
+        call, others = read_options(dict(options))
+        place = {key: others[key] for key in PLACE if key in others}
+        complete(call, self._app, task, self._app.router.target(name, place, task))
+        return call.serializer, call.compression
 
     def check_size(self, name: str, body: bytes) -> None:
         """Raise ``EncodeError`` if a body is larger than ``message_max_size``."""
@@ -332,10 +205,67 @@ class Publisher:
                 f"({limit}): store them elsewhere and pass a reference, or raise the setting"
             )
 
+    def _address(
+        self,
+        call: CallOptions,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        task: Task[..., Any] | None,
+        others: Mapping[str, Any],
+        frame: Frame | None,
+    ) -> Target:
+        """Find out where the call goes, and with that fill in what it does not say itself."""
+        app = self._app
+        if call.link is not None:
+            call.link = frozen_links(call.link, app)
+        if call.link_error is not None:
+            call.link_error = frozen_links(call.link_error, app)
+        if call.urgency is not None:
+            call.priority = priority_of(app, call.urgency, call.priority)
+        place = {key: others[key] for key in PLACE if key in others} if others else None
+        router = app.router
+        if router.dynamic:
+            given = {key: getattr(call, key) for key in _FOR_ROUTES}
+            told = {k: v for k, v in {**given, **others}.items() if v is not None}
+            target = router.target(call.route_name or name, place, task, args, kwargs, told)
+        else:
+            target = router.target(call.route_name or name, place, task)
+        if frame is not None and frame.request.id != call.task_id:
+            parent = frame.request
+            call.root_id = call.root_id or parent.root_id or parent.id
+            call.parent_id = call.parent_id or parent.id
+            if call.priority is None and app.conf.task_inherit_parent_priority and parent.delivery_info:
+                call.priority = _inherited_priority(parent.delivery_info, task, target)
+        complete(call, app, task, target)
+        call.task_id = call.task_id or new_id()
+        return target
+
+    def _note(
+        self,
+        held: bool,
+        behalf: _Behalf,
+        reply: str | None,
+        unique: Unique | None,
+        ignore_result: bool | None,
+    ) -> dict[str, Any]:
+        """The header of our own."""
+        note: dict[str, Any] = {"sent": clock.now()}
+        if held:
+            note["held"] = True
+        if behalf.foreign:
+            note["foreign"] = True
+        if not ignore_result:
+            address = reply or behalf.reply or self._app.reply_address()
+            if address is not None:
+                note["reply"] = address
+        if unique is not None and unique.until is Hold.ENDED:
+            note["unique"] = unique.key
+        return note
+
     def _track(self, when: times.When) -> float:
         """For how long to remember that the task is queued: as long as its result would be kept, at least."""
-        wait = when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
-        return wait + (self._app.conf.result_expires or _YEAR)
+        return _wait(when) + (self._app.conf.result_expires or _YEAR)
 
     def send(
         self,
@@ -491,6 +421,11 @@ class Publisher:
             )
 
 
+def _wait(when: times.When) -> float:
+    """Seconds until a message falls due."""
+    return when.delay or (max(0.0, when.due - clock.now()) if when.due is not None else 0.0)
+
+
 def _body(app: Celeriac, message: Message) -> Any:
     if app.signing is not None:
         message = app.signing.open(message)
@@ -539,40 +474,3 @@ def _behalf_of(frame: Frame | None) -> _Behalf:
         return _NOBODY
     noted = notes(message)
     return _Behalf(noted.reply, noted.foreign or OWN_HEADER not in message.headers)
-
-
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    for key in ("producer", "publisher", "router"):
-        if options.get(key) is not None:
-            raise TypeError(
-                f"{name}: {key}= is not supported: messages go over the application's own connections, "
-                "which are shared and thread-safe. Leave it out, or use another Celeriac() for another broker"
-            )
-    for key in options.keys() - _OPTIONS - _PROPERTIES:
-        near = _near_miss(key)
-        if near:
-            raise TypeError(f"{name}: there is no option {key!r} of apply_async; did you mean {near!r}?")
-
-
-@lru_cache(maxsize=256)
-def _near_miss(option: str) -> str | None:
-    # Applications may have options of their own, which their routes and signal receivers read.
-    return next(iter(difflib.get_close_matches(option, _OPTIONS, 1, 0.75)), None)
-
-
-def _delivery_mode(mode: int | str | None) -> int:
-    if mode in (1, "1", "transient"):
-        return 1
-    return 2
-
-
-def _embed(link: Any, link_error: Any, chain: list[Any] | None, chord: Any) -> Embed:
-    if link is None and link_error is None and chain is None and chord is None:
-        return _NO_EMBED
-    return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
-
-
-def _listed(value: Any) -> list[Any] | None:
-    if value is None:
-        return None
-    return list(value) if isinstance(value, list | tuple) else [value]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac import clock, serialization, states
-from celeriac.engines.base import ResultRecord
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import DecodeError, EncodeError, SecurityError
 from celeriac.message import notes
 from celeriac.saferepr import shown

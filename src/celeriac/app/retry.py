@@ -71,6 +71,20 @@ def next_attempt(
     options: Mapping[str, Any],
 ) -> Publication:
     """The message of attempt number ``attempt`` of the running call: it is the same but for ``options``."""
+    same = call_options(request, taken=options)
+    own = notes(request.message) if request.message is not None else Notes()
+    same["reply"] = own.reply
+    built: Publication = task.app.publisher.build(
+        request.task_name or task.name, args, kwargs, task=task, retries=attempt, **{**same, **options}
+    )
+    built.message.headers["stamps"] = request.stamps or {}
+    if own.unique:
+        built.message.headers[OWN_HEADER]["unique"] = own.unique
+    return built
+
+
+def call_options(request: Context, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the running call; without its queue if those ``taken`` name another place."""
     limits = list(request.timelimit or (None, None))
     info = request.delivery_info or {}
     same: dict[str, Any] = {
@@ -94,14 +108,6 @@ def next_attempt(
         "replaced_task_nesting": request.replaced_task_nesting,
         "stamped_headers": request.stamped_headers,
     }
-    if request.queue and not options.keys() & {"queue", "exchange", "routing_key"}:
+    if request.queue and not taken.keys() & {"queue", "exchange", "routing_key"}:
         same["queue"] = request.queue
-    own = notes(request.message) if request.message is not None else Notes()
-    same["reply"] = own.reply
-    built: Publication = task.app.publisher.build(
-        request.task_name or task.name, args, kwargs, task=task, retries=attempt, **{**same, **options}
-    )
-    built.message.headers["stamps"] = request.stamps or {}
-    if own.unique:
-        built.message.headers[OWN_HEADER]["unique"] = own.unique
-    return built
+    return same

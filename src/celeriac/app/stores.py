@@ -1,26 +1,105 @@
-"""Opening an application's stores: which URL, which options."""
+"""The stores of an application: which URL, which options, opened once."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from celeriac import engines
+from celeriac.app.names import main_module
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.settings import Settings
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.engines.base import Broker
+    from celeriac.engines.results import ResultBackend
 
 
-def open_broker(app: Celeriac, url: str | None) -> Broker:
-    """The broker at ``url``, or at the default one; not yet connected."""
-    conf = app.conf
-    url = url or app.default_url
-    options = {**_store_options(conf, url), **(conf.broker_transport_options or {})}
-    if conf.broker_use_ssl:
-        options.setdefault("ssl", conf.broker_use_ssl)
-    return engines.create(url, options)
+class Stores:
+    """An application's connections to its stores. They are opened when they are first asked for."""
+
+    def __init__(self, app: Celeriac, backend: ResultBackend | None = None) -> None:
+        """``backend`` is used in place of that of the settings."""
+        self._app = app
+        self._lock = threading.RLock()
+        self.broker: Broker | None = None
+        self.write_broker: Broker | None = None
+        self.backend = backend
+        self.backend_known = backend is not None
+        """Whether ``backend`` is set, if only to ``None``."""
+
+    def open_broker(self) -> Broker:
+        """The broker for workers; not yet connected."""
+        with self._lock:
+            if self.broker is None:
+                self.broker = self._create(self._app.conf.broker_read_url)
+            return self.broker
+
+    def open_write_broker(self) -> Broker:
+        """The broker for clients, mostly the same."""
+        with self._lock:
+            if self.write_broker is None:
+                conf = self._app.conf
+                same = conf.broker_write_url == conf.broker_read_url
+                self.write_broker = self._app.broker if same else self._create(conf.broker_write_url)
+            return self.write_broker
+
+    def open_backend(self) -> ResultBackend | None:
+        """The result backend, which may be the broker itself; ``None`` if results are turned off."""
+        with self._lock:
+            if not self.backend_known:
+                self.use_backend(self._create_backend())
+            return self.backend
+
+    def use_backend(self, backend: ResultBackend | None) -> None:
+        """Take this backend for the one of the settings."""
+        self.backend, self.backend_known = backend, True
+
+    @property
+    def opened(self) -> bool:
+        """Whether one has been opened since the start, or since :meth:`close`."""
+        return self.broker is not None or self.write_broker is not None or self.backend_known
+
+    def close(self) -> None:
+        """Close those that are open; they are opened again when they are asked for."""
+        with self._lock:
+            opened = {id(s): s for s in (self.broker, self.write_broker, self.backend) if s is not None}
+            self.broker = self.write_broker = self.backend = None
+            self.backend_known = False
+        for store in opened.values():
+            if hasattr(store, "close"):
+                store.close()
+
+    def _create(self, url: str | None) -> Broker:
+        conf = self._app.conf
+        url = url or self._app.default_url
+        options = {**_store_options(self._app, url), **(conf.broker_transport_options or {})}
+        if conf.broker_use_ssl:
+            options.setdefault("ssl", conf.broker_use_ssl)
+        return engines.create(url, options)
+
+    def _create_backend(self) -> Any:
+        app, conf = self._app, self._app.conf
+        url = conf.result_backend
+        if not url:
+            return app.broker if hasattr(app.broker, "subscribe") else None
+        scheme = url.partition(":")[0]
+        if scheme == "disabled":
+            return None
+        if scheme == "rpc":
+            raise ImproperlyConfigured(
+                "result_backend rpc:// is not supported: its results are lost with the process that waits "
+                "for them. Leave result_backend out to keep results in the broker's store, or use redis:// "
+                "or sqlite://"
+            )
+        if url == conf.broker_read_url:
+            return app.broker
+        options = {**_store_options(app, url), **_redis_options(conf, scheme)}
+        options.update(conf.result_backend_transport_options or {})
+        if conf.redis_backend_use_ssl:
+            options.setdefault("ssl", conf.redis_backend_use_ssl)
+        return engines.create(url.replace("cache+memory:", "memory:"), options)
 
 
 def tracks_queued(conf: Settings, url: str) -> bool:
@@ -29,28 +108,14 @@ def tracks_queued(conf: Settings, url: str) -> bool:
     return url.startswith(("sqlite", "postgres")) if wanted is None else wanted
 
 
-def open_backend(app: Celeriac) -> Any:
-    """The result backend, which may be the broker itself; ``None`` if results are turned off."""
-    conf = app.conf
-    url = conf.result_backend
-    if not url:
-        return app.broker if hasattr(app.broker, "subscribe") else None
-    scheme = url.partition(":")[0]
-    if scheme == "disabled":
-        return None
-    if scheme == "rpc":
-        raise ImproperlyConfigured(
-            "result_backend rpc:// is not supported: its results are lost with the process that waits "
-            "for them. Leave result_backend out to keep results in the broker's store, or use redis:// or "
-            "sqlite://"
-        )
-    if url == conf.broker_read_url:
-        return app.broker
-    options = {**_store_options(conf, url), **_redis_options(conf, scheme)}
-    options.update(conf.result_backend_transport_options or {})
-    if conf.redis_backend_use_ssl:
-        options.setdefault("ssl", conf.redis_backend_use_ssl)
-    return engines.create(url.replace("cache+memory:", "memory:"), options)
+def schedule_scope(app: Celeriac) -> str:
+    """Whose schedule an application's beats keep: ``beat_scope``, else its name; "" if it has none.
+
+    A script's application that is called ``__main__`` is called as its module is where others import it.
+    """
+    if app.conf.beat_scope is not None:
+        return str(app.conf.beat_scope)
+    return main_module() if app.main == "__main__" else app.main or ""
 
 
 def _redis_options(conf: Settings, scheme: str) -> dict[str, Any]:
@@ -67,14 +132,16 @@ def _redis_options(conf: Settings, scheme: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _store_options(conf: Settings, url: str) -> dict[str, Any]:
+def _store_options(app: Celeriac, url: str) -> dict[str, Any]:
     """Settings that are the stores' business; the transport options go before them."""
+    conf = app.conf
     return {
         "broker_delay": conf.broker_delay,
         "dead_letters_expires": conf.dead_letter_expires,
         "dead_letters_max": conf.dead_letter_max,
         "priority_order": conf.task_priority_order,
         "publish_timeout": conf.broker_publish_timeout,
+        "schedule_scope": schedule_scope(app),
         # What was never known to be queued cannot be told from expired either: one switch for both records.
         "result_tombstone_expires": conf.result_tombstone_expires if tracks_queued(conf, url) else 0,
         "socket_connect_timeout": min(conf.broker_connection_timeout, conf.broker_publish_timeout),

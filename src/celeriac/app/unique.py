@@ -24,13 +24,15 @@ ATTEMPTS = 10
 
 def concerns(task: Task[..., Any] | None, options: Mapping[str, Any]) -> bool:
     """Whether a call may have a condition: the quick look that every call pays for."""
-    if task is not None and (task.unique_for or task.unique_key or task.debounce):
+    own = task is not None and (task.unique_for or task.unique_key or task.debounce)
+    if own or "unique_for" in options or "unique_key" in options or "debounce" in options:
         return not any(options.get(key) is not None for key in _MEMBERSHIP)
-    return "unique_for" in options or "unique_key" in options or "debounce" in options
+    return False
 
 
-_MEMBERSHIP = ("chain", "chord", "group_id")
-"""A member of a chain, group or chord is always sent: those after it wait for it."""
+_MEMBERSHIP = ("chain", "chord", "group_id", "replaced_task_nesting")
+"""A member of a chain, group or chord is always sent, for those after it wait for it; so is what takes the
+place of a running task."""
 
 
 def send(

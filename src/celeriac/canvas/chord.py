@@ -11,7 +11,7 @@ from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
 from celeriac.canvas.chain import chain
 from celeriac.canvas.group import group
-from celeriac.canvas.signature import Signature, listed, maybe_signature, plain
+from celeriac.canvas.signature import Signature, listed, maybe_signature, members, plain
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
@@ -273,9 +273,9 @@ class chord(Signature):
     def _parts(self, kwargs: dict[str, Any], clone: bool) -> dict[str, Any]:
         app = self._app
         header = kwargs.get("header")
-        members = _members(header if header is not None else (), app, clone)
+        tasks = _members(header if header is not None else (), app, clone)
         body = maybe_signature(kwargs.get("body"), app, clone=clone)
-        return {**kwargs, "kwargs": dict(kwargs.get("kwargs") or {}), "header": members, "body": body}
+        return {**kwargs, "kwargs": dict(kwargs.get("kwargs") or {}), "header": tasks, "body": body}
 
 
 _POLLING = ("interval", "max_retries")
@@ -287,13 +287,13 @@ def _members(header: Any, app: Celeriac | None, clone: bool = True) -> list[Any]
         header = maybe_signature(header, app)
         if not isinstance(header, group | chain):
             return [header]
-        members = [maybe_signature(task, app, clone=clone) for task in header.tasks]
+        found = members(header.tasks, app, "chord's header", clone)
         for_all = {k: v for k, v in header["options"].items() if k not in _NOT_FOR_ALL}
         if isinstance(header, group) and for_all:
-            for member in members:
+            for member in found:
                 member.set(**for_all)
-        return members
-    return [maybe_signature(task, app, clone=clone) for task in header]
+        return found
+    return members(header, app, "chord's header", clone)
 
 
 _NOT_FOR_ALL = {"task_id", "group_id", "group_index", "chord", "reply_to", "root_id", "parent_id"}

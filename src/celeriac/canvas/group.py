@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
-from celeriac.canvas.signature import Signature, listed, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature, members
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
@@ -31,8 +31,8 @@ class group(Signature):
             given = maybe_signature(tasks[0], app)
             given = given.tasks if isinstance(given, group) else given
             given = [given.clone()] if isinstance(given, Signature) else given
-        members = [maybe_signature(task, app) for task in given]
-        super().__init__("celery.group", (), {"tasks": members}, subtask_type="group", app=app, **options)
+        parts = {"tasks": members(given, app, "group")}
+        super().__init__("celery.group", (), parts, subtask_type="group", app=app, **options)
 
     tasks = property(
         lambda self: self["kwargs"]["tasks"], lambda self, value: self["kwargs"].__setitem__("tasks", value)

@@ -12,7 +12,7 @@ from typing import Any
 from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
 from celeriac.canvas.group import group
-from celeriac.canvas.signature import Signature, maybe_signature
+from celeriac.canvas.signature import Signature, maybe_signature, members
 
 
 def join(left: Signature, right: Any) -> Any:
@@ -37,7 +37,7 @@ def join(left: Signature, right: Any) -> Any:
 
 def fold(tasks: Iterable[Any], like: Signature | None = None) -> Any:
     """The same as joining all of them by ``|``, in linear time."""
-    return _joined([], [_checked(task) for task in tasks], like)
+    return _joined([], members(tasks, None, "chain"), like)
 
 
 def unrolled(sig: Any) -> Any:
@@ -78,10 +78,3 @@ def _joined(steps: list[Any], following: list[Any], like: Signature | None) -> A
             steps.append(sig)
     kind = type(like) if isinstance(like, chain) else chain
     return kind.of(steps, like._app if like is not None else None)
-
-
-def _checked(task: Any) -> Any:
-    sig = maybe_signature(task)
-    if not isinstance(sig, Signature):
-        raise TypeError(f"a chain is made of signatures, such as add.s(2, 2), not of {task!r}")
-    return sig

@@ -27,6 +27,12 @@ def replacement(task: Task[..., Any], sig: Any) -> Any:
         raise ImproperlyConfigured(
             f"{task.name} cannot be replaced with {sig!r}, which belongs to a chord already"
         )
+    if request.chord_additions:
+        # What is added goes out with the success of this task, and a task that is replaced has none.
+        raise ImproperlyConfigured(
+            f"{task.name} cannot be replaced after add_to_chord(): let the task that takes its place add the "
+            "call, or put both into its replacement"
+        )
     steps = prepared([sig.clone()], app)
     if not steps:
         raise ImproperlyConfigured(f"{task.name} cannot be replaced with an empty chain")

@@ -432,6 +432,15 @@ def maybe_signature(d: Any, app: Celeriac | None = None, clone: bool = False) ->
 maybe_subtask = maybe_signature
 
 
+def members(tasks: Iterable[Any], app: Celeriac | None, kind: str, clone: bool = False) -> list[Any]:
+    """``tasks`` as signatures; raises ``TypeError`` for one that is none (``kind`` is what they make)."""
+    made = [maybe_signature(task, app, clone=clone) for task in tasks]
+    for task in made:
+        if not isinstance(task, Signature):
+            raise TypeError(f"a {kind} is made of signatures, such as add.s(2, 2), not of {task!r}")
+    return made
+
+
 def _normal(d: Mapping[str, Any]) -> dict[str, Any]:
     """The six keys, from a dictionary that may lack some (other programs' signatures do)."""
     if "task" not in d:

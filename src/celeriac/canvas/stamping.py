@@ -120,14 +120,6 @@ def stamp_links(
         options[key] = links
 
 
-def stamps_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that are stamps, with their list of names; empty if there are none."""
-    names = options.get(NAMES)
-    if not names:
-        return {}
-    return {NAMES: list(names), **{name: options[name] for name in names if name in options}}
-
-
 def _merge(into: dict[str, Any], more: Mapping[str, Any], append: bool) -> None:
     for key, value in more.items():
         mine = into.get(key)

@@ -6,7 +6,7 @@ chord.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac.canvas.chain import chain
@@ -15,6 +15,7 @@ from celeriac.canvas.group import group
 from celeriac.canvas.joining import is_empty, unrolled
 from celeriac.canvas.maps import as_group
 from celeriac.canvas.signature import Signature, listed, maybe_signature
+from celeriac.routing.routes import PLACE
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -70,9 +71,35 @@ def freeze_steps(
 def synchronised(sig: Any, app: Celeriac) -> Any:
     """``sig``, or if it ends in a group the chord that gathers the group's results: something with one final
     task."""
-    gather = Signature("celery.accumulate", kwargs={"index": 0}, app=app)
+    gather = Signature("celery.accumulate", kwargs={"index": 0}, options=_beside(sig, app), app=app)
     joined = _followed(sig, gather)
     return sig if joined is None else joined
+
+
+def _beside(sig: Any, app: Celeriac) -> dict[str, Any]:
+    """Options that send a task where the tasks of the group in which ``sig`` ends are sent.
+
+    The default queue, where the task would go by itself, may have no workers.
+    """
+    place: dict[str, Any] = {}
+    while isinstance(sig, group | chain | chord) and (isinstance(sig, chord) or sig.tasks):
+        if isinstance(sig, group):
+            place = _place(sig["options"].get) or place
+            sig = sig.tasks[0]
+        else:
+            sig = sig.body if isinstance(sig, chord) else sig.tasks[-1]
+        sig = maybe_signature(sig, app)
+    if not isinstance(sig, Signature):
+        return {}
+    task = sig._type or app.tasks.get(sig["task"])
+    place = place or _place(sig["options"].get) or _place(lambda key: getattr(task, key, None))
+    return place or {"route_name": sig["task"]}
+
+
+def _place(get: Callable[[str], Any]) -> dict[str, Any]:
+    """The place that is named; none if it is one where every worker would get the message."""
+    place = {key: get(key) for key in PLACE if get(key) is not None}
+    return {} if place.get("exchange_type") == "fanout" else place
 
 
 def _followed(step: Any, following: Any) -> Any:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("worker:worker", "Start a worker."),
+    "beat": ("beat:beat", "Send periodic tasks when they are due."),
+    "schedule": ("schedule:schedule", "List, add, pause, resume and run periodic tasks."),
     "call": ("tasks:call", "Send a task by name and print its id."),
     "result": ("tasks:result", "Print a task's result."),
     "revoke": ("tasks:revoke", "Do not run these tasks."),
@@ -41,7 +43,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 """Command -> where it is, and one line of help."""
 
 LATER: Final[dict[str, str]] = {
-    "beat": "comes with periodic tasks",
     "events": "comes with task events",
     "control": "comes with remote control; revoke, rate-limit and queues pause|resume are commands already",
     "multi": "is not there yet; use --detach with --pidfile and --logfile, or a service manager",

@@ -17,7 +17,8 @@ from celeriac.platforms import EX_USAGE
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.engines.base import Broker, Coordinator
+    from celeriac.engines.base import Broker
+    from celeriac.engines.coordinator import Coordinator
 
 _ENVIRONMENT = {
     "broker": "CELERY_BROKER_URL",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from celeriac import platforms
+from celeriac.cli.daemon import become, check_logfile, hold, run_with
 from celeriac.cli.errors import Failure
 from celeriac.cli.options import COMMA_LIST, LEVEL, Command, Decorated, Option, ParamType, pass_session
 from celeriac.cli.session import Session, default_of, user_options
-from celeriac.platforms import EX_CANTCREAT, EX_USAGE
+from celeriac.platforms import EX_USAGE
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -28,14 +28,12 @@ SETTLED: Final[dict[str, str]] = {
     "without_mingle": "--without-mingle: workers do not mingle, they agree through the store.",
     "without_heartbeat": "--without-heartbeat: the beat keeps what the worker runs from being taken over, "
     "so it goes on; no events are sent.",
+    "schedule_filename": "-s: there is no schedule file: the store keeps when each periodic task ran last.",
     "heartbeat_interval": "--heartbeat-interval: the beat follows the setting worker_lease.",
 }
 """Flags that the design answers in another way, and what is said about them at start."""
 
 NOT_YET: Final[dict[str, str]] = {
-    "beat": "-B: the embedded scheduler is not there yet; it comes with periodic tasks.",
-    "schedule_filename": "-s: the scheduler is not there yet; it comes with periodic tasks.",
-    "scheduler": "--scheduler: the scheduler is not there yet; it comes with periodic tasks.",
     "task_events": "-E: task events are not there yet; see 'celeriac queues' and 'celeriac status'.",
 }
 
@@ -166,9 +164,9 @@ _features, _beat, _daemon = (
 @_features("--without-heartbeat", is_flag=True, default=None, help="The beat cannot be turned off.")
 @_features("--heartbeat-interval", type=float, metavar="SECONDS", help="See the setting worker_lease.")
 @_features("-E", "--task-events", "--events", is_flag=True, default=None, help="Not there yet.")
-@_beat("-B", "--beat", is_flag=True, default=None, help="Not there yet.")
-@_beat("-s", "--schedule-filename", "--schedule", help="Not there yet.")
-@_beat("--scheduler", help="Not there yet.")
+@_beat("-B", "--beat", is_flag=True, default=None, help="Send periodic tasks too; one of all beats leads.")
+@_beat("-s", "--schedule-filename", "--schedule", metavar="PATH", help="Not needed: the store keeps it.")
+@_beat("--scheduler", metavar="CLASS", help="Scheduler class for -B [setting: beat_scheduler].")
 @_daemon("-D", "--detach", is_flag=True, help="Run in the background.")
 @_daemon("-f", "--logfile", help="Log to this file [standard error]; %n, %h, %i, %I are filled in.")
 @_daemon("--pidfile", help="Write the process id here, and start only if no other worker holds the file.")
@@ -190,17 +188,17 @@ def worker(session: Session, /, settings: tuple[str, ...], **flags: Any) -> int:
     """
     _refuse(flags)
     if executable := flags.pop("executable"):
-        _run_with(executable)
+        run_with(executable, "worker")
     node = platforms.node_name(flags["hostname"])
     daemon = {name: flags.pop(name) for name in ("detach", "uid", "gid", "umask", "pidfile")}
     session.enter()
     if daemon["detach"] and not flags["logfile"]:
         session.say("--detach without --logfile: the worker's messages will go nowhere.")
     ready = platforms.detach() if daemon["detach"] else None
-    _become(daemon)
-    _check_logfile(flags["logfile"], node)
+    become(daemon)
+    check_logfile(flags["logfile"], node)
     if daemon["pidfile"]:
-        _hold(platforms.node_file(daemon["pidfile"], node))
+        hold(platforms.node_file(daemon["pidfile"], node))
 
     app = session.application
     overrides = _settings(settings)
@@ -251,6 +249,8 @@ def _refuse(flags: dict[str, Any]) -> None:
         )
     if pool in ("gevent", "eventlet") and importlib.util.find_spec(pool) is None:
         raise Failure(f"--pool={pool} needs the library {pool}: pip install 'celeriac[{pool}]'", EX_USAGE)
+    if flags["scheduler"] and not flags["beat"]:
+        raise Failure("--scheduler is about the embedded beat: give -B as well", EX_USAGE)
     soft, hard = flags["soft_time_limit"], flags["time_limit"]
     if soft and hard and soft > hard:
         raise Failure("--soft-time-limit must be shorter than --time-limit", EX_USAGE)
@@ -264,63 +264,3 @@ def _settings(arguments: tuple[str, ...]) -> dict[str, Any]:
         return from_arguments(arguments)
     except ImproperlyConfigured as exc:
         raise Failure(str(exc), EX_USAGE) from None
-
-
-# -- becoming a daemon -------------------------------------------------------------------------------------
-
-
-def _run_with(executable: str) -> None:
-    """Start anew with another interpreter; ``--executable`` itself is left out."""
-    rest = []
-    arguments = iter(sys.argv[1:])
-    for argument in arguments:
-        if argument == "--executable":
-            next(arguments, None)
-        elif not argument.startswith("--executable="):
-            rest.append(argument)
-    for prefix in ("CELERY", "CELERIAC"):
-        os.environ.pop(f"{prefix}_WORKER_EXECUTABLE", None)
-    try:
-        os.execv(executable, [executable, "-m", "celeriac", *rest])
-    except OSError as exc:
-        raise Failure(f"--executable: cannot run {executable}: {exc.strerror}", EX_USAGE) from None
-
-
-def _become(daemon: dict[str, Any]) -> None:
-    """Set the umask and drop privileges."""
-    if daemon["umask"] is not None:
-        try:
-            os.umask(platforms.parse_umask(daemon["umask"]))
-        except (ValueError, OverflowError):
-            raise Failure(
-                f"--umask: {daemon['umask']!r} is not an octal number such as 022", EX_USAGE
-            ) from None
-    try:
-        platforms.drop_privileges(daemon["uid"], daemon["gid"])
-    except KeyError as exc:
-        raise Failure(f"--uid, --gid: {exc.args[0]}", EX_USAGE) from None
-    except (PermissionError, OverflowError):
-        raise Failure("--uid, --gid: only root may become another user or group") from None
-    except RuntimeError as exc:
-        raise Failure(str(exc)) from None
-
-
-def _check_logfile(pattern: str | None, node: str) -> None:
-    """Open the log file once, while the terminal can still be told that this fails."""
-    if pattern:
-        path = platforms.node_file(pattern, node)
-        try:
-            with open(path, "a", encoding="utf-8"):
-                pass
-        except OSError as exc:
-            raise Failure(f"--logfile: cannot write {path}: {exc.strerror}", EX_CANTCREAT) from None
-
-
-def _hold(path: str) -> None:
-    """Take the pid file, for as long as this process lives."""
-    try:
-        platforms.Pidfile(path).acquire()
-    except platforms.LockFailed as exc:
-        raise Failure(f"--pidfile: {exc}", EX_CANTCREAT) from None
-    except OSError as exc:
-        raise Failure(f"--pidfile: cannot write {path}: {exc.strerror}", EX_CANTCREAT) from None

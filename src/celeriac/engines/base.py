@@ -1,6 +1,7 @@
 """The engine contract: what a broker, a result store and a coordinator promise.
 
-An engine is one server behind three small interfaces. The state diagram of a message stands here,
+An engine is one server behind three small interfaces: :class:`Broker` here, ``ResultBackend`` in
+``results.py`` and ``Coordinator`` in ``coordinator.py``. The state diagram of a message stands here,
 once, and every engine follows it::
 
     published ──▶ ready ──claim──▶ leased ──ack──────▶ gone (result and follow-ups stored with it)
@@ -38,15 +39,16 @@ store no longer knows :class:`~celeriac.exceptions.Fenced`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from celeriac.engines.groups import ChordPart, GroupStore
-from celeriac.engines.schedule import ScheduleStore
+from celeriac.engines.coordinator import Coordinator
+from celeriac.engines.groups import ChordPart
+from celeriac.engines.results import ResultBackend, ResultRecord
 from celeriac.message import Message
-from celeriac.routing.queues import Binding as Binding
+from celeriac.routing.queues import Binding
 
 # -- publishing --------------------------------------------------------------------------------------
 
@@ -147,22 +149,6 @@ class Verdict(enum.IntEnum):
     """Keep it as a dead letter, with ``reason``."""
     REQUEUE = 5
     """To the back of its line (``Reject(requeue=True)``)."""
-
-
-class ResultRecord(msgspec.Struct):
-    """A task's state to be stored and announced."""
-
-    id: str
-    state: str
-    payload: bytes
-    """The result as Celery stores it: a serialised ``{"status": ..., "result": ..., ...}``."""
-    ttl: float | None = None
-    """Seconds until it expires; ``None`` keeps it."""
-    reply: str | None = None
-    """The client's reply address from the message, to be told as well."""
-    lease: tuple[str, str, int] | None = None
-    """``(owner name, queue, token)``: store only while this lease is held, where the broker's store is ours
-    (state updates of a running task). Settles need none, they are conditional as a whole."""
 
 
 class Outcome(msgspec.Struct):
@@ -471,134 +457,7 @@ class Broker(Protocol):
     def close(self) -> None: ...
 
 
-# -- results ---------------------------------------------------------------------------------------------
-
-
-class Presence(enum.Enum):
-    """What the store knows of a task id (``AsyncResult.presence``)."""
-
-    KNOWN = "known"
-    """A state is stored."""
-    QUEUED = "queued"
-    """It was published, and no state is stored yet (``task_track_queued``)."""
-    EXPIRED = "expired"
-    """It had a result, which has expired; remembered for ``result_tombstone_expires``."""
-    UNKNOWN = "unknown"
-
-
-class Subscription(Protocol):
-    """Interest in results; ``close`` ends it. Safe to close twice."""
-
-    def close(self) -> None: ...
-
-
-class ResultBackend(GroupStore, Protocol):
-    """Task states and results, groups and chords."""
-
-    url: str
-
-    def store(self, records: Sequence[ResultRecord]) -> list[str]:
-        """Store and announce states, in order; return the ids that were refused.
-
-        Refused is what would replace SUCCESS, and what carries a lease that is not held.
-        """
-        ...
-
-    def fetch(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """The stored payloads of those ids that have one."""
-        ...
-
-    def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> Subscription:
-        """Call ``callback(id, payload)`` for every state already stored and every one to come.
-
-        It is called from a thread of the engine's, at least once a state while it is the newest; it must be
-        quick and must not raise. Works by notification; a slow poll is the net under it.
-        """
-        ...
-
-    def forget(self, ids: Sequence[str]) -> None: ...
-
-    def presence(self, ids: Sequence[str]) -> dict[str, Presence]: ...
-
-    def reply_address(self) -> str | None:
-        """This process's address for ``Notes.reply``, or ``None`` if the store needs none."""
-        ...
-
-    def cleanup(self) -> int:
-        """Delete expired results (a no-op where the server does it); return how many."""
-        ...
-
-    def close(self) -> None: ...
-
-
-# -- coordination ------------------------------------------------------------------------------------------
-
-
-class Control(msgspec.Struct):
-    """What operators have ordered, as of ``version``."""
-
-    version: int
-    revoked: list[str]
-    """Task ids revoked since the version asked for."""
-    paused: list[str]
-    """All paused queues."""
-    rate_limits: dict[str, str]
-    """All overridden limits: task name -> limit as in ``rate_limit`` ("10/m", "" = none)."""
-    terminate: dict[str, str] = msgspec.field(default_factory=dict)
-    """Of the revoked ids, those to be killed if they run: id -> signal name ("SIGTERM")."""
-
-
-class Coordinator(ScheduleStore, Protocol):
-    """What workers and schedulers must agree on."""
-
-    def admit(self, queue: str, bucket: str, interval: float) -> bool:
-        """Take a token of a rate limit with one token every ``interval`` seconds (no burst), globally.
-
-        ``False`` if none is there or messages of the bucket are parked already: settle with PARK. Parked
-        messages are handed out in order, one a token, by later exchanges (``Delivery.admitted``).
-        """
-        ...
-
-    def enter(self, place: str, limit: int, lease: tuple[str, str, int]) -> bool:
-        """Take one of ``limit`` places under the name ``place``, globally, for ``(owner, queue, token)``.
-
-        ``False`` if none is free or messages are parked for one already: settle with PARK. Parked messages
-        are handed out in order as places get free (``Delivery.placed``), which idle consumers are woken
-        for. A place is free again when its lease ends, in whichever way; the limit is the one last given.
-        """
-        ...
-
-    def holder(self, key: str) -> str | None:
-        """The task id that holds a unique key now."""
-        ...
-
-    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
-        """Keep a running task's checkpoint for its next delivery, in place of an earlier one.
-
-        Returns whether the lease is still held; otherwise nothing is stored.
-        """
-        ...
-
-    def checkpoint(self, task_id: str) -> bytes | None:
-        """What was kept last for this task."""
-        ...
-
-    def revoke(self, ids: Sequence[str], expires: float, signal: str = "") -> int:
-        """Remember revoked ids for ``expires`` seconds; return the new control version.
-
-        ``signal`` names the signal that is to end those that run already; empty lets them finish.
-        """
-        ...
-
-    def control(self, since: int = 0) -> Control: ...
-
-    def limit_rate(self, task: str, rate: str | None) -> int:
-        """Override a task's rate limit everywhere (``None`` removes the override); return the version."""
-        ...
-
-    def nodes(self) -> list[NodeInfo]:
-        """The living workers, by their last beat."""
-        ...
+# -- all of it ------------------------------------------------------------------------------------------
 
 
 @runtime_checkable

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from celeriac.engines.base import Publication, ResultRecord
+    from celeriac.engines.base import Publication
+    from celeriac.engines.results import ResultRecord
 
 OWED_AGAIN = 10.0
 """Seconds after which an owed body that was taken, and not settled, may be taken by another."""

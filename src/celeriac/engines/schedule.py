@@ -6,6 +6,9 @@ fired by one step in the store, which checks the term, compares the tick's due t
 for this entry, marks it, and publishes the task's message. So a tick is fired once, whoever dies in between
 and whoever still believes to lead.
 
+All this is there once for each *scope*, the engine's option ``schedule_scope``: an application's name, so
+that several can share a store.
+
 Times are epoch seconds by the store's clock.
 """
 
@@ -93,7 +96,10 @@ class Tick(msgspec.Struct):
 
 
 class ScheduleStore(Protocol):
-    """Schedules; every coordinator is one. All steps are atomic."""
+    """Schedules; every coordinator is one. All steps are atomic, and concern :attr:`scope` only."""
+
+    scope: str
+    """Whose schedule it is (the option ``schedule_scope``). Entries, version and term are this scope's."""
 
     def lead(self, holder: str, ttl: float) -> Term | None:
         """Take the term, or put off the end of one's own to ``ttl`` seconds from now. ``None`` if another
@@ -110,6 +116,10 @@ class ScheduleStore(Protocol):
 
     def schedule(self, since: int = 0) -> Schedule:
         """What has changed after the version ``since``; with 0, all there is."""
+        ...
+
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any: what one change at run time needs to know."""
         ...
 
     def schedule_version(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from celeriac import exceptions, states
 from celeriac.app import state as current
 from celeriac.app.waiting import assert_will_not_block, refuse_in_event_loop, with_traceback
-from celeriac.engines.base import Presence
+from celeriac.engines.results import Presence
 from celeriac.result import dependencies
 from celeriac.result.base import ResultBase
 from celeriac.result.feed import Feed
@@ -21,7 +21,7 @@ from celeriac.result.waiting import await_end, unended_parents, wait_for_end
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
     from celeriac.utils.graph import DependencyGraph
 
 R = TypeVar("R")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
 from celeriac import states
-from celeriac.engines.base import Presence
+from celeriac.engines.results import Presence
 from celeriac.exceptions import TaskRevokedError
 from celeriac.result.async_result import AsyncResult
 from celeriac.result.progress import Progress, progress_of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac.result.stored import State, by_store, stored
 
 if TYPE_CHECKING:
-    from celeriac.engines.base import Subscription
+    from celeriac.engines.results import Subscription
     from celeriac.result.async_result import AsyncResult
 
 

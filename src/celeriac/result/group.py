@@ -12,7 +12,7 @@ from celeriac.result.tuples import result_from_tuple
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
 
 R = TypeVar("R")
 

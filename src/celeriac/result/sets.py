@@ -18,7 +18,7 @@ from celeriac.result.promise import Promise
 from celeriac.result.stored import forget, look_up
 
 if TYPE_CHECKING:
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
 
 R = TypeVar("R")
 

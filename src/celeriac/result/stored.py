@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import states
 
 if TYPE_CHECKING:
-    from celeriac.engines.base import ResultBackend
+    from celeriac.engines.results import ResultBackend
     from celeriac.result.async_result import AsyncResult
     from celeriac.result.base import ResultBase
 

@@ -22,7 +22,6 @@ If it dies the supervisor starts another one; nothing it knows is lost with it.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import select
 import socket
@@ -40,6 +39,7 @@ from celeriac.engines.base import Loss, NodeInfo
 from celeriac.exceptions import OperationalError
 from celeriac.worker.board import Board
 from celeriac.worker.chord_recovery import ChordRecovery
+from celeriac.worker.node import process_lives
 from celeriac.worker.options import SINGLE_SLOT, Options
 
 if TYPE_CHECKING:
@@ -367,35 +367,3 @@ class Agent:
         for thread in self._helpers:
             thread.join(1.0)
         self._near.close()
-
-
-def process_lives(pid: int, started: float) -> bool:
-    """Whether the process ``pid`` that began at ``started`` (clock ticks since boot) still runs."""
-    try:
-        return process_start(pid) == started
-    except OSError:
-        return False
-
-
-def process_start(pid: int) -> float:
-    """When a process began, in clock ticks since boot (``/proc/<pid>/stat``, field 22).
-
-    Raises ``OSError`` if there is none, or it is a zombie. Without ``/proc`` (macOS) a live pid is 0.0.
-    """
-    if not os.path.isdir("/proc/self"):
-        os.kill(pid, 0)
-        return 0.0
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    if fields[0] in (b"Z", b"X"):
-        raise ProcessLookupError(f"process {pid} has ended")
-    return float(fields[19])
-
-
-def host_identity() -> str:
-    """Names this machine's boot and process namespace; pids can be compared only within the same."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()

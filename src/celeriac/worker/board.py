@@ -35,7 +35,6 @@ MAX_CLAIMS = 255
 
 _HEAD = struct.Struct("<dIIQ")
 _HEAD_SIZE = 64
-_CHILD = struct.Struct("<IIIIQd")
 _CHILD_SIZE = 64
 _SLOT = struct.Struct("<QdddII40s80s")
 _SLOT_SIZE = 160
@@ -46,7 +45,6 @@ _CLAIM = struct.Struct("<QQ")
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _F64 = struct.Struct("<d")
-_FREE_SLOT = _SLOT.pack(0, 0.0, 0.0, 0.0, 0, 0, b"", b"")
 
 
 class Order(IntEnum):

@@ -30,7 +30,7 @@ from celeriac.exceptions import (
     Terminated,
     TimeLimitExceeded,
 )
-from celeriac.message import notes
+from celeriac.message import OWN_HEADER, notes
 from celeriac.saferepr import shown
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
@@ -205,6 +205,10 @@ class Endings:
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
         if error.publications:  # what takes its place goes on with its chain, and is a member of its chord
             outcome.publications = error.publications
+            for heir in error.publications:
+                if job.unique and heir.message.headers["id"] == job.context.id:  # the task goes on in it
+                    heir.message.headers[OWN_HEADER]["unique"] = job.unique
+                    job.unique = ""
             return outcome
         self.lost(outcome, job.context, states.FAILURE, error)
         # Whoever ignores a task stops its chain without a word; only a chord must not wait for it.
@@ -253,6 +257,10 @@ class Endings:
         if error.requeue:
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.REQUEUE)
         outcome = self.dead(job, "rejected", str(error.reason or "rejected by the task"))
+        plan, context = job.plan, job.context
+        if (plan.keeps_result and not context.ignore_result) or plan.keeps_errors:
+            # Nobody shall wait for it for ever; a replay that succeeds takes its place.
+            outcome.result = self.app.results.record(states.FAILURE, error, context)
         return self.lost(outcome, job.context, states.FAILURE, error)
 
     def _after(self, job: Job, state: str, value: Any, info: ExceptionInfo | None) -> None:

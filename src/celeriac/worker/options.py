@@ -59,6 +59,10 @@ class Options(msgspec.Struct, kw_only=True):
     overrides: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings given on the command line, for children that import the application anew."""
     heartbeat_file: str | None = None
+    beat: bool = False
+    """Whether it sends periodic tasks too (``-B``)."""
+    scheduler: str | None = None
+    """Its scheduler class, as ``beat_scheduler``."""
     given: dict[str, Any] = msgspec.field(default_factory=dict)
     """The flags as given, with the user's own options: for the steps, which run in forked agents only."""
 
@@ -128,6 +132,8 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
         logfile=flags.get("logfile"),
         overrides=flags.get("overrides") or {},
         heartbeat_file=conf.worker_heartbeat_file,
+        beat=bool(flags.get("beat")),
+        scheduler=flags.get("scheduler"),
         given=dict(flags),
     )
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app.keys import call_key
+from celeriac.app.keys import call_key, places
 from celeriac.app.request import Context
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.task import Task
@@ -47,7 +47,7 @@ class Plan:
         self.on_retry = _overridden(task, "on_retry")
         self.on_failure = _overridden(task, "on_failure")
         self.after_return = _overridden(task, "after_return")
-        self.places = _places(task)
+        self.places = places(task.max_concurrency)
         self.transactional = bool(task.transactional)
         if self.transactional:
             _check_transactional(task, app)
@@ -87,16 +87,6 @@ def interval(rate: Any) -> float:
             f"a rate limit is a number of tasks a second or text such as '10/s', '10/m', '10/h', not {rate!r}"
         ) from None
     return 1.0 / per_second if per_second > 0 else 0.0
-
-
-def _places(task: Task[..., Any]) -> int:
-    """How many calls of the task may run at once; 0 without a limit."""
-    limit = task.max_concurrency
-    if limit is None:
-        return 0
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise ImproperlyConfigured(f"{task.name}: max_concurrency is a number from 1, or None, not {limit!r}")
-    return limit
 
 
 def _check_transactional(task: Task[..., Any], app: Celeriac) -> None:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from celeriac import __version__
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, ImproperlyConfigured
+from celeriac.message import new_id
 from celeriac.worker.board import Board, ChildRecord
 from celeriac.worker.options import Options
 
@@ -58,13 +58,15 @@ class Birth(msgspec.Struct):
 
 
 class Launcher:
-    """Starts the agent and the children of one node."""
+    """Starts the agent, the children and the embedded beat of one node."""
 
     def __init__(self, app: Celeriac, options: Options, board: Board, opened_early: bool = False) -> None:
         self.app = app
         self.opened_early = opened_early
         self.options = options
         self.board = board
+        self.beat_life = f"{os.getpid()}.{new_id()}"
+        """The embedded beat's, also of one that replaces it: it need not wait for the end of the term."""
         self._prctl = load_prctl()
         self.by_exec = self._needs_exec()
 
@@ -77,6 +79,14 @@ class Launcher:
         for end in close:
             end.close()
         _guarded(lambda: self._agent(node, channel, parent))
+
+    def fork_beat(self) -> int:
+        """Start the embedded beat; return its pid."""
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        _guarded(lambda: self._beat(parent))
 
     def start_child(self, record: ChildRecord, node: str) -> int:
         """Start a child process; return its pid."""
@@ -99,6 +109,25 @@ class Launcher:
             Agent(self.app, self.options, self.board, node, channel).run()
         except Fenced:
             return EXIT_FENCED
+        return EXIT_LEFT
+
+    def _beat(self, parent: int) -> int:
+        from celeriac.beat import Beat
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._settle_in(parent, "beat")
+        self.app.log.enter_child(0, f"{self.options.name}:beat")
+        beat = Beat(
+            self.app,
+            scheduler=self.options.scheduler,
+            hostname=self.options.name,
+            embedded=True,
+            life=self.beat_life,
+        )
+        signal.signal(signal.SIGTERM, lambda *_: beat.stop())
+        for number in (signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        beat.run()
         return EXIT_LEFT
 
     def _child(self, number: int, epoch: int, node: str, parent: int) -> int:
@@ -183,22 +212,6 @@ def preload(app: Celeriac) -> None:
         prepare = getattr(store, "preload", None)
         if prepare is not None:
             prepare()
-
-
-def node_details(app: Celeriac, options: Options) -> dict[str, Any]:
-    """What a node tells of itself to people (``NodeInfo.details``)."""
-    return {
-        "pool": options.pool,
-        "concurrency": options.concurrency,
-        "autoscale": list(options.autoscale) if options.autoscale else None,
-        "version": __version__,
-        "python": sys.version.split()[0],
-        "app": app.main,
-        "tasks": sorted(app.tasks),
-        "exchanges": sorted({tie.exchange for tie in options.own_bindings}),
-        "processed": 0,
-        "active": 0,
-    }
 
 
 def die_with_parent(parent: int, prctl: Any) -> None:

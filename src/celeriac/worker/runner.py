@@ -11,13 +11,15 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celeriac import clock, signals, states
 from celeriac.app.request import Context
 from celeriac.app.stamps import marks
-from celeriac.engines.base import Control, Delivery, Outcome, Verdict
+from celeriac.engines.base import Delivery, Outcome, Verdict
+from celeriac.engines.coordinator import Control
 from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
     ContentDisallowed,
@@ -123,8 +125,6 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
-        if delivery.placed:
-            job.place = plan.place(context)
         stamps = headers.get("stamps")
         revoked = task_id in self.revoked or (stamps and self._revoked_by(stamps))
         if revoked and not (own := notes(message)).lost:
@@ -177,9 +177,8 @@ class Runner:
             due = _epoch(context.eta)
             if due > clock.now():
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
-        if job.plan.places and not job.place and not self._entered(job):
-            place = job.plan.place(context)
-            return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, place=place)
+        if job.plan.places and (turned_away := self._turned_away(job)) is not None:
+            return turned_away
         # A place goes back when the message is parked, a rate limit's token would be lost: so it comes last.
         if job.plan.interval and not job.delivery.admitted and not self._admitted(job):
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, bucket=job.name)
@@ -192,8 +191,12 @@ class Runner:
         queue, bucket, interval = job.delivery.queue, job.name, job.plan.interval
         return persist("ask for a rate limit's token", lambda: coordinator.admit(queue, bucket, interval))
 
-    def _entered(self, job: Job) -> bool:
-        """Whether the run has a place under its task's concurrency limit now."""
+    def _turned_away(self, job: Job) -> Outcome | None:
+        """Take a place under the task's concurrency limit; the outcome if there is none, or no key for one.
+
+        A message that comes with a place asks as well: it keeps its own, and the store learns the limit of
+        the code that runs now, which may be another than when the message was parked.
+        """
         coordinator, context = self.app.coordinator, job.context
         if coordinator is None or context.lease is None:
             if job.name not in self._unlimited:
@@ -202,12 +205,16 @@ class Runner:
                     "max_concurrency of %s is not kept: %s cannot count across workers. "
                     "Set result_backend to SQLite or Redis", job.name, self.app.broker_shown,
                 )  # fmt: skip
-            return True
-        place, limit, lease = job.plan.place(context), job.plan.places, context.lease
+            return None
+        try:
+            place = job.plan.place(context)
+        except Exception as error:
+            return self._never_run(job, error, "failed")
+        limit, lease = job.plan.places, context.lease
         if not persist("ask for a place", lambda: coordinator.enter(place, limit, lease)):
-            return False
+            return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, place=place)
         job.place = place
-        return True
+        return None
 
     def _freed(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome with what the run held: freed in the same step."""
@@ -385,23 +392,33 @@ class Runner:
     def _post_mortem(self, job: Job, own: Notes) -> Outcome:
         """Bring a message to its end whose run was ended from outside; its task is not run again."""
         kind, _, number = (own.lost or "").partition(":")
+        if kind == "timeout":
+            return self._never_run(job, TimeLimitExceeded(float(number)))
+        if kind == "terminated":
+            with self._running(job):
+                return self.endings.revoked(job, "terminated", terminated=True, signum=int(number))
+        if kind == "once":
+            lost = WorkerLostError("its worker died while it ran, and acks_late=False forbids a second run")
+            return self._never_run(job, lost, "lost")
+        if own.deliveries >= self.max_deliveries:
+            lost = WorkerLostError(f"its start was the end of {own.deliveries} worker processes")
+            return self._never_run(job, lost, "deliveries")
+        lost = WorkerLostError("its worker died while it ran, and reject_on_worker_lost is off")
+        return self._never_run(job, lost)
+
+    def _never_run(self, job: Job, error: Exception, reason: str | None = None) -> Outcome:
+        """Let a task fail that is not run (again), with its hooks and callbacks."""
+        with self._running(job):
+            return self.endings.failed(job, error, reason)
+
+    @staticmethod
+    @contextmanager
+    def _running(job: Job) -> Iterator[None]:
+        """In this block the job's hooks have their request, as in a run."""
         job.started = time.perf_counter()
         job.plan.task.push_request(job.context)
         try:
-            if kind == "timeout":
-                return self.endings.failed(job, TimeLimitExceeded(float(number)))
-            if kind == "terminated":
-                return self.endings.revoked(job, "terminated", terminated=True, signum=int(number))
-            if kind == "once":
-                lost = WorkerLostError(
-                    "its worker died while it ran, and acks_late=False forbids a second run"
-                )
-                return self.endings.failed(job, lost, "lost")
-            if own.deliveries >= self.max_deliveries:
-                lost = WorkerLostError(f"its start was the end of {own.deliveries} worker processes")
-                return self.endings.failed(job, lost, "deliveries")
-            lost = WorkerLostError("its worker died while it ran, and reject_on_worker_lost is off")
-            return self.endings.failed(job, lost)
+            yield
         finally:
             job.plan.task.pop_request()
 

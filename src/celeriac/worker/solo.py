@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
-from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping, host_identity, process_start
+from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping
 from celeriac.worker.board import Board, Order
 from celeriac.worker.child import Seat, run_child
+from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
-from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, node_details
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT
 from celeriac.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.beat import Beat
 
 logger = logging.getLogger("celeriac.worker")
 
@@ -39,6 +41,8 @@ class Solo:
         self.options = options
         self.handle_signals = handle_signals
         self.board = Board(1, options.slots)
+        self._beat: Beat | None = None
+        self._beat_thread: threading.Thread
         self._seat: Seat | None = None
         self._seat_lock = threading.RLock()
         self.record = self.board.child(0)
@@ -48,12 +52,27 @@ class Solo:
         """Work until told to stop; begin a new life whenever others took over the one before."""
         if self.handle_signals:
             self.shutdown.install()
+        self._start_beat()
         while (code := self._live()) == EXIT_FENCED and not self.shutdown.stopping:
             pass
+        if self._beat is not None:
+            self._beat.stop()
+            self._beat_thread.join(3.0)
         self.board.close()
         if not self.handle_signals:
             self.shutdown.close()
         return self.shutdown.exit_code or (0 if self.shutdown.stopping else code)
+
+    def _start_beat(self) -> None:
+        """Start the embedded beat (``-B``): here it is a thread, as the agent is."""
+        if self.options.beat:
+            from celeriac.beat import Beat
+
+            self._beat = Beat(
+                self.app, scheduler=self.options.scheduler, hostname=self.options.name, embedded=True
+            )
+            self._beat_thread = threading.Thread(target=self._beat.run, name="celeriac-beat", daemon=True)
+            self._beat_thread.start()
 
     def stop(self) -> None:
         """Ask for a warm shutdown from another thread."""
@@ -93,21 +112,12 @@ class Solo:
 
     def _new_node(self) -> NodeInfo:
         Solo._lives += 1
-        pid = os.getpid()
-        started = process_start(pid)
-        return NodeInfo(
-            id=f"{self.options.name}/{pid}.{int(started)}.solo{Solo._lives}",
-            name=self.options.name,
-            host=host_identity(),
-            pid=pid,
-            started=started,
-            lease=self.options.lease,
-            queues=self.options.queues,
-            details=node_details(self.app, self.options),
-        )
+        return new_node(self.app, self.options, f"solo{Solo._lives}")
 
     def _stop(self, channel: Channel) -> None:
         if self.shutdown.begin():
+            if self._beat is not None:
+                self._beat.stop()
             channel.send(Stopping(self.shutdown.sig, "Cold" if self.shutdown.cold else "Warm"))
             if self.handle_signals and self.options.grace:
                 signal.signal(signal.SIGALRM, self._terminate)

@@ -2,7 +2,7 @@
 
 Responsibilities:
 
-1. Start the agent and the children, and replace those that end.
+1. Start the agent, the children and (``-B``) the embedded beat, and replace those that end.
 2. Tell the agent whose leases a dead child held and how its task ended, so that they are settled at once.
 3. Keep time limits and the number of processes, through the board and signals.
 4. Shut down: warm, soft or cold.
@@ -34,12 +34,12 @@ from celeriac.worker.agent import (
     Released,
     Stopping,
     Terminate,
-    host_identity,
-    process_start,
 )
 from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
+from celeriac.worker.embedded import EmbeddedBeat
+from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
-from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, node_details, preload
+from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, preload
 from celeriac.worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Supervisor:
         self.wanted = options.concurrency if options.pool == "prefork" else 1
         self.shutdown = Shutdown(options.grace)
         self.launcher = Launcher(app, options, self.board, opened_early)
+        self.beat = EmbeddedBeat(self.launcher.fork_beat) if options.beat else None
         self.life = 0
         self.node = self._new_node()
         self.agent_pid = 0
@@ -124,17 +125,7 @@ class Supervisor:
     def _new_node(self) -> NodeInfo:
         """The node's identity; a fenced node begins a new life under a new id."""
         self.life += 1
-        pid, started = os.getpid(), process_start(os.getpid())
-        return NodeInfo(
-            id=f"{self.options.name}/{pid}.{int(started)}.{self.life}",
-            name=self.options.name,
-            host=host_identity(),
-            pid=pid,
-            started=started,
-            lease=self.options.lease,
-            queues=self.options.queues,
-            details=node_details(self.app, self.options),
-        )
+        return new_node(self.app, self.options, str(self.life))
 
     def _start_agent(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -150,6 +141,8 @@ class Supervisor:
         """Start the children that are missing."""
         if self.shutdown.stopping:
             return
+        if self.beat:
+            self.beat.keep()
         now = time.monotonic()
         for child in self.children[: self.wanted]:
             if child.alive or now < child.not_before:
@@ -182,6 +175,8 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if pid == self.agent_pid:
                 self._agent_died(code)
+                continue
+            if self.beat and self.beat.reaped(pid, _how(code), code == EXIT_LEFT):
                 continue
             for child in self.children:
                 if child.pid == pid:
@@ -331,6 +326,8 @@ class Supervisor:
     def _stop(self) -> bool:
         """One step of the shutdown; returns whether everything has ended."""
         if self.shutdown.begin():
+            if self.beat:
+                self.beat.end()
             if self.channel:
                 how = "Cold" if self.shutdown.cold else "Warm" if self.shutdown.grace is None else "Soft"
                 self.channel.send(Stopping(self.shutdown.sig, how))
@@ -346,7 +343,7 @@ class Supervisor:
                         logger.warning("Grace is over: giving back %s[%s]", run.task, run.task_id)
                     child.ours = True
                     os.kill(child.pid, signal.SIGKILL)
-        return not any(child.alive for child in self.children)
+        return not any(child.alive for child in self.children) and (self.beat is None or self.beat.ended)
 
     def _kill_children(self) -> None:
         for child in self.children:

@@ -47,6 +47,8 @@ class Worker:
 
             check(app)
         options = resolve(app, flags)
+        if options.beat:
+            _check_beat(app, options)
         self.hostname = options.name
         app.log.setup(
             options.loglevel,
@@ -103,6 +105,15 @@ def _check_privileges(app: Celeriac) -> None:
             "this worker runs as root and accepts pickle, so who can write to its broker owns the "
             "machine: run it as another user (--uid), take pickle from accept_content, or set C_FORCE_ROOT=1"
         )
+
+
+def _check_beat(app: Celeriac, options: Options) -> None:
+    """Raise ``ImproperlyConfigured`` for periodic tasks that cannot be, before anything is started."""
+    from celeriac.beat.entries import definitions
+    from celeriac.beat.scheduler import find_scheduler
+
+    find_scheduler(app, options.scheduler)
+    definitions(app, app.conf.beat_schedule)
 
 
 def _pool_notes(app: Celeriac, options: Options) -> list[str]:

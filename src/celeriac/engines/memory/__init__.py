@@ -8,7 +8,7 @@ long as the process. Options (transport options; all have defaults):
 * ``dead_letters_max`` (10,000 a queue) and ``dead_letters_expires`` (30 days): how many dead letters are
   kept, and how long.
 * ``result_tombstone_expires`` (7 days): how long it is remembered that a result has expired.
-
+* ``schedule_scope`` (""): whose schedule it is; each scope has entries and a leader of its own.
 * ``priority_order`` (``higher``): which priority numbers are served first, ``higher`` or ``lower``. It
   belongs to the store as well.
 
@@ -48,6 +48,7 @@ class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemorySchedules, M
         self.dead_max = int(options.get("dead_letters_max", 10_000))
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
         self.tombstone_expires = float(options.get("result_tombstone_expires", 7 * DAY))
+        self.scope = str(options.get("schedule_scope", ""))
         self._caller = Caller()
 
     def attach(self, owner: Incarnation) -> MemoryConsumer:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from celeriac.engines.base import Binding, Hold
+from celeriac.engines.base import Hold
 from celeriac.engines.memory.state import Store
+from celeriac.routing.queues import Binding
 
 
 class MemoryBindings:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from celeriac.engines import groups
-from celeriac.engines.base import Publication, ResultRecord
+from celeriac.engines.base import Publication
 from celeriac.engines.groups import ChordPart, Owed
 from celeriac.engines.memory.parcels import pack, post_all
 from celeriac.engines.memory.results import keep
 from celeriac.engines.memory.state import Store
+from celeriac.engines.results import ResultRecord
 
 DONE_FOR = 86400.0
 """How long a chord that is done is remembered, seconds."""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from celeriac.engines.base import Control, NodeInfo
+from celeriac.engines.base import NodeInfo
+from celeriac.engines.coordinator import Control
 from celeriac.engines.memory.state import Bucket, Place, Store
 
 
 class MemoryCoordinator:
-    """The part of the engine that is a :class:`celeriac.engines.base.Coordinator`."""
+    """The part of the engine that is a :class:`celeriac.engines.coordinator.Coordinator`."""
 
     state: Store
 

@@ -7,8 +7,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from celeriac.engines.base import Presence, ResultRecord
 from celeriac.engines.memory.state import Kept, Store
+from celeriac.engines.results import Presence, ResultRecord
 from celeriac.states import SUCCESS
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Caller:
 
 
 class MemoryResults:
-    """The part of the engine that is a :class:`celeriac.engines.base.ResultBackend`."""
+    """The part of the engine that is a :class:`celeriac.engines.results.ResultBackend`."""
 
     state: Store
     tombstone_expires: float

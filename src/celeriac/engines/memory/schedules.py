@@ -17,12 +17,13 @@ class MemorySchedules:
     """The part of the engine that is a :class:`celeriac.engines.schedule.ScheduleStore`."""
 
     state: Store
+    scope: str
 
     def lead(self, holder: str, ttl: float) -> Term | None:
         """Take the term, or put off the end of one's own."""
         with self.state.lock:
             now = self.state.clock()
-            table = self.state.timetable
+            table = self._table
             runs = _term_runs(table, now)
             if runs and table.holder != holder:
                 return None
@@ -35,19 +36,19 @@ class MemorySchedules:
         """The term that runs now."""
         with self.state.lock:
             now = self.state.clock()
-            table = self.state.timetable
+            table = self._table
             return _term(table, now) if _term_runs(table, now) else None
 
     def resign(self, holder: str) -> None:
         """End one's own term."""
         with self.state.lock:
-            if self.state.timetable.holder == holder:
-                self.state.timetable.expires = 0.0
+            if self._table.holder == holder:
+                self._table.expires = 0.0
 
     def schedule(self, since: int = 0) -> Schedule:
         """What has changed after a version."""
         with self.state.lock:
-            table = self.state.timetable
+            table = self._table
             complete = since == 0 or not table.forgotten <= since <= table.version
             after = 0 if complete else since
             return Schedule(
@@ -57,16 +58,22 @@ class MemorySchedules:
                 complete,
             )
 
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any."""
+        with self.state.lock:
+            entries = self._table.entries
+            return [replace(entries[name]) for name in dict.fromkeys(names) if name in entries]
+
     def schedule_version(self) -> int:
         """The version alone."""
         with self.state.lock:
-            return self.state.timetable.version
+            return self._table.version
 
     def put_entries(self, entries: Sequence[Entry], term: Term | None = None) -> None:
         """Add entries or replace what they are; how far they have come stays."""
         with self.state.lock:
             now = self.state.clock()
-            table = self.state.timetable
+            table = self._table
             _check(table, term, now)
             version = table.version + 1
             for given in entries:
@@ -85,7 +92,7 @@ class MemorySchedules:
     def remove_entries(self, names: Sequence[str], term: Term | None = None) -> int:
         """Remove entries; return how many there were."""
         with self.state.lock:
-            table = self.state.timetable
+            table = self._table
             _check(table, term, self.state.clock())
             found = [name for name in dict.fromkeys(names) if table.entries.pop(name, None)]
             if found:
@@ -100,10 +107,10 @@ class MemorySchedules:
         parcels = [None if tick.publication is None else pack(tick.publication) for tick in ticks]
         with self.state.lock:
             now = self.state.clock()
-            _check(self.state.timetable, term, now)
+            _check(self._table, term, now)
             left_out = {}
             for tick, parcel in zip(ticks, parcels, strict=True):
-                entry = self.state.timetable.entries.get(tick.name)
+                entry = self._table.entries.get(tick.name)
                 if entry is None or not entry.enabled:
                     left_out[tick.name] = "gone"
                     continue
@@ -118,6 +125,10 @@ class MemorySchedules:
                     entry.last_id = tick.task_id
                     entry.runs += 1
             return left_out
+
+    @property
+    def _table(self) -> Timetable:
+        return self.state.timetables[self.scope]
 
 
 def _term(table: Timetable, now: float) -> Term:

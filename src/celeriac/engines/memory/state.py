@@ -10,7 +10,7 @@ import itertools
 import os
 import socket
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,18 +18,10 @@ from typing import Any
 
 from celeriac.clock import now as wall_clock
 from celeriac.engines import schedule
-from celeriac.engines.base import (
-    Answer,
-    Binding,
-    DeadLetter,
-    Delivery,
-    Hold,
-    Incarnation,
-    Loss,
-    NodeInfo,
-    ResultRecord,
-)
+from celeriac.engines.base import Answer, DeadLetter, Delivery, Hold, Incarnation, Loss, NodeInfo
 from celeriac.engines.envelopes import after_loss
+from celeriac.engines.results import ResultRecord
+from celeriac.routing.queues import Binding
 
 ONCE = "once"
 """The mark of a lost message that must not run again (``Notes.lost``)."""
@@ -179,7 +171,8 @@ class Store:
     """Group -> (its list of results, until when)."""
     chords: dict[str, Any] = field(default_factory=dict)
     """Group -> its :class:`celeriac.engines.memory.chords.Chord`."""
-    timetable: Timetable = field(default_factory=Timetable)
+    timetables: dict[str, Timetable] = field(default_factory=lambda: defaultdict(Timetable))
+    """By scope."""
     leases: dict[int, Lease] = field(default_factory=dict)
     dead: dict[str, tuple[DeadLetter, int]] = field(default_factory=dict)
     """Key -> (letter, its lane), oldest first."""

@@ -38,6 +38,7 @@ class PostgresEngine(PostgresBroker, PostgresResults, PostgresSchedules, Postgre
 
     def __init__(self, location: Location) -> None:
         self.url = location.url
+        self.scope = location.options.schedule_scope
         self._store = Store(location)
         self._listener = Listener(self._store, fetch)
 

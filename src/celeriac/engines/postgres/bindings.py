@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from celeriac.engines.base import Binding
 from celeriac.engines.postgres.store import Store
+from celeriac.routing.queues import Binding
 
 if TYPE_CHECKING:
     from celeriac.engines.postgres.step import Step

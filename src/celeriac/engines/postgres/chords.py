@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from celeriac.engines.base import Publication, ResultRecord
+from celeriac.engines.base import Publication
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
 from celeriac.engines.postgres.parcels import clean, pack
 from celeriac.engines.postgres.step import Step, step
 from celeriac.engines.postgres.store import Store
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import CeleriacError
 
 COUNTING, OWED, DONE = range(3)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from celeriac.engines.base import Control, NodeInfo
+from celeriac.engines.base import NodeInfo
+from celeriac.engines.coordinator import Control
 from celeriac.engines.postgres import unique
 from celeriac.engines.postgres.step import Step, step
 from celeriac.engines.postgres.store import Store

@@ -46,6 +46,8 @@ class Options(msgspec.Struct, frozen=True):
     """How often an idle consumer and a waiting client look by themselves."""
     priority_order: str = "higher"
     """Which priority numbers are more urgent, ``higher`` or ``lower`` (``task_priority_order``)."""
+    schedule_scope: str = ""
+    """Whose schedule it is: each scope has entries and a leader of its own."""
     vacuum: bool = True
     """Whether workers vacuum the tables whose rows live for seconds, which the server does once a minute."""
     result_tombstone_expires: float = 7 * 86400.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from celeriac.engines.base import Presence, ResultRecord
 from celeriac.engines.postgres.chords import PostgresGroups, drop_expired
 from celeriac.engines.postgres.dead import expire_dead
 from celeriac.engines.postgres.listener import Listener, PostgresSubscription
 from celeriac.engines.postgres.step import KEEP, Step, record_columns, step, waves
 from celeriac.engines.postgres.store import Store
+from celeriac.engines.results import Presence, ResultRecord
 
 CHUNK = 1000
 """Rows a cleaning transaction."""

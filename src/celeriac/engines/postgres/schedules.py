@@ -6,6 +6,7 @@ The row of ``term`` is locked by whoever leads, fires or changes the schedule.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,37 +17,42 @@ from celeriac.engines.postgres.store import Store
 from celeriac.engines.schedule import CLOCK_STEP, Entry, Schedule, Term, Tick
 from celeriac.exceptions import Fenced
 
-_TERM = "SELECT holder, token, expires, ttl FROM @term FOR UPDATE"
+_KNOW_TERM = "INSERT INTO @term VALUES (%s, '', 0, 0, 0) ON CONFLICT DO NOTHING"
+_TERM = "SELECT holder, token, expires, ttl FROM @term WHERE scope = %s FOR UPDATE"
 _LEADER = f"""SELECT holder, token, expires, moment FROM @term, @now() moment
-WHERE moment < expires AND expires <= moment + ttl + {CLOCK_STEP}"""
-_TAKE = "UPDATE @term SET holder = %s, token = %s, expires = %s, ttl = %s"
-_RESIGN = "UPDATE @term SET expires = 0 WHERE holder = %s"
+WHERE scope = %s AND moment < expires AND expires <= moment + ttl + {CLOCK_STEP}"""
+_TAKE = "UPDATE @term SET holder = %s, token = %s, expires = %s, ttl = %s WHERE scope = %s"
+_RESIGN = "UPDATE @term SET expires = 0 WHERE scope = %s AND holder = %s"
 
-_VERSION = "SELECT version FROM @schedule"
-_STATE = "SELECT version, forgotten FROM @schedule FOR SHARE"
+_VERSION = "SELECT version FROM @schedule WHERE scope = %s"
+_STATE = "SELECT version, forgotten FROM @schedule WHERE scope = %s FOR SHARE"
 _CHANGED = """SELECT name, definition, source, enabled, version, since,
-last_due, last_run, last_id, runs, skipped FROM @entry JOIN @progress ON entry = id WHERE version > %s
-ORDER BY id"""
-_REMOVED = "SELECT name FROM @removed WHERE version > %s ORDER BY version"
+last_due, last_run, last_id, runs, skipped FROM @entry JOIN @progress ON entry = id
+WHERE scope = %s AND version > %s ORDER BY id"""
+_NAMED = """SELECT name, definition, source, enabled, version, since,
+last_due, last_run, last_id, runs, skipped FROM @entry JOIN @progress ON entry = id
+WHERE scope = %s AND name = ANY (%s::text[])"""
+_REMOVED = "SELECT name FROM @removed WHERE scope = %s AND version > %s ORDER BY version"
 
-_FIND = "SELECT definition, source, enabled, since FROM @entry WHERE name = %s"
-_ADD = """INSERT INTO @entry (definition, source, enabled, version, since, name)
-VALUES (%s, %s, %s, %s, %s, %s) RETURNING id"""
+_FIND = "SELECT definition, source, enabled, since FROM @entry WHERE scope = %s AND name = %s"
+_ADD = """INSERT INTO @entry (definition, source, enabled, version, since, scope, name)
+VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id"""
 _CHANGE = """UPDATE @entry SET definition = %s, source = %s, enabled = %s, version = %s, since = %s
-WHERE name = %s"""
+WHERE scope = %s AND name = %s"""
 _BEGIN = "INSERT INTO @progress (entry) VALUES (%s)"
-_REMEMBERED = "DELETE FROM @removed WHERE name = %s"
-_COUNT = "UPDATE @schedule SET version = %s"
-_REMOVE = "DELETE FROM @entry WHERE name = ANY (%s::text[]) RETURNING id, name"
+_REMEMBERED = "DELETE FROM @removed WHERE scope = %s AND name = %s"
+_COUNT = """INSERT INTO @schedule (scope, version, forgotten) VALUES (%s, %s, 0)
+ON CONFLICT (scope) DO UPDATE SET version = excluded.version"""
+_REMOVE = "DELETE FROM @entry WHERE scope = %s AND name = ANY (%s::text[]) RETURNING id, name"
 _END = "DELETE FROM @progress WHERE entry = ANY (%s::bigint[])"
-_REMEMBER = """INSERT INTO @removed (name, version) SELECT u, %s FROM unnest(%s::text[]) u
-ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
-_LAST_TO_FORGET = "SELECT version FROM @removed ORDER BY version DESC LIMIT 1 OFFSET %s"
-_FORGET = "DELETE FROM @removed WHERE version <= %s"
-_FORGOTTEN = "UPDATE @schedule SET forgotten = %s"
+_REMEMBER = """INSERT INTO @removed (scope, name, version) SELECT %s, u, %s FROM unnest(%s::text[]) u
+ON CONFLICT (scope, name) DO UPDATE SET version = excluded.version"""
+_LAST_TO_FORGET = "SELECT version FROM @removed WHERE scope = %s ORDER BY version DESC LIMIT 1 OFFSET %s"
+_FORGET = "DELETE FROM @removed WHERE scope = %s AND version <= %s"
+_FORGOTTEN = "UPDATE @schedule SET forgotten = %s WHERE scope = %s"
 
 _PROGRESS = """SELECT last_due, last_run, last_id, runs, skipped, id FROM @entry JOIN @progress ON entry = id
-WHERE name = %s AND enabled"""
+WHERE scope = %s AND name = %s AND enabled"""
 _MARK = """UPDATE @progress SET last_due = %s, last_run = %s, last_id = %s, runs = %s, skipped = %s
 WHERE entry = %s"""
 
@@ -64,60 +70,65 @@ class PostgresSchedules:
     """The part of the engine that is a :class:`celeriac.engines.schedule.ScheduleStore`."""
 
     _store: Store
+    scope: str
 
     def lead(self, holder: str, ttl: float) -> Term | None:
         """Take the term, or put off the end of one's own."""
         with step(self._store) as work:
-            leader, token, _, runs = _term(work)
+            leader, token, _, runs = _term(work, self.scope)
             if runs and leader != holder:
                 return None
             if not runs:
                 token += 1
-            work.run(_TAKE, (holder, token, work.now + ttl, ttl))
+            work.run(_TAKE, (holder, token, work.now + ttl, ttl, self.scope))
             return Term(holder, token, work.now + ttl, work.now)
 
     def leader(self) -> Term | None:
         """The term that runs now, if one does."""
-        rows = self._store.read(_LEADER)
+        rows = self._store.read(_LEADER, (self.scope,))
         return Term(*rows[0]) if rows else None
 
     def resign(self, holder: str) -> None:
         """End one's own term."""
-        self._store.read(_RESIGN, (holder,))
+        self._store.read(_RESIGN, (self.scope, holder))
 
     def schedule(self, since: int = 0) -> Schedule:
         """What has changed after a version."""
         with step(self._store) as work:
-            version, forgotten = work.run(_STATE)[0]
+            version, forgotten = (work.run(_STATE, (self.scope,)) or [(0, 0)])[0]
             complete = since == 0 or not forgotten <= since <= version
-            rows = work.run(_CHANGED, (0 if complete else since,))
-            removed = [] if complete else work.run(_REMOVED, (since,))
-        entries = [Entry(name, bytes(body), *rest) for name, body, *rest in rows]
-        return Schedule(version, entries, [name for (name,) in removed], complete)
+            rows = work.run(_CHANGED, (self.scope, 0 if complete else since))
+            removed = [] if complete else work.run(_REMOVED, (self.scope, since))
+        return Schedule(version, _entries(rows), [name for (name,) in removed], complete)
+
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any."""
+        found = {entry.name: entry for entry in _entries(self._store.read(_NAMED, (self.scope, list(names))))}
+        return [found[name] for name in dict.fromkeys(names) if name in found]
 
     def schedule_version(self) -> int:
         """The version alone."""
-        return int(self._store.read(_VERSION)[0][0])
+        return int((self._store.read(_VERSION, (self.scope,)) or [(0,)])[0][0])
 
     def put_entries(self, entries: Sequence[Entry], term: Term | None = None) -> None:
         """Add entries or replace what they are; how far they have come stays."""
         with step(self._store, durable=True) as work:
-            _check(work, term)
-            version = work.run(_VERSION)[0][0] + 1
-            if sum(_put(work, entry, version) for entry in entries):
-                work.run(_COUNT, (version,))
+            _check(work, self.scope, term)
+            version = _version(work, self.scope) + 1
+            if sum(_put(work, self.scope, entry, version) for entry in entries):
+                work.run(_COUNT, (self.scope, version))
 
     def remove_entries(self, names: Sequence[str], term: Term | None = None) -> int:
         """Remove entries; return how many there were."""
         with step(self._store, durable=True) as work:
-            _check(work, term)
-            version = work.run(_VERSION)[0][0] + 1
-            found = work.run(_REMOVE, (list(names),))
+            _check(work, self.scope, term)
+            version = _version(work, self.scope) + 1
+            found = work.run(_REMOVE, (self.scope, list(names)))
             if found:
                 work.run(_END, ([id for id, _ in found],))
-                work.run(_REMEMBER, (version, [name for _, name in found]))
-                work.run(_COUNT, (version,))
-                _forget_removed(work)
+                work.run(_REMEMBER, (self.scope, version, [name for _, name in found]))
+                work.run(_COUNT, (self.scope, version))
+                _forget_removed(work, self.scope)
             return len(found)
 
     def fire(self, term: Term, ticks: Sequence[Tick]) -> dict[str, str]:
@@ -128,9 +139,9 @@ class PostgresSchedules:
             if tick.publication is not None
         }
         with step(self._store, durable=True) as work:
-            _check(work, term)
+            _check(work, self.scope, term)
             progress: dict[str, _Progress | None] = {}
-            reasons = [_due(work, tick, progress) for tick in ticks]
+            reasons = [_due(work, self.scope, tick, progress) for tick in ticks]
             firing = [index for index in parcels if not reasons[index]]
             held = work.publish([parcels[index] for index in firing])
             for position in held:
@@ -145,44 +156,59 @@ class PostgresSchedules:
         return {tick.name: reason for tick, reason in zip(ticks, reasons, strict=True) if reason}
 
 
-def _term(work: Step) -> tuple[str, int, float, bool]:
-    holder, token, expires, ttl = work.run(_TERM)[0]
+def _version(work: Step, scope: str) -> int:
+    rows = work.run(_VERSION, (scope,))
+    return int(rows[0][0]) if rows else 0
+
+
+def _term(work: Step, scope: str) -> tuple[str, int, float, bool]:
+    rows = work.run(_TERM, (scope,))
+    if not rows:
+        work.run(_KNOW_TERM, (scope,))
+        rows = work.run(_TERM, (scope,))
+    holder, token, expires, ttl = rows[0]
     return holder, token, expires, work.now < expires <= work.now + ttl + CLOCK_STEP
 
 
-def _check(work: Step, term: Term | None) -> None:
-    holder, token, _, runs = _term(work)  # locks it in any case: versions are given in turn
+def _check(work: Step, scope: str, term: Term | None) -> None:
+    holder, token, _, runs = _term(work, scope)  # locks it in any case: versions are given in turn
     if term is not None and (not runs or (term.holder, term.token) != (holder, token)):
         raise Fenced(schedule.over(term))
 
 
-def _put(work: Step, entry: Entry, version: int) -> bool:
+def _put(work: Step, scope: str, entry: Entry, version: int) -> bool:
     """Store what an entry is; return whether that changed anything."""
-    rows = work.run(_FIND, (entry.name,))
+    rows = work.run(_FIND, (scope, entry.name))
     if not rows:
-        values = (entry.definition, entry.source, entry.enabled, version, work.now, entry.name)
+        values = (entry.definition, entry.source, entry.enabled, version, work.now, scope, entry.name)
         work.run(_BEGIN, work.run(_ADD, values)[0])
-        work.run(_REMEMBERED, (entry.name,))
+        work.run(_REMEMBERED, (scope, entry.name))
         return True
     definition, source, enabled, since = rows[0]
     if (bytes(definition), source, enabled) == (entry.definition, entry.source, entry.enabled):
         return False
     since = work.now if entry.enabled and not enabled else since
-    work.run(_CHANGE, (entry.definition, entry.source, entry.enabled, version, since, entry.name))
+    work.run(_CHANGE, (entry.definition, entry.source, entry.enabled, version, since, scope, entry.name))
     return True
 
 
-def _forget_removed(work: Step) -> None:
-    rows = work.run(_LAST_TO_FORGET, (schedule.REMOVED_MAX,))
+def _forget_removed(work: Step, scope: str) -> None:
+    rows = work.run(
+        _LAST_TO_FORGET,
+        (
+            scope,
+            schedule.REMOVED_MAX,
+        ),
+    )
     if rows:
-        work.run(_FORGET, rows[0])
-        work.run(_FORGOTTEN, rows[0])
+        work.run(_FORGET, (scope, *rows[0]))
+        work.run(_FORGOTTEN, (*rows[0], scope))
 
 
-def _due(work: Step, tick: Tick, progress: dict[str, _Progress | None]) -> str:
+def _due(work: Step, scope: str, tick: Tick, progress: dict[str, _Progress | None]) -> str:
     """Why a tick is left out, "" if it is not; note its due time with its entry's progress."""
     if tick.name not in progress:
-        rows = work.run(_PROGRESS, (tick.name,))
+        rows = work.run(_PROGRESS, (scope, tick.name))
         progress[tick.name] = _Progress(*rows[0]) if rows else None
     one = progress[tick.name]
     if one is None:
@@ -199,3 +225,7 @@ def _count(one: _Progress, tick: Tick, reason: str) -> None:
     elif not reason and (tick.publication is not None or tick.task_id):
         one.runs += 1
         one.last_id = tick.task_id
+
+
+def _entries(rows: Sequence[Sequence[Any]]) -> list[Entry]:
+    return [Entry(name, bytes(body), *rest) for name, body, *rest in rows]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from celeriac.engines.base import Outcome, ResultRecord, Verdict
+from celeriac.engines.base import Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.engines.postgres import chords, unique
 from celeriac.engines.postgres.dead import bury
 from celeriac.engines.postgres.parcels import Parcel, pack, plain
 from celeriac.engines.postgres.step import Lease, Step
+from celeriac.engines.results import ResultRecord
 from celeriac.message import encode_envelope
 
 _HELD = """SELECT token, owner, id, queue, rank, noted FROM @message

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from celeriac.engines.base import ResultRecord
 from celeriac.engines.postgres import unique
 from celeriac.engines.postgres.parcels import ADD, Parcel, clean, columns, plain, task_id_of
 from celeriac.engines.postgres.store import Connection, Store
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import DecodeError
 from celeriac.message import decode_envelope
 

@@ -15,7 +15,8 @@ Options (Celery's transport options):
 Ours: ``broker_delay`` (``"store"``; ``"celery"`` leaves delays to the worker, for queues that Celery's
 workers share), ``publish_timeout`` (seconds that a publish waits for its answer), ``dead_letters_max``
 (10,000 a queue), ``dead_letters_expires`` (30 days, in seconds), ``result_tombstone_expires`` (7 days, in
-seconds; 0: none. It costs a key of about 100 bytes a result).
+seconds; 0: none. It costs a key of about 100 bytes a result), ``schedule_scope`` (""; whose schedule it is:
+each scope has entries and a leader of its own).
 
 Keys stand in keys.py, scripts in scripts/. Cluster is not supported: results, wake-ups and several queues lie
 in different slots.
@@ -66,7 +67,8 @@ class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator
             "dead_age": self.dead_expires,
             "tombstone": float(options.get("result_tombstone_expires", 7 * DAY)),
         }
-        self.scripts = Scripts(Layout.of(self.keys, self.address.db, own))
+        self.scope = str(options.get("schedule_scope", ""))
+        self.scripts = Scripts(Layout.of(self.keys, self.address.db, own, self.scope))
         self.lease_store: RedisResults | None = None
         self.is_broker = False
         self._reply: str | None = None

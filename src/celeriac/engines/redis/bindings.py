@@ -11,13 +11,13 @@ import re
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from celeriac.engines.base import Binding
 from celeriac.engines.redis.address import SEP
 from celeriac.engines.redis.connection import Link, Links, Word, pack
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.pidbox import active_queues
 from celeriac.engines.redis.relay import Relay
 from celeriac.engines.redis.scripts import Scripts
+from celeriac.routing.queues import Binding
 
 _WILDCARDS: Final = {"*": r"[^\.]+", "#": r".*?"}
 

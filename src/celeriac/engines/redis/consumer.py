@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from redis import exceptions as errors
 
-from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
+from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.engines.redis.publishing import all_words_of, needs_all_words, task_id_of, words_of
+from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
 from celeriac.message import decode_envelope, encode_envelope
 from celeriac.states import SUCCESS
@@ -187,12 +188,12 @@ class RedisConsumer:
         words.append(len(item.parts))
         for part in item.parts:
             words += part_words(part)
-        words.append(len(item.publications))
+        ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
+        words += (item.unique if ended else "", item.task_id, len(item.publications))
         for publication in item.publications:
             words += all_words_of(publication, self._keys, self._broker.hold_delays)
-        ended = item.verdict in (Verdict.ACK, Verdict.DEAD)
         forget = item.forget_checkpoint and item.task_id
-        words += (item.unique if ended else "", item.task_id, "1" if forget else "", len(item.records))
+        words += ("1" if forget else "", len(item.records))
         for record in item.records:
             words += record_words(record)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from celeriac.engines.base import Control, NodeInfo
+from celeriac.engines.base import NodeInfo
+from celeriac.engines.coordinator import Control
 from celeriac.engines.redis.connection import Links, Word, pack
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.scripts import Scripts
@@ -15,7 +16,7 @@ _PER: dict[str, float] = {"s": 1, "m": 60, "h": 3600}
 
 
 class RedisCoordinator:
-    """The part of the engine that is a :class:`celeriac.engines.base.Coordinator`.
+    """The part of the engine that is a :class:`celeriac.engines.coordinator.Coordinator`.
 
     A rate limit's bucket is named as its task, so that :meth:`limit_rate` reaches what is parked for it.
     """

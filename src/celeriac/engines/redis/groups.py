@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from celeriac.engines.base import Publication, ResultRecord
+from celeriac.engines.base import Publication
 from celeriac.engines.groups import ChordPart, Owed
 from celeriac.engines.redis.connection import Word, pack
 from celeriac.engines.redis.consumer import part_words, record_words
 from celeriac.engines.redis.publishing import all_words_of
 from celeriac.engines.redis.results import RedisResults
+from celeriac.engines.results import ResultRecord
 
 
 class RedisGroups(RedisResults):

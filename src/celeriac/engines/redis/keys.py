@@ -42,12 +42,13 @@ store:
 ``checkpoint:<id>``            STRING  what a task has kept for its next delivery; expires
 ``revoked``, ``revoked:until`` ZSET    id -> version, id -> when to forget it
 ``revoked:signal``             HASH    id -> the signal that ends it
-``schedule``                   HASH    ``version``, ``forgotten`` (the last removal that is not remembered)
+``schedule:version``           HASH    ``version``, ``forgotten`` (the last removal that is not remembered)
 ``schedule:entries``           HASH    periodic task -> ``<enabled: 1 or 0>|<source>|<definition>``
 ``schedule:ticks``             HASH    the same -> ``<since>|<last due>|<last run>|<runs>|<skipped>|<id>``
 ``schedule:versions``          ZSET    the same -> version at which it changed last
 ``schedule:removed``           ZSET    the same -> version at which it was removed
 ``schedule:leader``            HASH    ``holder``, ``token``, ``expires``, ``ttl`` of the scheduler that leads
+                                       (with a scope, the keys of the schedule end ``:<scope>``)
 ``queues``                     SET     queues we have seen
 ``bound:<exchange>``           HASH    for fanout exchanges: queue -> the node whose own it is, or ""
 ``exchanges:<node>``           SET     the exchanges to which it has bound queues of its own

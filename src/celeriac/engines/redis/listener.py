@@ -46,7 +46,7 @@ LONGEST_PAUSE: Final = 5.0
 
 
 class Interest:
-    """Interest in results (:class:`celeriac.engines.base.Subscription`)."""
+    """Interest in results (:class:`celeriac.engines.results.Subscription`)."""
 
     def __init__(self, listener: Listener, ids: list[str], channels: list[str], callback: Callback) -> None:
         self.ids = ids

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from redis import exceptions as errors
 
-from celeriac.engines.base import Binding
 from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, pack
 from celeriac.exceptions import CeleriacError, DecodeError
 from celeriac.message import OWN_HEADER, decode_envelope
+from celeriac.routing.queues import Binding
 
 if TYPE_CHECKING:
     from celeriac.engines.redis.bindings import Server

@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from celeriac.engines.base import Presence, ResultRecord, Subscription
 from celeriac.engines.redis.address import Address
 from celeriac.engines.redis.connection import Links, Word, pack
 from celeriac.engines.redis.consumer import record_words
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
 from celeriac.engines.redis.scripts import Scripts
+from celeriac.engines.results import Presence, ResultRecord, Subscription
 
 FETCH_CHUNK: Final = 500
 STORE_CHUNK: Final = 200
@@ -23,7 +23,7 @@ SENT_HERE_MAX: Final = 200_000
 
 
 class RedisResults:
-    """The part of the engine that is a :class:`celeriac.engines.base.ResultBackend`."""
+    """The part of the engine that is a :class:`celeriac.engines.results.ResultBackend`."""
 
     address: Address
     keys: Keys
@@ -126,6 +126,9 @@ class RedisResults:
             for old in list(sent)[: SENT_HERE_MAX // 10]:
                 sent.pop(old, None)
         sent[task_id] = None
+
+    supports_autoexpire = True
+    """The server deletes expired results: no periodic ``celery.backend_cleanup`` is needed."""
 
     def cleanup(self) -> int:
         """Nothing to do: the server expires results."""

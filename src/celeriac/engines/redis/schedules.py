@@ -23,6 +23,7 @@ class RedisSchedules:
     links: Links
     scripts: Scripts
     hold_delays: bool
+    scope: str
 
     def lead(self, holder: str, ttl: float) -> Term | None:
         """Take the term, or put off the end of one's own."""
@@ -55,10 +56,22 @@ class RedisSchedules:
             entries = list(self._entries(link, rows))
         return Schedule(version, entries, [name.decode() for name in removed], bool(complete))
 
+    def find_entries(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, as far as there are any."""
+        wanted = list(dict.fromkeys(names))
+        commands = [pack(("ZSCORE", self._key("versions"), name)) for name in wanted]
+        with self.links.borrow() as link:
+            versions = link.calls(b"".join(commands), len(commands)) if commands else []
+            rows: list[bytes] = []
+            for name, version in zip(wanted, versions, strict=True):
+                if version is not None:
+                    rows += (name.encode(), version)
+            return list(self._entries(link, rows))
+
     def schedule_version(self) -> int:
         """The version alone: one command."""
         with self.links.borrow() as link:
-            return int(link.call(pack(("HGET", self.keys.own("schedule"), "version"))) or 0)
+            return int(link.call(pack(("HGET", self._key("version"), "version"))) or 0)
 
     def put_entries(self, entries: Sequence[Entry], term: Term | None = None) -> None:
         """Add entries or replace what they are; how far they have come stays."""
@@ -91,13 +104,15 @@ class RedisSchedules:
             left = self.scripts["fire"].run(link, [self.keys.own("queues")], words)
         return {name.decode(): reason.decode() for name, reason in zip(left[::2], left[1::2], strict=True)}
 
+    def _key(self, what: str) -> str:
+        return self.keys.own(f"schedule:{what}:{self.scope}" if self.scope else f"schedule:{what}")
+
     def _entries(self, link: Link, rows: Sequence[bytes]) -> Iterator[Entry]:
-        own = self.keys.own
         for start in range(0, len(rows), 2 * READ_CHUNK):
             chunk = rows[start : start + 2 * READ_CHUNK]
             names = chunk[::2]
-            both = pack(("HMGET", own("schedule:entries"), *names))
-            both += pack(("HMGET", own("schedule:ticks"), *names))
+            both = pack(("HMGET", self._key("entries"), *names))
+            both += pack(("HMGET", self._key("ticks"), *names))
             values, ticks = link.calls(both, 2)
             for name, version, value, tick in zip(names, chunk[1::2], values, ticks, strict=True):
                 if value is not None and tick is not None:  # else removed a moment ago

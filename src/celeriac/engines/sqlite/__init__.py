@@ -37,6 +37,7 @@ class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinat
     def __init__(self, location: Location) -> None:
         self.url = location.url
         self._store = Store(location)
+        self.scope = location.options.schedule_scope
         self._listener = Listener(self._store, fetch)
 
     @property

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from celeriac.engines.base import Binding
 from celeriac.engines.sqlite import unique
 from celeriac.engines.sqlite.store import Store
+from celeriac.routing.queues import Binding
 
 _BIND = "INSERT OR REPLACE INTO binding (exchange, type, routing_key, queue, node) VALUES (?, ?, ?, ?, ?)"
 _BINDINGS = "SELECT exchange, type, routing_key, queue FROM binding WHERE exchange = ? ORDER BY queue"

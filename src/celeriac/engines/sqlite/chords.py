@@ -7,8 +7,9 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import NamedTuple
 
-from celeriac.engines.base import Publication, ResultRecord
+from celeriac.engines.base import Publication
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
+from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.step import Step, pack, step
 from celeriac.engines.sqlite.store import Store

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, ResultRecord, Verdict
+from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
+from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import chords, clock, rooms, unique
 from celeriac.engines.sqlite.dead import bury
 from celeriac.engines.sqlite.recovery import end_owner

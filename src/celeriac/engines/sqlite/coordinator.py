@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from celeriac.engines.base import Control, NodeInfo
+from celeriac.engines.base import NodeInfo
+from celeriac.engines.coordinator import Control
 from celeriac.engines.sqlite import clock, rooms, unique
 from celeriac.engines.sqlite.step import Step, step
 from celeriac.engines.sqlite.store import Store
@@ -29,7 +30,7 @@ _DROP_PARKED = "DELETE FROM parked WHERE room = 0 AND bucket = ? RETURNING queue
 
 
 class SQLiteCoordinator:
-    """The part of the engine that is a :class:`celeriac.engines.base.Coordinator`."""
+    """The part of the engine that is a :class:`celeriac.engines.coordinator.Coordinator`."""
 
     _store: Store
 

@@ -53,6 +53,8 @@ class Options:
     """How many dead letters of a queue to keep; the oldest go first."""
     dead_letters_expires: float = 30 * 86400.0
     """How long to keep a dead letter."""
+    schedule_scope: str = ""
+    """Whose schedule it is: each scope has entries and a leader of its own."""
     reserve: int = 8 << 20
     """Bytes set aside on the disk, freed when it is full so that workers can go on settling."""
 

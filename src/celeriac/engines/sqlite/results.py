@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from celeriac.engines.base import Presence, ResultRecord
+from celeriac.engines.results import Presence, ResultRecord
 from celeriac.engines.sqlite import clock, rooms
 from celeriac.engines.sqlite.chords import SQLiteGroups, drop_expired
 from celeriac.engines.sqlite.dead import expire_dead
@@ -32,7 +32,7 @@ _FENCED_FOR = 86400.0
 
 
 class SQLiteResults(SQLiteGroups):
-    """The part of the engine that is a :class:`celeriac.engines.base.ResultBackend`."""
+    """The part of the engine that is a :class:`celeriac.engines.results.ResultBackend`."""
 
     _store: Store
     _listener: Listener

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from celeriac import states
-from celeriac.engines.base import Publication, ResultRecord
+from celeriac.engines.base import Publication
+from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import clock, rooms, unique
 from celeriac.engines.sqlite.bindings import fanned
 from celeriac.engines.sqlite.store import Store

@@ -14,6 +14,7 @@ exchange that claims the next ones. Three rules keep that from doing harm:
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import signal
 import threading
@@ -224,7 +225,9 @@ class Serial:
 
         if self.loops is None:
             self.loops = asyncio.Runner()
-        return self.loops.run(job.plan.call(*job.context.args, **job.context.kwargs))
+        # A runner would give every coroutine the context of its first one, and so that one's request.
+        call = job.plan.call(*job.context.args, **job.context.kwargs)
+        return self.loops.run(call, context=contextvars.copy_context())
 
     def _soft_limit(self, number: int, frame: FrameType | None) -> None:
         """SIGUSR1: raise in the task, unless it has just ended."""

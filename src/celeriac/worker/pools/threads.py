@@ -3,6 +3,7 @@ cannot be kept, because killing the process would kill the others' tasks (start-
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import threading
 import time
@@ -66,7 +67,9 @@ class Threads:
 
         if not hasattr(self._loops, "runner"):
             self._loops.runner = asyncio.Runner()
-        return self._loops.runner.run(job.plan.call(*job.context.args, **job.context.kwargs))
+        # A runner would give every coroutine the context of its first one, and so that one's request.
+        call = job.plan.call(*job.context.args, **job.context.kwargs)
+        return self._loops.runner.run(call, context=contextvars.copy_context())
 
     def _watch(self) -> None:
         raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc

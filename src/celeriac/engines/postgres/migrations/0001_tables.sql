@@ -118,19 +118,18 @@ CREATE TABLE @binding (
     node text COLLATE "C" NOT NULL, PRIMARY KEY (exchange, queue, routing_key)
 );
 
--- version grows with every change of an entry. forgotten: removals at this version and before may be forgotten.
+-- scope: whose schedule it is. version grows with every change of an entry. forgotten: removals at this version and before may be forgotten.
 CREATE TABLE @schedule (
-    id int PRIMARY KEY CHECK (id = 1), version bigint NOT NULL, forgotten bigint NOT NULL
+    scope text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, forgotten bigint NOT NULL
 ) WITH (fillfactor = 20);
-INSERT INTO @schedule (id, version, forgotten) VALUES (1, 0, 0);
 
 -- What an entry is. since: when it was first stored, or enabled again.
 CREATE TABLE @entry (
-    id bigint PRIMARY KEY DEFAULT nextval('@serial'), name text COLLATE "C" NOT NULL UNIQUE,
-    definition bytea NOT NULL, source text NOT NULL, enabled boolean NOT NULL, version bigint NOT NULL,
-    since float8 NOT NULL
+    id bigint PRIMARY KEY DEFAULT nextval('@serial'), scope text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL, definition bytea NOT NULL, source text NOT NULL, enabled boolean NOT NULL, version bigint NOT NULL,
+    since float8 NOT NULL, UNIQUE (scope, name)
 );
-CREATE INDEX entry_version ON @entry (version);
+CREATE INDEX entry_version ON @entry (scope, version);
 
 -- How far it has come. It stands apart: a tick rewrites a narrow row.
 CREATE TABLE @progress (
@@ -139,15 +138,16 @@ CREATE TABLE @progress (
 ) WITH (fillfactor = 50);
 
 -- Entries that are no more, with the version at which they were removed.
-CREATE TABLE @removed (name text COLLATE "C" PRIMARY KEY, version bigint NOT NULL);
-CREATE INDEX removed_version ON @removed (version);
+CREATE TABLE @removed (
+    scope text COLLATE "C", name text COLLATE "C", version bigint NOT NULL, PRIMARY KEY (scope, name)
+);
+CREATE INDEX removed_version ON @removed (scope, version);
 
 -- Who leads. expires: epoch second.
 CREATE TABLE @term (
-    id int PRIMARY KEY CHECK (id = 1), holder text NOT NULL, token bigint NOT NULL,
+    scope text COLLATE "C" PRIMARY KEY, holder text NOT NULL, token bigint NOT NULL,
     expires float8 NOT NULL, ttl float8 NOT NULL
 ) WITH (fillfactor = 20);
-INSERT INTO @term (id, holder, token, expires, ttl) VALUES (1, '', 0, 0, 0);
 
 -- Who sleeps until a message is ready, and who waits for results: hints, which may be lost with a crash.
 CREATE UNLOGGED TABLE @waiter (

@@ -1,13 +1,14 @@
--- Periodic tasks. To be included.
---   schedule            HASH version, forgotten (removals at this version and before may be forgotten)
+-- Periodic tasks. To be included. All keys end with SCOPE.
+--   schedule:version    HASH version, forgotten (removals at this version and before may be forgotten)
 --   schedule:entries    HASH name -> <enabled: 1 or 0>|<source>|<definition>
 --   schedule:ticks      HASH name -> <since>|<last due>|<last run>|<runs>|<skipped>|<last id>
 --   schedule:versions   ZSET name -> version at which it changed last
 --   schedule:removed    ZSET name -> version at which it was removed
 
-local SCHEDULE = PREFIX .. 'celeriac:schedule'
-local ENTRIES, TICKS, VERSIONS, REMOVED =
-  SCHEDULE .. ':entries', SCHEDULE .. ':ticks', SCHEDULE .. ':versions', SCHEDULE .. ':removed'
+local function of_schedule(what) return PREFIX .. 'celeriac:schedule:' .. what .. SCOPE end
+
+local SCHEDULE, ENTRIES, TICKS, VERSIONS, REMOVED = of_schedule('version'), of_schedule('entries'), of_schedule('ticks'),
+  of_schedule('versions'), of_schedule('removed')
 
 local changed_to
 

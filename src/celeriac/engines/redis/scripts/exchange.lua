@@ -4,8 +4,8 @@
 -- ARGV  1 request number, 2 limit, 3 owner, 4 number of queues to claim from, 5 number of queues, then the queues
 --       (those to claim from first), then the number of outcomes, and for each:
 --         verdict, queue (index), token, number of words that follow, then
---         n, n x (words of a part, chords.lua), n, n x (words of a publication, publications.lua), unique key or '',
---           task id, '1' to forget its checkpoint, n, n x (id, payload, ttl, reply, mark)
+--         n, n x (words of a part, chords.lua), unique key or '', task id, n, n x (words of a publication,
+--           publications.lua), '1' to forget its checkpoint, n, n x (id, payload, ttl, reply, mark)
 --                                                          only if the verdict ends with '+'
 --         '1' id payload ttl reply mark  or  '0'                        the result
 --         n, n x (queue, lane, how, when, id, envelope)                 publications
@@ -115,10 +115,12 @@ local function rare()
       chord_store = chord_store or chords()
       first = with_results(chord_store.record, first, parts, name, now, owed)
     end
-    first = publish_all(first + 1, tonumber(ARGV[first]), now, woken)
-    if ARGV[first] ~= '' then uniques().free(ARGV[first], ARGV[first + 1]) end
-    if ARGV[first + 2] == '1' then call('DEL', PREFIX .. 'celeriac:checkpoint:' .. ARGV[first + 1]) end
-    first = first + 4
+    -- Before the publications: a task may be followed by one of the same key.
+    local id = ARGV[first + 1]
+    if ARGV[first] ~= '' then uniques().free(ARGV[first], id) end
+    first = publish_all(first + 3, tonumber(ARGV[first + 2]), now, woken)
+    if ARGV[first] == '1' then call('DEL', PREFIX .. 'celeriac:checkpoint:' .. id) end
+    first = first + 2
     for _ = 1, tonumber(ARGV[first - 1]) do -- results of other tasks
       with_results(store, ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3], ARGV[first + 4])
       first = first + 5

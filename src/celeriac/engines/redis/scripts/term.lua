@@ -1,7 +1,7 @@
--- The term of the scheduler that leads. To be included.
+-- The term of the scheduler that leads. To be included. The key ends with SCOPE.
 --   schedule:leader  HASH holder, token, expires (epoch seconds), ttl;  it stays when the term is over
 
-local LEADER = PREFIX .. 'celeriac:schedule:leader'
+local LEADER = PREFIX .. 'celeriac:schedule:leader' .. SCOPE
 
 -- Returns whether a term runs, its holder and its token. One that ends later than a full ttl from now is of a clock
 -- that was set back.

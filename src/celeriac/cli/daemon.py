@@ -1,0 +1,68 @@
+"""Becoming a daemon: what ``worker`` and ``beat`` have in common."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from celeriac import platforms
+from celeriac.cli.errors import Failure
+from celeriac.platforms import EX_CANTCREAT, EX_USAGE
+
+
+def run_with(executable: str, command: str) -> None:
+    """Start ``command`` anew with another interpreter; ``--executable`` itself is left out."""
+    rest = []
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        if argument == "--executable":
+            next(arguments, None)
+        elif not argument.startswith("--executable="):
+            rest.append(argument)
+    for prefix in ("CELERY", "CELERIAC"):
+        os.environ.pop(f"{prefix}_{command.upper()}_EXECUTABLE", None)
+    try:
+        os.execv(executable, [executable, "-m", "celeriac", *rest])
+    except OSError as exc:
+        raise Failure(f"--executable: cannot run {executable}: {exc.strerror}", EX_USAGE) from None
+
+
+def become(daemon: dict[str, Any]) -> None:
+    """Set the umask and drop privileges."""
+    if daemon["umask"] is not None:
+        try:
+            os.umask(platforms.parse_umask(daemon["umask"]))
+        except (ValueError, OverflowError):
+            raise Failure(
+                f"--umask: {daemon['umask']!r} is not an octal number such as 022", EX_USAGE
+            ) from None
+    try:
+        platforms.drop_privileges(daemon["uid"], daemon["gid"])
+    except KeyError as exc:
+        raise Failure(f"--uid, --gid: {exc.args[0]}", EX_USAGE) from None
+    except (PermissionError, OverflowError):
+        raise Failure("--uid, --gid: only root may become another user or group") from None
+    except RuntimeError as exc:
+        raise Failure(str(exc)) from None
+
+
+def check_logfile(pattern: str | None, node: str) -> None:
+    """Open the log file once, while the terminal can still be told that this fails."""
+    if pattern:
+        path = platforms.node_file(pattern, node)
+        try:
+            with open(path, "a", encoding="utf-8"):
+                pass
+        except OSError as exc:
+            raise Failure(f"--logfile: cannot write {path}: {exc.strerror}", EX_CANTCREAT) from None
+
+
+def hold(path: str) -> None:
+    """Take the pid file, for as long as this process lives."""
+    try:
+        platforms.Pidfile(path).acquire()
+    except platforms.LockFailed as exc:
+        raise Failure(f"--pidfile: {exc}", EX_CANTCREAT) from None
+    except OSError as exc:
+        raise Failure(f"--pidfile: cannot write {path}: {exc.strerror}", EX_CANTCREAT) from None
