@@ -324,13 +324,11 @@ DECLARE
     name text;
 BEGIN
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = '{schema}'
-        AND tablename NOT IN ('meta', 'state', 'schedule', 'term') LOOP
+        AND tablename NOT IN ('meta', 'state') LOOP
         EXECUTE format('DELETE FROM {schema}.%I', name);
     END LOOP;
     DELETE FROM {schema}.meta WHERE key <> 'schema';
     UPDATE {schema}.state SET version = 0;
-    UPDATE {schema}.schedule SET version = 0, forgotten = 0;
-    UPDATE {schema}.term SET holder = '', token = 0, expires = 0, ttl = 0;
 END $$"""
 
 
