@@ -124,6 +124,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "unique::purging_the_parked_frees_the_key",
         "unique::replacing_puts_it_off",
         "unique::the_death_of_its_worker_frees_nothing",
+        "unique::the_end_frees_the_key_for_its_own_follow_ups",
         "unique::the_delayed_message_is_replaced",
         "unique::the_end_frees_the_key",
         "unique::the_holder_itself_is_left_out_too",

@@ -8,7 +8,11 @@ import time
 
 from celeriac import Celeriac
 
-app = Celeriac(os.environ.get("TEST_NAME", "project"), broker=os.environ["TEST_BROKER"])
+app = Celeriac(
+    os.environ.get("TEST_NAME", "project"),
+    broker=os.environ["TEST_BROKER"],
+    backend=os.environ.get("TEST_BACKEND"),
+)
 app.conf.result_expires = None
 app.conf.beat_schedule = json.loads(os.environ.get("TEST_SCHEDULE", "{}"))
 
