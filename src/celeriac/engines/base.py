@@ -131,7 +131,8 @@ class Delivery(msgspec.Struct):
     admitted: bool = False
     """It was parked over a rate limit and has been granted its token: do not ask again."""
     placed: bool = False
-    """It was parked for a place under a concurrency limit and holds one now: do not ask again."""
+    """It was parked for a place under a concurrency limit and holds one now. ``Coordinator.enter`` gives it
+    no second one, and tells the store the limit of the code that is to run it."""
 
 
 class Verdict(enum.IntEnum):
