@@ -321,6 +321,18 @@ def test_enqueue_many_differs_from_single_calls_in_nothing_but_ids(app: Celeriac
         add.enqueue_many([(1, 2, 3)])
 
 
+def test_callbacks_of_enqueue_many_have_ids_of_their_own(app: Celeriac, add: Any) -> None:
+    add.enqueue_many([1, 2, 3], link=add.s(5), link_error=add.si(6))
+    embeds = [body(sent)[2] for sent in messages(app)]
+    followers = [one for embed in embeds for key in ("callbacks", "errbacks") for one in embed[key]]
+    assert len({one["options"]["task_id"] for one in followers}) == 6
+
+
+def test_enqueue_many_waits_for_no_result_that_the_route_turns_off(app: Celeriac, add: Any) -> None:
+    app.conf.task_routes = {"add": {"ignore_result": True}}
+    assert [result.get(timeout=0) for result in add.enqueue_many([1, 2])] == [None, None]
+
+
 def test_enqueue_many_takes_any_number_in_batches(app: Celeriac, add: Any) -> None:
     results = add.enqueue_many(((i,) for i in range(2500)), countdown=60)
     assert len({r.id for r in results}) == 2500

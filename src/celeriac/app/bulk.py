@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import keys, unique
+from celeriac.app.headers import embed_of
 from celeriac.app.state import worker_frame
 from celeriac.engines.base import Publication
 from celeriac.message import OWN_HEADER, Message, encode_body, new_id
@@ -37,10 +38,8 @@ class Bulk:
         if "task_id" in options:
             raise TypeError("enqueue_many makes the ids itself: task_id is not an option of it")
         app = self._app
-        if options.get("debounce", task.debounce):
-            # Each may have to take another's place, which is a matter between two messages.
-            return [task.apply_async(args, kwargs, **options) for args, kwargs in _calls(task, calls)]
-        if app.conf.task_always_eager:
+        # A debounced one may have to take another's place, which is a matter between two messages.
+        if options.get("debounce", task.debounce) or app.conf.task_always_eager:
             return [task.apply_async(args, kwargs, **options) for args, kwargs in _calls(task, calls)]
         sending = {key: options.pop(key) for key in _PER_SEND if key in options}
         add_to_parent = sending.pop("add_to_parent", True)
@@ -52,17 +51,18 @@ class Bulk:
         make = app.AsyncResult
         while batch := list(islice(publications, BATCH)):
             held = app.publisher.send(batch, **sending)
-            made = [make(p.message.headers["id"], task_name=task.name) for p in batch]
-            for index, holder in held.items():
-                made[index] = make(holder, task_name=task.name)
-                made[index].duplicate = True
-            results += made
+            for index, publication in enumerate(batch):
+                headers = publication.message.headers
+                holder = held.get(index)
+                result = make(holder or headers["id"], task_name=task.name)
+                if holder:
+                    result.duplicate = True
+                if headers["ignore_result"]:
+                    result.ignored = True
+                results.append(result)
         frame = worker_frame()
         if add_to_parent and frame is not None and frame.task.trail:
             frame.request.children.extend(results)
-        if options.get("ignore_result", task.ignore_result):
-            for result in results:
-                result.ignored = True
         return results
 
     def _build(
@@ -70,8 +70,8 @@ class Bulk:
     ) -> Iterator[Publication]:
         """Build the first message in full; of the others only what differs: id, arguments, body.
 
-        6 us a message instead of 25: nothing else of a call depends on its arguments. (A task that
-        shows its calls under names of their own is built one by one.)
+        6 us a message instead of 25: nothing else of a call depends on its arguments. (Where something
+        does, such as a name to show, or has an id of its own, such as a callback, all are built in full.)
         """
         app, name = self._app, task.name
         build = app.publisher.build
@@ -82,14 +82,16 @@ class Bulk:
             yield from self._one_by_one(task, calls, options, asked if conditional else None)
             return
         serializer, compression = app.publisher.coding(name, task, options)
-        embed = app.publisher.embed(options)
+        embed = embed_of(None, None, options.get("chain"), options.get("chord"))
         first: Publication | None = None
         checked = app.strict_typing if task.typing is None else task.typing
         shadows = type(task).shadow_name is not _default_shadow_name() and "shadow" not in options
+        linked = options.get("link") is not None or options.get("link_error") is not None
+        differ = shadows or task.pydantic or conditional or linked
         for args, kwargs in _calls(task, calls):
             if checked:
                 task.check_arguments(args, kwargs)
-            if first is None or shadows or task.pydantic or conditional:
+            if first is None or differ:
                 sent = task.prepare(args, kwargs)
                 if shadows:
                     options["shadow"] = task.shadow_name(*sent, options)

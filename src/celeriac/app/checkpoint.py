@@ -44,9 +44,11 @@ class Checkpoint:
 
     def store(self, app: Celeriac, task_id: str, lease: tuple[str, str, int]) -> bool:
         """Keep it in the store; ``False`` if the lease is lost. Raises ``EncodeError``."""
-        payload = json_dumps(self.state, {"checkpoint": self.state})
-        if app.signing is not None:
-            payload = app.signing.sign_result(json_dumps({"id": task_id, "checkpoint": self.state}))
+        parts = {"checkpoint": self.state}
+        if app.signing is None:
+            payload = json_dumps(self.state, parts)
+        else:
+            payload = app.signing.sign_result(json_dumps({"id": task_id, **parts}, parts))
         ttl = float(app.conf.checkpoint_expires)
         self.stored = _coordinator(app).keep_checkpoint(task_id, payload, ttl, lease)
         if not self.stored:
@@ -59,6 +61,6 @@ def _coordinator(app: Celeriac) -> Coordinator:
     if found is None:
         raise ImproperlyConfigured(
             f"a checkpoint needs a store that keeps one, which {app.broker_shown} is not: "
-            "set result_backend to SQLite or Redis"
+            "set result_backend to SQLite, PostgreSQL or Redis"
         )
     return found

@@ -24,7 +24,7 @@ from celeriac.app.results import shortened
 from celeriac.app.state import worker_frame
 from celeriac.app.unreached import unreached
 from celeriac.canvas import maybe_signature
-from celeriac.canvas.signature import plain
+from celeriac.canvas.signature import listed, plain
 from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
 from celeriac.engines.results import ResultRecord
@@ -314,7 +314,7 @@ class Chords:
         if backend is None:
             raise ImproperlyConfigured(
                 "a chord needs a store for its results, and result_backend turns them off: set it to "
-                "SQLite or Redis, or leave it out where the broker can keep results"
+                "SQLite, PostgreSQL or Redis, or leave it out where the broker can keep results"
             )
         return backend
 
@@ -380,7 +380,7 @@ def _bereaved(body: Mapping[str, Any], plan: _Plan) -> list[Context]:
         ]  # fmt: skip
     for request in found:
         errbacks = request.errbacks if request.errbacks is not None else []
-        errbacks.extend(e for e in _listed(options.get("link_error")) if e not in errbacks)
+        errbacks.extend(e for e in listed(options.get("link_error")) if e not in errbacks)
     return found
 
 
@@ -401,9 +401,3 @@ def _node(node: Any) -> Any:
     """A result's tuple; its first half may be the id alone, in old Celery's form."""
     first, members = node
     return (first if isinstance(first, list | tuple) else (first, None)), members
-
-
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]

@@ -151,7 +151,7 @@ class Control:
         if found is None:
             raise ImproperlyConfigured(
                 f"{order} needs a store that keeps orders, which {self.app.broker_shown} is not: "
-                "set result_backend to SQLite or Redis"
+                "set result_backend to SQLite, PostgreSQL or Redis"
             )
         return found
 

@@ -16,7 +16,7 @@ from celeriac.app.einfo import ExceptionInfo
 from celeriac.app.errbacks import call_errbacks
 from celeriac.app.request import Context
 from celeriac.app.state import denied_join_result, running
-from celeriac.canvas.signature import maybe_signature
+from celeriac.canvas.signature import listed, maybe_signature
 from celeriac.exceptions import Ignore, Reject, Retry
 from celeriac.message import new_id
 from celeriac.result import EagerResult
@@ -72,8 +72,8 @@ class Eager:
         parent = running.get()
         request = Context(
             None, args, kwargs, hostname=socket.gethostname(), called_directly=False, is_eager=True,
-            id=task_id, task=task.name, retries=retries or 0, callbacks=_listed(link),
-            errbacks=_listed(link_error), logfile=logfile, loglevel=loglevel or 0,
+            id=task_id, task=task.name, retries=retries or 0, callbacks=listed(link) or None,
+            errbacks=listed(link_error) or None, logfile=logfile, loglevel=loglevel or 0,
             headers=dict(headers) if headers else None, correlation_id=task_id,
             ignore_result=bool(options.get("ignore_result", task.ignore_result)),
             root_id=options.get("root_id") or (parent.request.root_id if parent else None) or task_id,
@@ -226,9 +226,3 @@ def _has_custom_call(task: Task[..., Any]) -> bool:
 def _add_child(request: Context, result: Any) -> None:
     if result not in request.children:
         request.children.append(result)
-
-
-def _listed(value: Any) -> list[Any] | None:
-    if value is None:
-        return None
-    return list(value) if isinstance(value, list | tuple) else [value]

@@ -53,21 +53,11 @@ def runs_here(app: Celeriac, errback: Any) -> bool:
     function: Callable[..., Any] = task.run
     if not errback["immutable"] and (errback["args"] or errback["kwargs"]):
         function = partial(function, *errback["args"], **errback["kwargs"])
-    return _takes_several(function) if _can_be_read(function) else _takes_several(task.run)
-
-
-def _can_be_read(function: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(function)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _takes_several(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    for readable in (function, task.run):
+        try:
+            parameters = inspect.signature(readable).parameters.values()
+        except (TypeError, ValueError):  # written in C, or the signature's arguments do not fit it
+            continue
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return False

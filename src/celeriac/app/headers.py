@@ -66,17 +66,13 @@ def add_properties(properties: dict[str, Any], others: Mapping[str, Any]) -> Non
         properties["expiration"] = str(int(float(others["expiration"]) * 1000))
 
 
-def embed_of(link: Any, link_error: Any, chain: list[Any] | None, chord: Any) -> Embed | None:
+def embed_of(
+    link: list[Any] | None, link_error: list[Any] | None, chain: list[Any] | None, chord: Any
+) -> Embed | None:
     """What follows a call, as it stands in the body; ``None`` if nothing does."""
     if link is None and link_error is None and chain is None and chord is None:
         return None
-    return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
+    return {"callbacks": link, "errbacks": link_error, "chain": chain, "chord": chord}
 
 
 _TRANSIENT = (1, "1", "transient")
-
-
-def _listed(value: Any) -> list[Any] | None:
-    if value is None:
-        return None
-    return list(value) if isinstance(value, list | tuple) else [value]

@@ -24,7 +24,7 @@ from celeriac.app.watch import QueueWatch
 from celeriac.canvas.signature import frozen_links
 from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.exceptions import EncodeError, OperationalError
-from celeriac.message import OWN_HEADER, Embed, Message, decode_body, encode_body, new_id, notes
+from celeriac.message import OWN_HEADER, Message, decode_body, encode_body, new_id, notes
 from celeriac.routing.router import Target, has_own
 from celeriac.routing.routes import PLACE
 
@@ -182,10 +182,6 @@ class Publisher:
     def is_collecting(self) -> bool:
         """Whether what is sent here is only collected (:meth:`collecting`)."""
         return _collected.get() is not None
-
-    def embed(self, options: Mapping[str, Any]) -> Embed | None:
-        """What follows a call with these options, for its body; ``None`` if nothing does."""
-        return embed_of(*(options.get(key) for key in ("link", "link_error", "chain", "chord")))
 
     def coding(
         self, name: str, task: Task[..., Any] | None, options: Mapping[str, Any]

@@ -171,8 +171,8 @@ class Entries:
         store = self._app.coordinator
         if store is None or not hasattr(store, "fire"):
             raise ImproperlyConfigured(
-                "neither the broker nor the result backend can keep schedules: use SQLite or Redis for one "
-                "of them"
+                "neither the broker nor the result backend can keep schedules: use SQLite, PostgreSQL "
+                "or Redis for one of them"
             )
         return store
 

@@ -59,17 +59,14 @@ def messages(
             app.send_task(definition.task, args, kwargs, add_to_parent=False, **options)
     if batch and not definition.overlap:
         condition = Unique(overlap_key(schedule_scope(app), definition.name), UNIQUE_AT_MOST)
-        _hold(app, batch[-1], condition)
+        _hold(batch[-1], condition)
     return batch
 
 
-def _hold(app: Celeriac, publication: Publication, condition: Unique) -> None:
+def _hold(publication: Publication, condition: Unique) -> None:
     """Let the message's task hold the entry's key, in place of a unique key of its own."""
     publication.unique = condition
-    notes = publication.message.headers[OWN_HEADER]
-    notes["unique"] = condition.key
-    if app.signing is not None:
-        publication.message = app.signing.renew(publication.message)
+    publication.message.headers[OWN_HEADER]["unique"] = condition.key
 
 
 def _args(given: Any) -> tuple[Any, ...]:

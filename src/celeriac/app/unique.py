@@ -60,7 +60,7 @@ def send(
     if not (getattr(broker, "keeps_keys", False) or (app.coordinator and hasattr(broker, "holder"))):
         raise ImproperlyConfigured(
             f"{name} is unique or debounced, and {app.broker_shown} keeps no keys: "
-            "use SQLite or Redis as broker"
+            "use SQLite, PostgreSQL or Redis as broker"
         )
     if condition.until is Hold.DELAYED:
         if options.get("eta") is None and options.get("countdown") is None:

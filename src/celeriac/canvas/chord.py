@@ -171,7 +171,7 @@ class chord(Signature):
 
         The chord's own id is then that of the header's group. The body is the member of the group, if any.
         """
-        from celeriac.canvas.steps import synchronised
+        from celeriac.canvas.steps import first_of, synchronised
 
         app = self.app
         own = self["options"].pop("task_id", None)
@@ -196,10 +196,7 @@ class chord(Signature):
         self["options"]["task_id"] = header.id
         if body_result is None:
             return header_result
-        first = body_result
-        while first.parent is not None:
-            first = first.parent
-        first.parent = header_result
+        first_of(body_result).parent = header_result
         return body_result
 
     _freeze = freeze

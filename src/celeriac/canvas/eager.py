@@ -11,7 +11,7 @@ from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
 from celeriac.canvas.group import group
 from celeriac.canvas.signature import listed, maybe_signature
-from celeriac.canvas.steps import prepared
+from celeriac.canvas.steps import first_of, prepared
 from celeriac.message import new_id
 from celeriac.result import EagerResult
 
@@ -30,7 +30,7 @@ def apply_chain(sig: chain, args: tuple[Any, ...], kwargs: Mapping[str, Any], op
         with allow_join_result():
             given = args if last is None else (last.get(),)
         result = step.apply(given, kwargs if last is None else None, **own)
-        _first(result).parent = last
+        first_of(result).parent = last
         last = result
         if isinstance(result, EagerResult) and result.state in (states.IGNORED, states.REJECTED):
             break
@@ -68,11 +68,5 @@ def apply_chord(
     with allow_join_result():
         values = header.get(propagate=propagate)
     result = body.apply((values,), **({"task_id": task_id} if task_id else {}))
-    _first(result).parent = header
-    return result
-
-
-def _first(result: Any) -> Any:
-    while result.parent is not None:
-        result = result.parent
+    first_of(result).parent = header
     return result

@@ -62,10 +62,15 @@ def freeze_steps(
             final = result
         else:
             first.parent = result
-        first = result
-        while first.parent is not None:  # a chord's own parent is its header
-            first = first.parent
+        first = first_of(result)
     return final
+
+
+def first_of(result: Any) -> Any:
+    """The result of the first step that led to this one: a chord's own parent is its header."""
+    while result.parent is not None:
+        result = result.parent
+    return result
 
 
 def synchronised(sig: Any, app: Celeriac) -> Any:

@@ -1,8 +1,7 @@
 """Signed messages: by certificates, in Celery's form, or by a shared secret.
 
 * :func:`setup_security` with a key, a certificate and a store of trusted certificates registers the
-serializer
-  ``auth``, byte for byte Celery's. It signs the body of a message.
+  serializer ``auth``, byte for byte Celery's. It signs the body of a message.
 * ``setup_security(hmac_key=...)``, or the setting ``message_signing_keys``, signs messages and results with
   HMAC-SHA256, headers included (:mod:`celeriac.security.signing`). Every client and worker needs the secret.
 
