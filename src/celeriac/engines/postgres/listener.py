@@ -107,11 +107,11 @@ class Listener(listener.Listener):
         missed = False
         if self._ear is None or self._ear.closed:
             self._ear = None
-            if self._store.location.listen is None or self._closing:
+            if not self._closing:
+                self._ear = self._listen()
+            if self._ear is None:
                 return set(), False
-            ear = self._store.open_handle(self._store.location.listen)
-            ear.execute(f'LISTEN "{self._name}"'.encode())
-            self._ear, missed = ear, True
+            missed = True
         told: set[str] = set()
         try:
             for note in self._ear.notifies(timeout=0):
@@ -121,6 +121,17 @@ class Listener(listener.Listener):
             self._hang_up()
             missed = True
         return told, missed
+
+    def _listen(self) -> psycopg.Connection[Any] | None:
+        try:
+            return self._store.listen(self._name)
+        except CeleriacError:
+            logger.warning(
+                "Results are not announced here now; looking every %g s",
+                self._store.options.poll,
+                exc_info=True,
+            )
+            return None
 
     def _hang_up(self) -> None:
         ear, self._ear = self._ear, None
