@@ -295,6 +295,18 @@ def test_a_pool_s_server_is_listened_to_directly(server: PostgresServer) -> None
     engine.close()
 
 
+def test_results_come_where_nobody_can_listen(server: PostgresServer) -> None:
+    with Proxy(server.host, server.port) as direct:
+        direct.refuse = True
+        engine = opened(server.url(pooled="true", poll="0.1", listen=f"127.0.0.1:{direct.port}"))
+        got: list[str] = []
+        subscription = engine.subscribe(["a"], lambda id, payload: got.append(id))
+        engine.store([record("a")])
+        eventually(lambda: got == ["a"])
+        subscription.close()
+        engine.close()
+
+
 # -- URLs ------------------------------------------------------------------------------------------------
 
 

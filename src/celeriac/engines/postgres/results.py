@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from celeriac.engines.listener import Interest
 from celeriac.engines.postgres.chords import PostgresGroups, drop_expired
 from celeriac.engines.postgres.dead import expire_dead
-from celeriac.engines.postgres.listener import Listener, PostgresSubscription
+from celeriac.engines.postgres.listener import Listener
 from celeriac.engines.postgres.step import KEEP, Step, record_columns, step, waves
 from celeriac.engines.postgres.store import Store
 from celeriac.engines.results import Presence, ResultRecord
@@ -57,7 +58,7 @@ class PostgresResults(PostgresGroups):
         """The stored payloads of those ids that have one."""
         return fetch(self._store, ids)
 
-    def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> PostgresSubscription:
+    def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> Interest:
         """Call ``callback`` for every state already stored and every one to come."""
         return self._listener.subscribe(ids, callback)
 
@@ -78,7 +79,7 @@ class PostgresResults(PostgresGroups):
         return found
 
     def reply_address(self) -> str | None:
-        """The channel of this process; it is listened to, by a thread, from the first call on."""
+        """The channel of this process; a thread listens to it while somebody waits for results here."""
         return self._listener.address()
 
     def cleanup(self) -> int:

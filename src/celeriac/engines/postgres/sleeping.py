@@ -43,12 +43,11 @@ class Sleeper:
         self._owner = owner
         self._channel = f"{store.schema}_{secrets.token_hex(8)}"
         self._ear: psycopg.Connection[Any] | None = None
-        self._pid = 0
 
     def wait(self, connection: Connection, queues: list[str], timeout: float, wakeup_fd: int | None) -> bool:
         """See :meth:`celeriac.engines.base.Consumer.wait`; ``connection`` is the consumer's."""
         deadline = time.monotonic() + timeout
-        self._listen(connection)
+        self._listen()
         entry = self._lie_down(connection, queues)
         recheck = time.monotonic() + RECHECK
         try:
@@ -86,13 +85,11 @@ class Sleeper:
             return 0
         return int(connection.run(_LIE_DOWN, (self._owner, self._channel, queues))[0][0])
 
-    def _listen(self, connection: Connection) -> None:
+    def _listen(self) -> None:
         if self._ear is not None and self._ear.closed:
             self._ear = None
-        conninfo = self._store.location.listen
-        if self._ear is None and conninfo is not None:
-            self._ear = self._store.open_handle(conninfo)
-            self._ear.execute(f'LISTEN "{self._channel}"'.encode())
+        if self._ear is None:
+            self._ear = self._store.listen(self._channel)
 
     def _sleep(self, seconds: float, wakeup_fd: int | None) -> set[str]:
         """Return how we were called, if we were."""

@@ -216,6 +216,23 @@ class Store:
             handle.prepare_threshold = None
         return handle
 
+    def listen(self, channel: str) -> Handle | None:
+        """Open a session that hears what is announced on a channel; ``None`` if there is nowhere to listen.
+
+        Raises ``OperationalError``.
+        """
+        import psycopg
+
+        if self.location.listen is None:
+            return None
+        handle = self.open_handle(self.location.listen)
+        try:
+            handle.execute(f'LISTEN "{channel}"'.encode())
+        except psycopg.Error as error:
+            handle.close()
+            raise translated(error, self.url, sent=False) from error
+        return handle
+
     def told(self, error: Exception) -> Exception:
         """The driver's error in our words; any other as it is."""
         import psycopg

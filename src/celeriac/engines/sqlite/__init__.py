@@ -17,6 +17,7 @@ A higher priority number is served first (``?priority_order=lower`` turns it rou
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST
@@ -38,7 +39,7 @@ class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinat
         self.url = location.url
         self._store = Store(location)
         self.scope = location.options.schedule_scope
-        self._listener = Listener(self._store, fetch)
+        self._listener = Listener(self._store, partial(fetch, self._store))
 
     @property
     def urgencies(self) -> Mapping[str, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from celeriac.engines.listener import Interest
 from celeriac.engines.results import Presence, ResultRecord
 from celeriac.engines.sqlite import clock, rooms
 from celeriac.engines.sqlite.chords import SQLiteGroups, drop_expired
 from celeriac.engines.sqlite.dead import expire_dead
-from celeriac.engines.sqlite.listener import Listener, SQLiteSubscription
+from celeriac.engines.sqlite.listener import Listener
 from celeriac.engines.sqlite.step import Step, step
 from celeriac.engines.sqlite.store import Store
 
@@ -46,7 +47,7 @@ class SQLiteResults(SQLiteGroups):
         """The stored payloads of those ids that have one."""
         return fetch(self._store, ids)
 
-    def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> SQLiteSubscription:
+    def subscribe(self, ids: Iterable[str], callback: Callable[[str, bytes], None]) -> Interest:
         """Call ``callback`` for every state already stored and every one to come."""
         return self._listener.subscribe(ids, callback)
 
