@@ -6,17 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result
-from celeriac.canvas import stamping
+from celeriac.canvas.composite import Composite
 from celeriac.canvas.signature import Signature, listed, maybe_signature, plain
 from celeriac.canvas.text import shortened
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.canvas.stamping import StampingVisitor
 
 
 @Signature.register_type("chain")
-class chain(Signature):
+class chain(Composite):
     """``chain(a, b, c)``, the same as ``a | b | c``: ``b`` gets the result of ``a``, ``c`` that of ``b``.
 
     It takes signatures, or one iterable of them. Its result is that of the last step; the others are
@@ -26,6 +25,8 @@ class chain(Signature):
     Options of the chain are those of its first step, but ``link`` and ``task_id`` are those of the last, and
     ``link_error`` is that of all.
     """
+
+    _visits = "on_chain"
 
     def __new__(cls, *tasks: Any, **options: Any) -> Any:
         if options or not tasks:
@@ -51,10 +52,6 @@ class chain(Signature):
         made: Self = Signature.__new__(cls)
         Signature.__init__(made, "celery.chain", (), {"tasks": steps}, subtask_type="chain", app=app)
         return made
-
-    tasks = property(
-        lambda self: self["kwargs"]["tasks"], lambda self, value: self["kwargs"].__setitem__("tasks", value)
-    )
 
     # -- calling ---------------------------------------------------------------------------------------
 
@@ -163,28 +160,6 @@ class chain(Signature):
 
     # -- the rest --------------------------------------------------------------------------------------
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
-    ) -> Self:
-        """Stamp all steps, and the chain's callbacks; see :meth:`Signature.stamp`."""
-        found = None if visitor is None else visitor.on_chain_start(self, **headers) or {}
-        stamps = stamping.add_stamps(headers, found, append_stamps, self["options"])
-        self.stamp_links(visitor, append_stamps, **stamps)
-        self["kwargs"]["tasks"] = steps = [maybe_signature(task, self._app) for task in self.tasks]
-        for step in steps:
-            step.stamp(visitor, append_stamps, **stamps)
-        if visitor is not None:
-            visitor.on_chain_end(self, **stamps)
-        return self
-
-    @property
-    def app(self) -> Celeriac:
-        """The application of the chain, else that of its first step."""
-        if self._app is None and self.tasks:
-            app: Celeriac = maybe_signature(self.tasks[0]).app
-            return app
-        return super().app
-
     def __repr__(self) -> str:
         if not self.tasks:
             return f"<{type(self).__name__}@{id(self):#x}: empty>"
@@ -197,10 +172,6 @@ class chain(Signature):
         if self["immutable"]:
             return tuple(self["args"]), {}
         return (*(args or ()), *self["args"]), dict(kwargs or {})
-
-    def _parts(self, kwargs: dict[str, Any], clone: bool) -> dict[str, Any]:
-        tasks = [maybe_signature(task, self._app, clone=clone) for task in kwargs.get("tasks") or ()]
-        return {**kwargs, "tasks": tasks}
 
 
 _OWN = ("task_id", "group_id", "group_index", "chord", "link", "link_error")

@@ -10,6 +10,7 @@ from celeriac.app import times
 from celeriac.app.state import allow_join_result, worker_frame
 from celeriac.canvas import stamping
 from celeriac.canvas.chain import chain
+from celeriac.canvas.composite import Composite
 from celeriac.canvas.group import group
 from celeriac.canvas.signature import Signature, listed, maybe_signature, members, plain
 from celeriac.canvas.text import shortened
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @Signature.register_type("chord")
-class chord(Signature):
+class chord(Composite):
     """``chord(header)(body)`` or ``chord(header, body)``: when all tasks of the header have ended, the body
     is called with the list of their results, in the order of the header.
 
@@ -30,6 +31,8 @@ class chord(Signature):
     Options are those of header and body; ``countdown`` and ``eta`` delay the header, callbacks are the
     body's, and so is the id.
     """
+
+    _visits = "on_chord_header"
 
     def __init__(
         self,
@@ -231,13 +234,7 @@ class chord(Signature):
         self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
     ) -> Self:
         """Stamp header and body; see :meth:`Signature.stamp`."""
-        found = None if visitor is None else visitor.on_chord_header_start(self, **headers) or {}
-        stamps = stamping.add_stamps(headers, found, append_stamps, self["options"])
-        self.stamp_links(visitor, append_stamps, **stamps)
-        for task in self.tasks:
-            task.stamp(visitor, append_stamps, **stamps)
-        if visitor is not None:
-            visitor.on_chord_header_end(self, **stamps)
+        stamps = self._stamp_tasks(visitor, append_stamps, headers)
         if self.body is not None:
             found = None if visitor is None else visitor.on_chord_body(self, **stamps) or {}
             self.body.stamp(visitor, append_stamps, **stamping.add_stamps(stamps, found, append_stamps))

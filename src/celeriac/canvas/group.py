@@ -6,23 +6,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from celeriac.app.state import allow_join_result, worker_frame
-from celeriac.canvas import stamping
+from celeriac.canvas.composite import Composite
 from celeriac.canvas.signature import Signature, listed, maybe_signature, members
 from celeriac.canvas.text import shortened
 from celeriac.message import new_id
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.canvas.stamping import StampingVisitor
 
 
 @Signature.register_type("group")
-class group(Signature):
+class group(Composite):
     """``group(a, b, c)``: tasks that run at the same time; its result is a ``GroupResult``, in this order.
 
     It takes signatures, or one iterable of them. Groups in a group are part of it. Options are those of
     every member. All messages are sent in one step, all or none.
     """
+
+    _visits = "on_group"
 
     def __init__(self, *tasks: Any, **options: Any) -> None:
         app = options.pop("app", None)
@@ -33,10 +34,6 @@ class group(Signature):
             given = [given.clone()] if isinstance(given, Signature) else given
         parts = {"tasks": members(given, app, "group")}
         super().__init__("celery.group", (), parts, subtask_type="group", app=app, **options)
-
-    tasks = property(
-        lambda self: self["kwargs"]["tasks"], lambda self, value: self["kwargs"].__setitem__("tasks", value)
-    )
 
     # -- calling ---------------------------------------------------------------------------------------
 
@@ -196,28 +193,6 @@ class group(Signature):
         for task in self.tasks:
             task.set_immutable(immutable)
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
-    ) -> Self:
-        """Stamp all members; see :meth:`Signature.stamp`."""
-        found = None if visitor is None else visitor.on_group_start(self, **headers) or {}
-        stamps = stamping.add_stamps(headers, found, append_stamps, self["options"])
-        self.stamp_links(visitor, append_stamps, **stamps)
-        self["kwargs"]["tasks"] = members = [maybe_signature(task, self._app) for task in self.tasks]
-        for member in members:
-            member.stamp(visitor, append_stamps, **stamps)
-        if visitor is not None:
-            visitor.on_group_end(self, **stamps)
-        return self
-
-    @property
-    def app(self) -> Celeriac:
-        """The application of the group, else that of its first member."""
-        if self._app is None and self.tasks:
-            app: Celeriac = maybe_signature(self.tasks[0]).app
-            return app
-        return super().app
-
     def __len__(self) -> int:
         return len(self.tasks)
 
@@ -228,10 +203,6 @@ class group(Signature):
         if not self.tasks:
             return "group(<empty>)"
         return shortened(self.tasks[0]["task"], f"group({self.tasks!r})")
-
-    def _parts(self, kwargs: dict[str, Any], clone: bool) -> dict[str, Any]:
-        tasks = [maybe_signature(task, self._app, clone=clone) for task in kwargs.get("tasks") or ()]
-        return {**kwargs, "tasks": tasks}
 
 
 _IDS = {"task_id", "group_id", "group_index", "chord", "reply_to"}
