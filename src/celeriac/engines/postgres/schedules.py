@@ -6,6 +6,7 @@ The row of ``term`` is locked by whoever leads, fires or changes the schedule.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from celeriac.engines.postgres.parcels import pack
 from celeriac.engines.postgres.step import Step, step
 from celeriac.engines.postgres.store import Store
 from celeriac.engines.schedule import CLOCK_STEP, Entry, Schedule, Term, Tick
+from celeriac.engines.ticks import Progress, fire_ticks
 from celeriac.exceptions import Fenced
 
 _SCOPE = """WITH one AS (INSERT INTO @schedule (scope) VALUES (%s) ON CONFLICT DO NOTHING)
@@ -53,15 +55,6 @@ _PROGRESS = """SELECT last_due, last_run, last_id, runs, skipped, id FROM @entry
 WHERE scope = %s AND name = %s AND enabled"""
 _MARK = """UPDATE @progress SET last_due = %s, last_run = %s, last_id = %s, runs = %s, skipped = %s
 WHERE entry = %s"""
-
-
-class _Progress(msgspec.Struct):
-    last_due: float | None
-    last_run: float | None
-    last_id: str
-    runs: int
-    skipped: int
-    id: int
 
 
 class PostgresSchedules:
@@ -139,20 +132,14 @@ class PostgresSchedules:
         }
         with step(self._store, durable=True) as work:
             _check(work, self.scope, term)
-            progress: dict[str, _Progress | None] = {}
-            reasons = [_due(work, self.scope, tick, progress) for tick in ticks]
-            firing = [index for index in parcels if not reasons[index]]
-            held = work.publish([parcels[index] for index in firing])
-            for position in held:
-                reasons[firing[position]] = "held"
-            marked = {}
-            for tick, reason in zip(ticks, reasons, strict=True):
-                one = progress[tick.name]
-                if one is not None and reason != "done":
-                    _count(one, tick, reason)
-                    marked[tick.name] = msgspec.structs.astuple(one)
-            work.many(_MARK, list(marked.values()))
-        return {tick.name: reason for tick, reason in zip(ticks, reasons, strict=True) if reason}
+            left_out, changed = fire_ticks(
+                ticks,
+                work.now,
+                partial(_progress, work, self.scope),
+                lambda firing: work.publish([parcels[index] for index in firing]),
+            )
+            work.many(_MARK, [msgspec.structs.astuple(one) for one in changed])
+        return left_out
 
 
 def _entries(rows: Iterable[Any]) -> list[Entry]:
@@ -197,23 +184,6 @@ def _forget_removed(work: Step, scope: str) -> None:
         work.run(_FORGOTTEN, (rows[0][0], scope))
 
 
-def _due(work: Step, scope: str, tick: Tick, progress: dict[str, _Progress | None]) -> str:
-    """Why a tick is left out, "" if it is not; note its due time with its entry's progress."""
-    if tick.name not in progress:
-        rows = work.run(_PROGRESS, (scope, tick.name))
-        progress[tick.name] = _Progress(*rows[0]) if rows else None
-    one = progress[tick.name]
-    if one is None:
-        return "gone"
-    if one.last_due is not None and tick.due <= one.last_due:
-        return "done"
-    one.last_due, one.last_run = tick.due, work.now
-    return "held" if tick.held and tick.publication is None else ""
-
-
-def _count(one: _Progress, tick: Tick, reason: str) -> None:
-    if reason == "held":
-        one.skipped += 1
-    elif not reason and (tick.publication is not None or tick.task_id):
-        one.runs += 1
-        one.last_id = tick.task_id
+def _progress(work: Step, scope: str, name: str) -> Progress | None:
+    rows = work.run(_PROGRESS, (scope, name))
+    return Progress(*rows[0]) if rows else None

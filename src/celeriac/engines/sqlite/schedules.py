@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from celeriac.engines.schedule import CLOCK_STEP, Entry, Schedule, Term, Tick
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.step import Step, pack, step
 from celeriac.engines.sqlite.store import Store
+from celeriac.engines.ticks import Progress, fire_ticks
 from celeriac.exceptions import Fenced
 
 _TERM = "SELECT holder, token, expires, ?1 < expires AND expires <= ?1 + ttl + ?2 FROM term WHERE scope = ?3"
@@ -48,15 +50,6 @@ _PROGRESS = """SELECT last_due, last_run, last_id, runs, skipped, id FROM entry 
 WHERE scope = ? AND name = ? AND enabled"""
 _MARK = """UPDATE progress SET last_due = ?, last_run = ?, last_id = ?, runs = ?, skipped = ?
 WHERE entry = ?"""
-
-
-class _Progress(msgspec.Struct):
-    last_due: float | None
-    last_run: float | None
-    last_id: str
-    runs: int
-    skipped: int
-    id: int
 
 
 class SQLiteSchedules:
@@ -96,13 +89,7 @@ class SQLiteSchedules:
             try:
                 version, forgotten = handle.execute(_STATE, (self.scope,)).fetchone() or (0, 0)
                 complete = since == 0 or not forgotten <= since <= version
-                rows = handle.execute(
-                    _CHANGED,
-                    (
-                        self.scope,
-                        0 if complete else since,
-                    ),
-                ).fetchall()
+                rows = handle.execute(_CHANGED, (self.scope, 0 if complete else since)).fetchall()
                 removed = [] if complete else handle.execute(_REMOVED, (self.scope, since)).fetchall()
             finally:
                 handle.execute("COMMIT")
@@ -157,20 +144,14 @@ class SQLiteSchedules:
             _check(work, self.scope, term)
             if parcels:
                 self._store.require_reserve()
-            progress: dict[str, _Progress | None] = {}
-            reasons = [_due(work, self.scope, tick, progress) for tick in ticks]
-            firing = [index for index in parcels if not reasons[index]]
-            held = work.publish([parcels[index] for index in firing])
-            for position in held:
-                reasons[firing[position]] = "held"
-            marked = {}
-            for tick, reason in zip(ticks, reasons, strict=True):
-                one = progress[tick.name]
-                if one is not None and reason != "done":
-                    _count(one, tick, reason)
-                    marked[tick.name] = msgspec.structs.astuple(one)
-            work.handle.executemany(_MARK, marked.values())
-        return {tick.name: reason for tick, reason in zip(ticks, reasons, strict=True) if reason}
+            left_out, changed = fire_ticks(
+                ticks,
+                work.now,
+                partial(_progress, work, self.scope),
+                lambda firing: work.publish([parcels[index] for index in firing]),
+            )
+            work.handle.executemany(_MARK, [msgspec.structs.astuple(one) for one in changed])
+        return left_out
 
 
 def _version(handle: sqlite3.Connection, scope: str) -> int:
@@ -217,26 +198,9 @@ def _forget_removed(handle: sqlite3.Connection, scope: str) -> None:
         handle.execute(_FORGOTTEN, (*row, scope))
 
 
-def _due(work: Step, scope: str, tick: Tick, progress: dict[str, _Progress | None]) -> str:
-    """Why a tick is left out, "" if it is not; note its due time with its entry's progress."""
-    if tick.name not in progress:
-        row = work.handle.execute(_PROGRESS, (scope, tick.name)).fetchone()
-        progress[tick.name] = None if row is None else _Progress(*row)
-    one = progress[tick.name]
-    if one is None:
-        return "gone"
-    if one.last_due is not None and tick.due <= one.last_due:
-        return "done"
-    one.last_due, one.last_run = tick.due, work.now
-    return "held" if tick.held and tick.publication is None else ""
-
-
-def _count(one: _Progress, tick: Tick, reason: str) -> None:
-    if reason == "held":
-        one.skipped += 1
-    elif not reason and (tick.publication is not None or tick.task_id):
-        one.runs += 1
-        one.last_id = tick.task_id
+def _progress(work: Step, scope: str, name: str) -> Progress | None:
+    row = work.handle.execute(_PROGRESS, (scope, name)).fetchone()
+    return None if row is None else Progress(*row)
 
 
 def _entries(rows: Iterable[Sequence[Any]]) -> list[Entry]:
