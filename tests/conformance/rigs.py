@@ -5,6 +5,7 @@ A test never asks which engine it runs on; what differs is here.
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 import uuid
@@ -60,6 +61,10 @@ class Rig:
     def advance(self, seconds: float) -> None:
         """Let so much of the store's time pass."""
         time.sleep(seconds)
+
+    def set_back(self, seconds: float) -> None:
+        """Set the store's clock back, as the term of who leads sees it (its end is so much further away)."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close what was opened."""
@@ -134,6 +139,9 @@ class MemoryRig(Rig):
     def advance(self, seconds: float) -> None:
         self._now += seconds
 
+    def set_back(self, seconds: float) -> None:
+        self._now -= seconds
+
 
 class SQLiteRig(Rig):
     name = "sqlite"
@@ -146,6 +154,11 @@ class SQLiteRig(Rig):
 
     def url(self) -> str:
         return f"sqlite:///{self._path}"
+
+    def set_back(self, seconds: float) -> None:
+        with sqlite3.connect(self._path) as connection:
+            connection.execute("UPDATE term SET expires = expires + ?", (seconds,))
+        connection.close()
 
 
 class RedisRig(Rig):
@@ -165,6 +178,12 @@ class RedisRig(Rig):
     def url(self) -> str:
         return str(self._server.url())
 
+    def set_back(self, seconds: float) -> None:
+        import redis
+
+        with redis.Redis.from_url(self.url()) as client:
+            client.hincrbyfloat("celeriac:schedule:leader", "expires", seconds)
+
 
 class PostgresRig(Rig):
     name = "postgres"
@@ -178,6 +197,9 @@ class PostgresRig(Rig):
 
     def url(self) -> str:
         return str(self._server.url())
+
+    def set_back(self, seconds: float) -> None:
+        self._server.run(f"UPDATE celeriac.term SET expires = expires + {seconds}")
 
 
 class RabbitRig(Rig):

@@ -148,8 +148,6 @@ def embedded(worker: LoggedProcess) -> int:
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_worker_with_a_beat_of_its_own_replaces_it_when_it_dies(beats: Beats, pool: str) -> None:
-    if pool == "threads" and beats.site.broker.startswith("redis"):
-        pytest.skip("one store is enough for the second pool")
     worker = beats.start({"fast": entry(0.2)}, "-B", "-P", pool, "-c", "1", command="worker")
     worker.await_line("Sending due task fast")
     worker.await_line("succeeded")

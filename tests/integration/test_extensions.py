@@ -195,7 +195,6 @@ def test_a_step_that_consumes_stops_the_start_with_a_sentence(site: Site) -> Non
 
 
 def test_the_signals_of_the_eventlet_pool(site: Site, tmp_path: Path) -> None:
-    pytest.importorskip("eventlet")
     worker = ExtendedWorker(site, "-P", "eventlet", "-c", "2")
     assert site.send("add", 2, 3).get(timeout=20) == 5
     assert worker.stop() == 0

@@ -140,19 +140,6 @@ def test_a_removed_entry_leaves_only_its_name(server: RedisServer, client: Redis
     engine.close()
 
 
-def test_a_clock_set_back_does_not_keep_a_dead_leader_in_office(server: RedisServer, client: Redis) -> None:
-    engine = opened(server.url())
-    engine.lead("one", 10.0)
-    leader = "celeriac:schedule:leader"
-    ends = float(client.hget(leader, "expires"))
-    client.hset(leader, "expires", ends + 0.5)
-    assert engine.lead("two", 10.0) is None, "clocks are corrected by a little now and then"
-    client.hset(leader, "expires", ends + 3600)
-    assert engine.leader() is None
-    assert engine.lead("two", 10.0) is not None
-    engine.close()
-
-
 def test_results_in_another_database(server: RedisServer) -> None:
     """Where both are one server, the results know a tracked tick, and the broker has its message."""
     broker, results = opened(server.url(0)), opened(server.url(1))

@@ -15,7 +15,7 @@ import pytest
 from celeriac.engines import create
 from celeriac.engines.base import Incarnation
 from celeriac.engines.schedule import Entry, Term, Tick
-from celeriac.engines.sqlite import SQLiteEngine, clock
+from celeriac.engines.sqlite import SQLiteEngine
 from celeriac.engines.sqlite.store import APPLICATION_ID, MIGRATIONS
 from celeriac.exceptions import StoreFull
 from celeriac.message import encode_envelope
@@ -121,19 +121,6 @@ def test_removed_entries_leave_no_rows(engine: SQLiteEngine, path: Path) -> None
         fire(engine, "a", 1.0)
         engine.remove_entries(["a", "b"])
     assert (count(path, "entry"), count(path, "progress"), count(path, "removed")) == (0, 0, 2)
-
-
-def test_a_clock_set_back_does_not_keep_a_dead_leader_in_office(
-    engine: SQLiteEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 2_000_000_000.0
-    monkeypatch.setattr(clock, "now", lambda: now)
-    engine.lead("one", 10.0)
-    now -= 0.5
-    assert engine.lead("two", 10.0) is None, "clocks are corrected by a little now and then"
-    now -= 3600
-    assert engine.leader() is None
-    assert engine.lead("two", 10.0) is not None
 
 
 def test_ticks_wait_while_workers_live_on_the_reserve(
