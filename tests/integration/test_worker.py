@@ -192,7 +192,9 @@ def test_a_rate_limit_holds_over_two_workers(site: Any) -> None:
         result.get(timeout=20)
     times = sorted(float(line.split()[2]) for line in site.journal())
     assert len(times) == 8
-    assert times[-1] - times[0] >= 7 * 0.2 * 0.9
+    # A limit of each worker's own would take 0.6 s. The first start may be late: on a busy machine a child
+    # needs a while from the token to the task's first line.
+    assert times[-1] - times[0] >= 7 * 0.2 * 0.7
 
 
 def test_children_are_replaced_after_their_tasks(site: Any) -> None:
