@@ -58,6 +58,19 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between attempts to reach a store that is away: doubling, each drawn from half to whole."""
 
 
+class Counted:
+    """What a beat has done so far, for its metrics."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.held = 0
+        """Ticks left out because the task of the one before still ran."""
+        self.late = 0.0
+        """By how many seconds the last tick was late, jitter not counted."""
+        self.wakes = time.monotonic()
+        """When the loop goes round next, at the latest (``time.monotonic()``)."""
+
+
 class Beat:
     """A scheduler. :meth:`run` returns when :meth:`stop` was called, from a signal handler or a thread.
 
@@ -103,6 +116,7 @@ class Beat:
         """One-off entries that have had their tick and are to be disabled."""
         self._behind = ""
         self._stopping = False
+        self.counted = Counted()
         self._pause = FIRST_PAUSE
         self._away: float | None = None
         # Not a pipe's bare descriptors: stop() may come when they are closed, and belong to another file.
@@ -163,11 +177,17 @@ class Beat:
         return self._rest()
 
     @property
+    def reaches_store(self) -> bool:
+        """Whether the store answered when it was last asked."""
+        return self._away is None
+
+    @property
     def leads(self) -> bool:
         """Whether this beat leads now."""
         return self._leads()
 
     def _sleep(self, pause: float) -> None:
+        self.counted.wakes = time.monotonic() + pause
         if pause > 0 and not self._stopping:
             readable, _, _ = select.select([self._wake], [], [], pause)
             if readable:
@@ -396,10 +416,12 @@ class Beat:
             reason = left_out.get(tick.name)
             definition = item.definition
             if reason is None and made.fire and tick.task_id:
+                self.counted.sent += 1
                 self._note_late(definition, tick.due, now - tick.due)
                 logger.info("Scheduler: Sending due task %s (%s)", definition.name, definition.task)
                 logger.debug("%s sent. id->%s", definition.task, tick.task_id)
             elif reason == "held":
+                self.counted.held += 1
                 logger.info("Scheduler: leaving out %s (%s), it still runs", definition.name, definition.task)
             if reason == "gone":
                 self.agenda.drop(tick.name)
@@ -408,6 +430,7 @@ class Beat:
                 self._advance(item, made, now)
 
     def _note_late(self, definition: Definition, due: float, late: float) -> None:
+        self.counted.late = max(0.0, late - definition.delay(due))
         if late >= LATE and (late := late - definition.delay(due)) >= LATE:
             count, longest, name = self._late
             self._late = (count + 1, *max((longest, name), (late, definition.name)))

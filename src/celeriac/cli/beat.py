@@ -12,8 +12,10 @@ import click
 
 from celeriac import __version__, platforms
 from celeriac.cli.daemon import become, check_logfile, hold, run_with
+from celeriac.cli.errors import Failure
 from celeriac.cli.options import LEVEL, Command, option, pass_session
 from celeriac.cli.session import Session
+from celeriac.platforms import EX_USAGE
 
 if TYPE_CHECKING:
     from celeriac.beat import Beat
@@ -36,6 +38,7 @@ SHOWN: Final = 1000
 @option("-S", "--scheduler", metavar="CLASS", help="Scheduler class [setting: beat_scheduler].")
 @option("-s", "--schedule", "schedule_filename", metavar="PATH", help="Not needed: the store keeps it.")
 @option("--enable-remote-control/--no-enable-remote-control", default=None, help="Not needed: see the store.")
+@option("--health", metavar="[HOST:]PORT", help="Answer /livez, /readyz and /metrics there.")
 @option("--detach", is_flag=True, help="Run in the background.")
 @option("-f", "--logfile", help="Log to this file [standard error]; %n and %h are filled in.")
 @option("--pidfile", help="Write the process id here, and start only if no other beat holds the file.")
@@ -82,6 +85,8 @@ def beat(session: Session, /, **flags: Any) -> int:
         hostname=name,
     )
     service = Beat(app, flags["max_interval"], flags["scheduler"], name)
+    if where := flags["health"] or app.conf.beat_health:
+        _answer(service, where)
     if not session.quiet:
         print(_banner(service), file=sys.__stdout__, flush=True)  # sys.stdout may be a log by now
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
@@ -91,6 +96,18 @@ def beat(session: Session, /, **flags: Any) -> int:
         ready()
     service.run()
     return 0
+
+
+def _answer(service: Beat, where: str) -> None:
+    from celeriac.beat.health import Health
+    from celeriac.exceptions import ImproperlyConfigured
+    from celeriac.monitor.endpoint import listen
+
+    try:
+        listening = listen(where)
+    except ImproperlyConfigured as error:
+        raise Failure(str(error), EX_USAGE) from None
+    Health(service, listening).start()
 
 
 def _name(given: str | None) -> str:

@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "purge": ("queues:purge", "Delete all waiting messages of queues."),
     "dead": ("dead:dead", "List, show, replay and purge dead letters."),
     "schema": ("schema:schema", "Look at and upgrade the tables of a PostgreSQL store."),
+    "probe": ("probe:probe", "See whether a worker or beat is well; for health checks."),
     "report": ("report:report", "Show what a bug report should contain."),
     "shell": ("shell:shell", "Start a Python shell with the application's tasks."),
     "completion": ("completion:completion", "Print the completion script for a shell."),

@@ -139,6 +139,7 @@ _features, _beat, _daemon = (
 @_worker("--prefetch-multiplier", type=Prefetch(), help="Messages held a slot; 1: none beyond what runs.")
 @_worker("--disable-prefetch", is_flag=True, default=None, help="Hold no message that does not run.")
 @_worker("--shutdown-grace", type=Grace(), help="How long SIGTERM waits for running tasks [setting: 25].")
+@_worker("--health", metavar="[HOST:]PORT", help="Answer /livez, /readyz and /metrics there.")
 @_worker("--purge", "--discard", is_flag=True, default=None, help="First delete all waiting messages.")
 @_pool("-c", "--concurrency", type=Concurrency(), help="How many tasks run at once [processors].")
 @_pool("-P", "--pool", type=click.Choice(POOLS, case_sensitive=False), help="How tasks run [prefork].")

@@ -14,7 +14,8 @@ Responsibilities:
    offers to (``relay_foreign``).
 8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
-8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
+9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
+10. Answer for the node's health (``Health``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -44,6 +45,8 @@ from celeriac.worker.options import SINGLE_SLOT, Options
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.monitor.systemd import Service
+    from celeriac.worker.health import Health
     from celeriac.worker.steps import Steps
 
 logger = logging.getLogger("celeriac.worker")
@@ -143,7 +146,13 @@ class Agent:
     """The node's voice. ``run`` returns when told to leave; ``Fenced`` when others took over the node."""
 
     def __init__(
-        self, app: Celeriac, options: Options, board: Board, node: NodeInfo, channel: Channel
+        self,
+        app: Celeriac,
+        options: Options,
+        board: Board,
+        node: NodeInfo,
+        channel: Channel,
+        listening: socket.socket | None = None,
     ) -> None:
         self.app = app
         self.options = options
@@ -160,6 +169,13 @@ class Agent:
         self._warned: set[str] = set()
         self.hostname = options.name
         """The node's name, for the receivers of signals."""
+        self.service: Service | None = None
+        """What to tell systemd of, where there is no supervisor to do it."""
+        self._health: Health | None = None
+        if listening is not None:
+            from celeriac.worker.health import Health
+
+            self._health = Health(app, options, board, node, listening)
         self._steps: Steps | None = None
         if any(app.steps.values()):
             from celeriac.worker.steps import Steps
@@ -168,6 +184,8 @@ class Agent:
 
     def run(self) -> None:
         interval = self.options.lease / 5
+        if self._health is not None:
+            self._health.start()
         self._try("check the stores", self._check)
         self._start_helpers()
         if self._steps is not None:
@@ -182,6 +200,8 @@ class Agent:
             if self._steps is not None:
                 self._steps.end()
             chords.stop()
+            if self._health is not None:
+                self._health.close()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
         self._end_helpers()
@@ -189,6 +209,10 @@ class Agent:
 
     def _work(self, interval: float) -> None:
         self._every(self.beat, interval)
+        if self.options.heartbeat_file:
+            self._every(self.touch, interval)
+        if self.service is not None:
+            self.service.alive()
         self._every(self.bind, BIND_INTERVAL)
         self._every(self.recover, interval * random.uniform(0.8, 1.2))
         self._every(self.follow_orders, CONTROL_INTERVAL)
@@ -210,10 +234,15 @@ class Agent:
             self.board.note_beat(self.options.lease - (time.monotonic() - asked))
             if signals.heartbeat_sent.receivers:
                 signals.heartbeat_sent.send(sender=self)
-            if self.options.heartbeat_file:
-                Path(self.options.heartbeat_file).touch()
         else:
             self._due[self.beat] = time.monotonic() + TICK
+
+    def touch(self) -> None:
+        """Touch the heartbeat file: the processes work, whether or not the store can be reached."""
+        assert self.options.heartbeat_file is not None
+        pulse = self.board.pulse_age
+        if pulse is None or pulse < self.options.lease:
+            Path(self.options.heartbeat_file).touch()
 
     def bind(self) -> None:
         """Tie the queues to their exchanges; after a beat, for a node's own queues are a living node's."""
@@ -301,6 +330,8 @@ class Agent:
             elif isinstance(message, Ready):
                 self._begin_work(message.again)
             elif isinstance(message, Stopping):
+                if self._health is not None:
+                    self._health.stopping = True
                 if self._steps is not None:
                     self._steps.close(message.how == "Cold")
                 signals.worker_shutting_down.send(
@@ -312,6 +343,8 @@ class Agent:
             self.release_dead()
 
     def _begin_work(self, again: bool) -> None:
+        if self._health is not None:
+            self._health.ready = True
         if not again:
             logger.info("%s ready.", self.options.name)
             signals.worker_ready.send(sender=self)

@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from fcntl import LOCK_EX, LOCK_UN, lockf
 from functools import cache
@@ -101,7 +101,8 @@ class Board:
         self.memory = mmap.mmap(self.fd, size)
 
     def close(self) -> None:
-        self.memory.close()
+        with suppress(BufferError):  # somebody still counts in it: then it goes when they do
+            self.memory.close()
         os.close(self.fd)
 
     def child(self, number: int) -> ChildRecord:
@@ -119,6 +120,18 @@ class Board:
                 return start, size
             start += size
         raise KeyError(name)
+
+    # -- the header: written by the supervisor -----------------------------------------------------------
+
+    def note_pulse(self) -> None:
+        """The supervisor is at work."""
+        _F64.pack_into(self.memory, 32, time.monotonic())
+
+    @property
+    def pulse_age(self) -> float | None:
+        """Seconds since the supervisor last gave a sign; ``None`` if there is none (solo)."""
+        at = float(_F64.unpack_from(self.memory, 32)[0])
+        return time.monotonic() - at if at else None
 
     # -- the notice: written by the agent, read by children when its version has changed -----------------
 

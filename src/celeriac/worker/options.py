@@ -59,6 +59,8 @@ class Options(msgspec.Struct, kw_only=True):
     overrides: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings given on the command line, for children that import the application anew."""
     heartbeat_file: str | None = None
+    health: str | None = None
+    """Where the health endpoint listens, ``[host:]port``."""
     beat: bool = False
     """Whether it sends periodic tasks too (``-B``)."""
     scheduler: str | None = None
@@ -132,6 +134,7 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
         logfile=flags.get("logfile"),
         overrides=flags.get("overrides") or {},
         heartbeat_file=conf.worker_heartbeat_file,
+        health=flags.get("health") or conf.worker_health,
         beat=bool(flags.get("beat")),
         scheduler=flags.get("scheduler"),
         given=dict(flags),

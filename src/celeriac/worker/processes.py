@@ -70,15 +70,21 @@ class Launcher:
         self._prctl = load_prctl()
         self.by_exec = self._needs_exec()
 
-    def fork_agent(self, node: NodeInfo, channel: Channel, close: tuple[socket.socket, ...]) -> int:
-        """Start the agent; return its pid."""
+    def fork_agent(
+        self,
+        node: NodeInfo,
+        channel: Channel,
+        close: tuple[socket.socket, ...],
+        listening: socket.socket | None = None,
+    ) -> int:
+        """Start the agent; return its pid. On ``listening`` it answers for the node's health."""
         parent = os.getpid()
         pid = os.fork()
         if pid:
             return pid
         for end in close:
             end.close()
-        _guarded(lambda: self._agent(node, channel, parent))
+        _guarded(lambda: self._agent(node, channel, parent, listening))
 
     def fork_beat(self) -> int:
         """Start the embedded beat; return its pid."""
@@ -98,7 +104,7 @@ class Launcher:
             return pid
         _guarded(lambda: self._child(record.number, epoch, node, parent))
 
-    def _agent(self, node: NodeInfo, channel: Channel, parent: int) -> int:
+    def _agent(self, node: NodeInfo, channel: Channel, parent: int, listening: socket.socket | None) -> int:
         from celeriac.worker.agent import Agent
 
         self._settle_in(parent, "agent")
@@ -106,7 +112,7 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         try:
-            Agent(self.app, self.options, self.board, node, channel).run()
+            Agent(self.app, self.options, self.board, node, channel, listening).run()
         except Fenced:
             return EXIT_FENCED
         return EXIT_LEFT

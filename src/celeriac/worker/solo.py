@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
+from celeriac.monitor.endpoint import listen
+from celeriac.monitor.systemd import Service
 from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping
 from celeriac.worker.board import Board, Order
 from celeriac.worker.child import Seat, run_child
@@ -47,6 +49,8 @@ class Solo:
         self._seat_lock = threading.RLock()
         self.record = self.board.child(0)
         self.shutdown = Shutdown(options.grace)
+        self.listening = listen(options.health) if options.health else None
+        self.service = Service()
 
     def run(self) -> int:
         """Work until told to stop; begin a new life whenever others took over the one before."""
@@ -59,6 +63,8 @@ class Solo:
             self._beat.stop()
             self._beat_thread.join(3.0)
         self.board.close()
+        if self.listening is not None:
+            self.listening.close()
         if not self.handle_signals:
             self.shutdown.close()
         return self.shutdown.exit_code or (0 if self.shutdown.stopping else code)
@@ -82,13 +88,15 @@ class Solo:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         channel = Channel(ours)
         node = self._new_node()
-        agent = Agent(self.app, self.options, self.board, node, Channel(theirs))
+        agent = Agent(self.app, self.options, self.board, node, Channel(theirs), self.listening)
+        agent.service = self.service
         thread = threading.Thread(target=_speak, args=(agent,), name="celeriac-agent", daemon=True)
         self.record.reset(1)
         self.record.pid = os.getpid()
         self.shutdown.on_stop = lambda: self._stop(channel)
         thread.start()
         channel.send(Ready())
+        self.service.ready(f"{self.options.name} takes from {', '.join(self.options.queues)}")
         code = EXIT_LEFT
         try:
             code = run_child(self.app, self.options, self.record, node.id, 1, alone=self._take)
@@ -116,6 +124,7 @@ class Solo:
 
     def _stop(self, channel: Channel) -> None:
         if self.shutdown.begin():
+            self.service.stopping()
             if self._beat is not None:
                 self._beat.stop()
             channel.send(Stopping(self.shutdown.sig, "Cold" if self.shutdown.cold else "Warm"))

@@ -28,6 +28,8 @@ import msgspec
 
 from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
+from celeriac.monitor.endpoint import listen
+from celeriac.monitor.systemd import Service
 from celeriac.worker.agent import (
     Channel,
     Death,
@@ -91,6 +93,8 @@ class Supervisor:
         self.launcher = Launcher(app, options, self.board, opened_early)
         self.beat = EmbeddedBeat(self.launcher.fork_beat) if options.beat else None
         self.life = 0
+        self.listening = listen(options.health) if options.health else None
+        self.service = Service()
         self.node = self._new_node()
         self.agent_pid = 0
         self.channel: Channel | None = None
@@ -107,11 +111,14 @@ class Supervisor:
         gc.enable()
         self._start_agent()
         while True:
+            self.board.note_pulse()
             self._fill()
             self._reap()
             self._listen()
             self._keep_limits()
             self._announce()
+            if self.agent_pid:
+                self.service.alive()
             if self.shutdown.stopping and self._stop():
                 break
             ends = [wake] + ([self.channel.fileno()] if self.channel else [])
@@ -120,6 +127,8 @@ class Supervisor:
                 self.shutdown.drain()
         self._end_agent()
         self.board.close()
+        if self.listening is not None:
+            self.listening.close()
         return self.shutdown.exit_code
 
     # -- starting ----------------------------------------------------------------------------------
@@ -132,7 +141,7 @@ class Supervisor:
     def _start_agent(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.channel = Channel(ours)
-        self.agent_pid = self.launcher.fork_agent(self.node, Channel(theirs), (ours,))
+        self.agent_pid = self.launcher.fork_agent(self.node, Channel(theirs), (ours,), self.listening)
         theirs.close()
         if self._ready:
             self.channel.send(Ready(again=True))
@@ -161,6 +170,7 @@ class Supervisor:
     def _announce(self) -> None:
         if not self._ready and all(c.record.life == Life.READY for c in self.children[: self.wanted]):
             self._ready = True
+            self.service.ready(f"{self.options.name} takes from {', '.join(self.options.queues)}")
             if self.channel:
                 self.channel.send(Ready())
 
@@ -331,6 +341,7 @@ class Supervisor:
     def _stop(self) -> bool:
         """One step of the shutdown; returns whether everything has ended."""
         if self.shutdown.begin():
+            self.service.stopping()
             if self.beat:
                 self.beat.end()
             if self.channel:

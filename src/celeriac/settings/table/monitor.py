@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celeriac.settings.kinds import BOOLEAN, COUNT, MAPPING, REFERENCE, SECONDS, TEXT
 from celeriac.settings.setting import Setting
-from celeriac.settings.table.rows import refused, settled, works
+from celeriac.settings.table.rows import own, refused, settled, works
 
 
 def _command_line(name: str) -> Setting:
@@ -42,6 +42,12 @@ ROWS = (
         TEXT,
         None,
         "Whose schedule it is, where several applications share a store; None means the application's name.",
+    ),
+    own(
+        "beat_health",
+        TEXT,
+        None,
+        "Where a beat answers /livez, /readyz and /metrics: [host:]port (--health); None means nowhere.",
     ),
     works(
         "beat_enable_remote_control",

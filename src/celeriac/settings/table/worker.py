@@ -110,7 +110,13 @@ ROWS = (
         "worker_heartbeat_file",
         TEXT,
         None,
-        "File that a worker touches at each beat, for liveness probes; None means none.",
+        "File that a worker touches every fifth of worker_lease, for liveness probes; None means none.",
+    ),
+    own(
+        "worker_health",
+        TEXT,
+        None,
+        "Where a worker answers /livez, /readyz and /metrics: [host:]port (--health); None means nowhere.",
     ),
     # -- logging -----------------------------------------------------------------------------------------
     works(
