@@ -58,5 +58,5 @@ class Health:
             ("celeriac_schedule_held_total", "counter", "Ticks left out: the last still ran.", counted.held),
         )
         for name, kind, text, value in samples:
-            metrics.add(name, kind, text, value, hostname=beat.hostname)
+            metrics.add(name, kind, text, value, {"hostname": beat.hostname})
         return Page(200, metrics.text(), CONTENT_TYPE)

@@ -23,9 +23,11 @@ class Metrics:
     def __init__(self) -> None:
         self._families: dict[str, list[str]] = {}
 
-    def add(self, name: str, kind: str, text: str, value: float, **labels: str) -> None:
+    def add(
+        self, name: str, kind: str, text: str, value: float, labels: Mapping[str, str] | None = None
+    ) -> None:
         """A sample of a ``counter`` or ``gauge``; ``text`` explains the metric."""
-        self._family(name, kind, text).append(_sample(name, labels, value))
+        self._family(name, kind, text).append(_sample(name, labels or {}, value))
 
     def histogram(
         self, name: str, text: str, counts: Sequence[int], total: float, labels: Mapping[str, str]

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from celeriac.engines.base import Depth, NodeInfo
-from celeriac.exceptions import OperationalError
+from celeriac.exceptions import CeleriacError
 from celeriac.monitor.endpoint import Endpoint, Page, verdict
 from celeriac.monitor.metrics import CONTENT_TYPE, Metrics
 from celeriac.worker.board import Board, Life
@@ -104,9 +104,9 @@ class Health:
             area.add_failures_to(failures)
         for ((task, queue), what), count in counts.items():
             name, text = _TASK[what]
-            metrics.add(name, "counter", text, count, **self._labels(task, queue))
+            metrics.add(name, "counter", text, count, self._labels(task, queue))
         for (task, queue, exception), count in failures.items():
-            metrics.add(*_FAILED, count, **self._labels(task, queue), exception=exception)
+            metrics.add(*_FAILED, count, {**self._labels(task, queue), "exception": exception})
         for (task, queue), run in runs.items():
             text = "Seconds that the runs took which ended well."
             labels = self._labels(task, queue)
@@ -126,7 +126,7 @@ class Health:
             ("celeriac_worker_slots", "Tasks that it can run at once.", len(up) * self._board.slots),
         )
         for name, text, value in gauges:
-            metrics.add(name, "gauge", text, value, hostname=self._node.name)
+            metrics.add(name, "gauge", text, value, {"hostname": self._node.name})
 
 
 class Figures:
@@ -158,7 +158,7 @@ class Figures:
             self._depths = self._app.broker.depth(self._queues)
             coordinator = self._app.coordinator
             self._nodes = [] if coordinator is None else coordinator.nodes()
-        except OperationalError:
+        except CeleriacError:
             return False
         return True
 
@@ -174,18 +174,18 @@ class Figures:
             ("celery_active_consumer_count", "Those of their processes that take from it.", sum(processes)),
         )
         for name, text, value in gauges:
-            metrics.add(name, "gauge", text, value, queue_name=queue)
+            metrics.add(name, "gauge", text, value, {"queue_name": queue})
         text = "Messages of the queue, by state."
         for state in ("ready", "delayed", "leased", "parked", "dead"):
             count = getattr(depth, state)
-            metrics.add("celeriac_queue_depth", "gauge", text, count, queue=queue, state=state)
+            metrics.add("celeriac_queue_depth", "gauge", text, count, {"queue": queue, "state": state})
         ours = (
             ("celeriac_queue_demand", "Tasks that run or could run now: the slots wanted.", _demand(depth)),
             ("celeriac_queue_slots", "Tasks that its workers can run at once.", slots),
             ("celeriac_queue_oldest_age_seconds", "Age of the oldest ready message.", depth.age or 0.0),
         )
         for name, text, figure in ours:
-            metrics.add(name, "gauge", text, figure, queue=queue)
+            metrics.add(name, "gauge", text, figure, {"queue": queue})
 
 
 def _demand(depth: Depth) -> int:
