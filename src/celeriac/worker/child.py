@@ -20,10 +20,12 @@ from celeriac.engines.base import Incarnation
 from celeriac.engines.readiness import drain
 from celeriac.exceptions import Fenced, OperationalError
 from celeriac.worker.board import Board, ChildRecord, Life, Order
+from celeriac.worker.events import Recorder
 from celeriac.worker.line import Line
 from celeriac.worker.options import SINGLE_SLOT, Options
 from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Birth, die_with_parent, load_prctl, name_process
 from celeriac.worker.runner import Runner
+from celeriac.worker.tape import Tape
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -50,11 +52,22 @@ class Seat:
             limits=(options.soft_time_limit or 0.0, options.time_limit or 0.0),
         )
         self.line = Line(app, self.owner, options.queues, self.wake_read)
+        self.recorder: Recorder | None = None
+        """Writes events, if the broker carries them."""
+        if app.events.carrier is not None:
+            main = os.getpid() if options.pool == "solo" else os.getppid()
+            self.recorder = Recorder(Tape(record.board, record.number), options.name, main)
+            app.events.sink = self.recorder.put
+            self.send_task_events(options.task_events)
         self.queue_index = {name: index for index, name in enumerate(options.queues)}
         self.margin = options.lease / 5
         self._told = False
         self.on_terminate: Callable[[str], None] | None = None
         """How the pool ends one running task without its process, if it can."""
+
+    def send_task_events(self, wanted: bool) -> None:
+        """Turn the events about this child's tasks on or off."""
+        self.runner.record(self.recorder if wanted else None)
 
     @property
     def leaving(self) -> bool:
@@ -122,7 +135,8 @@ class Seat:
                     self.on_terminate(task_id)
 
     def close(self) -> None:
-        """Free the wake-up pipe: for a child whose process lives on."""
+        """Free what is the seat's: for a child whose process lives on."""
+        self.app.events.sink = None
         os.close(self.wake_read)
         os.close(self.wake_write)
 
