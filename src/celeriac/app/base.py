@@ -97,10 +97,10 @@ class Celeriac:
         further keyword arguments are settings and go before the configuration of ``config_source``
         (see :meth:`config_from_object`, ``namespace`` too). ``tasks`` are put into the registry.
         ``task_cls`` is the base class of tasks, ``control``, ``events`` and ``log`` the classes behind
-        :attr:`control`, :attr:`events` and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls
-        against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
-        :meth:`finalize` an error. ``loader``, ``amqp`` and ``fixups`` replace parts of Celery
-        that do not exist here and are refused.
+        the attributes of these names: classes or ``"module:Class"``. ``strict_typing`` checks the arguments
+        of calls against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
+        :meth:`finalize` an error. ``loader``, ``amqp`` and ``fixups`` replace parts of Celery that do not
+        exist here and are refused.
         """
         _refuse(loader=loader, amqp=amqp, fixups=fixups)
         self.main = main

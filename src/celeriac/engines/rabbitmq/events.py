@@ -29,8 +29,8 @@ class RabbitEvents:
     event_options: EventOptions
     session: Callable[[str], AbstractContextManager[Session]]
 
-    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> None:
-        """Publish one event or a batch; that nobody listens is no error."""
+    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> bool:
+        """Publish one event or a batch; that nobody listens is no error, and not told."""
         content = Content(
             body,
             content_type="application/json",
@@ -44,6 +44,7 @@ class RabbitEvents:
         with self.session("send events") as session:
             self.topology.declare_exchange(session, Exchange(exchange, "topic"))
             session.publish([Parcel(exchange, routing_key, content, mandatory=False)], self.publish_timeout)
+        return True
 
     def receive_events(self, routing_keys: Sequence[str], stop: int) -> Iterator[list[dict[str, Any]]]:
         """Yield events as they come, an empty list each second in which none does.

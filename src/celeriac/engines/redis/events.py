@@ -28,8 +28,8 @@ class RedisEvents:
     links: Links
     event_options: EventOptions
 
-    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> None:
-        """Publish one event or a batch; it goes to whom is listening now."""
+    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> bool:
+        """Publish one event or a batch to those who listen now; return whether there are any."""
         exchange = self.event_options.exchange
         properties = {
             "delivery_mode": 1,
@@ -38,7 +38,7 @@ class RedisEvents:
         }
         envelope = encode_envelope(Message(dict(headers), properties, body))
         with self.links.borrow() as link:
-            link.call(pack(("PUBLISH", self.keys.channel(exchange, routing_key), envelope)))
+            return bool(link.call(pack(("PUBLISH", self.keys.channel(exchange, routing_key), envelope))))
 
     def receive_events(self, routing_keys: Sequence[str], stop: int) -> Iterator[list[dict[str, Any]]]:
         """Yield events as they come, an empty list each second in which none does.
