@@ -62,6 +62,7 @@ def start(rig: Rig) -> Iterator[Callable[..., Node]]:
         engine = rig.open()
         node = Node(engine, name, handle)
         started.append(node)
+        rig.living.add(name)
         eventually(lambda: answers(rig.open(), "are you there", destination=[name], timeout=0.3), 10.0)
         node.taken.clear()
         return node

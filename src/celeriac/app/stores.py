@@ -80,7 +80,8 @@ class Stores:
         if conf.broker_use_ssl:
             options.setdefault("ssl", conf.broker_use_ssl)
         if url.startswith(("amqp", "pyamqp")):
-            options = {**_amqp_options(conf), **options, "queues": lambda: self._app.queues}
+            own = {"queues": lambda: self._app.queues, "nodes": lambda: _living(self._app)}
+            options = {**_amqp_options(conf), **options, **own}
         return engines.create(url, options)
 
     def _create_backend(self) -> Any:
@@ -150,6 +151,12 @@ def schedule_scope(app: Celeriac) -> str:
     if app.conf.beat_scope is not None:
         return str(app.conf.beat_scope)
     return main_module() if app.main == "__main__" else app.main or ""
+
+
+def _living(app: Celeriac) -> set[str]:
+    """The names of the workers that the coordinator knows to live; none without one."""
+    coordinator = app.coordinator
+    return set() if coordinator is None else {node.name for node in coordinator.nodes()}
 
 
 def mailbox(app: Celeriac) -> Mailbox:
