@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from celeriac.engines.base import Broker
     from celeriac.engines.coordinator import Coordinator
     from celeriac.engines.results import ResultBackend
+    from celeriac.lamport import LamportClock
     from celeriac.routing import Queue, Queues, Router
     from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
@@ -595,8 +596,15 @@ class Celeriac:
     # -- parts loaded when they are used -----------------------------------------------------------------
 
     @cached_property
+    def clock(self) -> LamportClock:
+        """The logical clock of this process, by which events are put in order."""
+        from celeriac.lamport import LamportClock
+
+        return LamportClock()
+
+    @cached_property
     def control(self) -> Any:
-        """Orders to workers: revoke, terminate, rate limits, purge."""
+        """Remote control: orders and questions to workers (``celeriac.app.control.Control``)."""
         return names.given_or_default(self._control_cls, Control)(self)
 
     @cached_property

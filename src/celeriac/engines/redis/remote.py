@@ -57,7 +57,7 @@ class RedisRemote:
         with self.links.borrow() as link:
             publish = self._publish(mailbox, order)
             heard, lost = self._open(link, mailbox, asker, timeout, publish)
-            reached = min(heard, len(names)) if order.destination is not None else heard
+            reached = min(heard, len(names)) if order.destination else heard
             inbox = self.keys.line(mailbox.reply_queue(asker), 0)
 
             def receive(seconds: float) -> list[dict[str, Any]]:
