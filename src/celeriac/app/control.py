@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as os_signals
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
@@ -42,9 +42,12 @@ class Control:
         ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
         if not ids:
             return
-        self._coordinator("revoke").revoke(
-            ids, float(self.app.conf.revoke_expires), _signal_name(signal) if terminate else ""
-        )
+        self.keep_revoked(ids, signal_name(signal) if terminate else "")
+
+    def keep_revoked(self, ids: Sequence[str], signal: str = "") -> None:
+        """Keep the order to revoke in the store, and revoke what is delayed; :meth:`revoke` without a word to
+        the workers. ``signal`` names what ends those that run already."""
+        self._coordinator("revoke").revoke(ids, float(self.app.conf.revoke_expires), signal)
         self._record_delayed(self.app.broker.find(ids))
         self.app.broker.cancel(ids)
 
@@ -159,7 +162,8 @@ class Control:
 _PAGE = 500
 
 
-def _signal_name(signal: str | int) -> str:
+def signal_name(signal: str | int) -> str:
+    """The name of a signal given by number or name, with or without SIG. Raises ``ValueError``."""
     if isinstance(signal, int):
         return os_signals.Signals(signal).name
     name = signal.upper() if signal.upper().startswith("SIG") else f"SIG{signal.upper()}"
