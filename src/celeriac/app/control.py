@@ -149,20 +149,28 @@ class Control:
         ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
         if not ids:
             return [] if kwargs.get("reply") else None
-        name = _signal_name(signal)
-        orders = self.app.coordinator
-        if orders is not None:
-            orders.revoke(ids, float(self.app.conf.revoke_expires), name if terminate else "")
-            self._record_delayed(self.app.broker.find(ids))
-            self.app.broker.cancel(ids)
+        name = signal_name(signal)
+        kept = self.app.coordinator is not None
+        if kept:
+            self.keep_revoked(ids, name if terminate else "")
         arguments = {"task_id": ids, "terminate": terminate, "signal": name}
-        return self._announce("revoke", arguments, destination, kwargs, kept=orders is not None)
+        return self._announce("revoke", arguments, destination, kwargs, kept)
 
     async def arevoke(self, task_id: str | Iterable[str], *args: Any, **options: Any) -> Replies:
         """:meth:`revoke` for coroutines."""
         import asyncio
 
         return await asyncio.to_thread(self.revoke, task_id, *args, **options)
+
+    def keep_revoked(self, ids: Sequence[str], signal: str = "") -> None:
+        """Keep the order to revoke in the store, and revoke what is delayed; :meth:`revoke` without a word to
+        the workers. ``signal`` names what ends those that run already. Raises ``ImproperlyConfigured``."""
+        orders = self.app.coordinator
+        if orders is None:
+            raise self._homeless("revoke")
+        orders.revoke(ids, float(self.app.conf.revoke_expires), signal)
+        self._record_delayed(self.app.broker.find(ids))
+        self.app.broker.cancel(ids)
 
     def _record_delayed(self, found: Mapping[str, bytes]) -> None:
         """Store that delayed tasks are revoked: their states, and what it means for chains and chords.
@@ -216,7 +224,7 @@ class Control:
         wanted = set(marks(headers))
         if not wanted:
             return [] if kwargs.get("reply") else None
-        name = _signal_name(signal)
+        name = signal_name(signal)
         orders = self.app.coordinator
         if orders is not None:
             orders.revoke(sorted(wanted), float(self.app.conf.revoke_expires))
@@ -280,10 +288,7 @@ class Control:
         if not kept:
             replies = self.broadcast(command, arguments, destination, **{**options, "reply": True}) or []
             if not any(isinstance(told, dict) and "ok" in told for one in replies for told in one.values()):
-                raise ImproperlyConfigured(
-                    f"{command} needs a store that keeps orders, which {self.app.broker_shown} is not, or "
-                    "Celery's workers: set result_backend to SQLite, PostgreSQL or Redis"
-                )
+                raise self._homeless(command)
             return replies if options.get("reply") else None
         try:
             return self.broadcast(command, arguments, destination, **options)
@@ -292,6 +297,12 @@ class Control:
                 raise
             logger.warning("The order %s is stored; Celery's workers were not told of it: %s", command, error)
             return None
+
+    def _homeless(self, command: str) -> ImproperlyConfigured:
+        return ImproperlyConfigured(
+            f"{command} needs a store that keeps orders, which {self.app.broker_shown} is not: set "
+            "result_backend to SQLite, PostgreSQL or Redis"
+        )
 
     # -- orders that running workers hear ------------------------------------------------------------------
 
@@ -388,7 +399,8 @@ class Control:
 _PAGE = 500
 
 
-def _signal_name(signal: str | int) -> str:
+def signal_name(signal: str | int) -> str:
+    """The name of a signal given by number or name, with or without SIG. Raises ``ValueError``."""
     if isinstance(signal, int):
         return os_signals.Signals(signal).name
     name = signal.upper() if signal.upper().startswith("SIG") else f"SIG{signal.upper()}"
