@@ -42,6 +42,8 @@ _PATIENCE: Final = 10.0
 class RabbitRemote:
     """The part of the engine that is :class:`celeriac.engines.remote.RemoteControl`."""
 
+    foreign_workers = True
+    """Celery's workers may be among those who answer."""
     address: Address
     dialler: Dialler
     mailbox: Callable[[], Mailbox]

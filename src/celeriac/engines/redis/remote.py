@@ -35,6 +35,8 @@ _LOST_MOST: Final = 100
 class RedisRemote:
     """The part of the engine that is :class:`celeriac.engines.remote.RemoteControl`."""
 
+    foreign_workers = True
+    """Celery's workers may be among those who answer."""
     address: Address
     keys: Keys
     links: Links
