@@ -71,11 +71,12 @@ class Options(msgspec.Struct, kw_only=True):
     """The flags as given, with the user's own options: for the steps, which run in forked agents only."""
 
     @property
-    def children(self) -> int:
-        """The most child processes there can be."""
-        if self.pool == "prefork":
-            return max(self.concurrency, self.autoscale[0] if self.autoscale else 0)
-        return 1
+    def room(self) -> int:
+        """The most child processes there can ever be, after ``pool_grow`` and ``autoscale`` orders too."""
+        if self.pool != "prefork":
+            return 1
+        start = max(self.concurrency, self.autoscale[0] if self.autoscale else 0)
+        return max(4 * start, start + 32)
 
     @property
     def slots(self) -> int:

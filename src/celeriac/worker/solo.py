@@ -12,12 +12,14 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
-from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping
+from celeriac.worker.agent import Agent
 from celeriac.worker.board import Board, Order
+from celeriac.worker.channel import Channel, Leave, Message, Ready, Stop, Stopping, Wake
 from celeriac.worker.child import Seat, run_child
 from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
@@ -82,7 +84,7 @@ class Solo:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         channel = Channel(ours)
         node = self._new_node()
-        agent = Agent(self.app, self.options, self.board, node, Channel(theirs))
+        agent = Agent(self.app, self.options, self.board, node, Within(theirs, self._obey))
         thread = threading.Thread(target=_speak, args=(agent,), name="celeriac-agent", daemon=True)
         self.record.reset(1)
         self.record.pid = os.getpid()
@@ -104,6 +106,21 @@ class Solo:
     def _take(self, seat: Seat) -> None:
         self._seat = seat
 
+    def _obey(self, message: Message) -> None:
+        """What a supervisor would do at the agent's word (on the agent's threads)."""
+        if isinstance(message, Wake):
+            self._nudge()
+        elif isinstance(message, Stop) and not self.shutdown.stopping:
+            if self.handle_signals:
+                os.kill(os.getpid(), signal.SIGINT)  # the shutdown is the main thread's business
+            else:
+                self.stop()
+
+    def _nudge(self) -> None:
+        with self._seat_lock:
+            if self._seat is not None:
+                self._seat.nudge()
+
     def _leave_seat(self) -> None:
         with self._seat_lock:  # nobody nudges it any more
             seat, self._seat = self._seat, None
@@ -123,14 +140,23 @@ class Solo:
                 signal.signal(signal.SIGALRM, self._terminate)
                 signal.setitimer(signal.ITIMER_REAL, self.options.grace)
         self.record.order = Order.QUIT
-        with self._seat_lock:
-            if self._seat is not None:
-                self._seat.nudge()
+        self._nudge()
         if self.shutdown.cold:
             self._terminate()
 
     def _terminate(self, *_: object) -> None:
         raise WorkerTerminate(1)
+
+
+class Within(Channel):
+    """The agent's end of the channel where there is no supervisor to read the other one."""
+
+    def __init__(self, end: socket.socket, obey: Callable[[Message], None]) -> None:
+        super().__init__(end)
+        self._obey = obey
+
+    def send(self, message: Message) -> None:
+        self._obey(message)
 
 
 def _speak(agent: Agent) -> None:

@@ -7,8 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
-from celeriac.app import ids
-from celeriac.app.current import app_or_default
+from celeriac.app import app_or_default, ids
 from celeriac.app.event import group_from, routing_key
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 

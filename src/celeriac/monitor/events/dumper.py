@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-from celeriac.app.current import app_or_default
+from celeriac.app import app_or_default
 from celeriac.exceptions import OperationalError
 
 HUMAN_TYPES: Final = {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from celeriac.app.current import app_or_default
+from celeriac.app import app_or_default
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.message import new_id
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from celeriac.app.current import app_or_default
+from celeriac.app import app_or_default
 from celeriac.app.names import given_or_default
 from celeriac.signals import Signal
 

@@ -75,6 +75,7 @@ class Serial:
     def _work(self) -> None:
         seat = self.seat
         while True:
+            seat.heed()
             leaving = seat.leaving
             limit = 0 if leaving or not seat.trusted else self._batch_size()
             if leaving and not self.outcomes:
@@ -121,6 +122,7 @@ class Serial:
         batched = len(deliveries) > 1
         if self._helper.asleep:
             self._helper.wake()
+        seat.holdings.hold(0, deliveries)
         if batched:
             record.note_claims([(d.token, index[d.queue]) for d in deliveries])
         began, done = time.perf_counter(), 0
@@ -161,6 +163,7 @@ class Serial:
             # The lease is gone, and with it our right to run the message.
             self.record.note_end(0)
             return False
+        self.seat.holdings.count(job.name)
         return True
 
     def _run(self, job: Job) -> Outcome:
@@ -195,7 +198,7 @@ class Serial:
 
     def give_back(self) -> None:
         """Return what has been claimed and not started."""
-        queues = self.seat.options.queues
+        queues = self.seat.queues
         withdrawn = [
             Outcome(token, queues[queue], Verdict.GIVE_BACK)
             for token, queue in self.record.withdraw(own=True)
