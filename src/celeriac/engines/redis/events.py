@@ -52,13 +52,13 @@ class RedisEvents:
             link.connection.send_packed_command([pack(("PSUBSCRIBE", *channels))])
             for _ in channels:
                 link.connection.read_response()
-            yield from self._listen(link, stop)
+            yield from self._hear_events(link, stop)
         except (errors.RedisError, OSError) as error:
             raise translated(error, self.address.masked) from error
         finally:
             link.close()
 
-    def _listen(self, link: Link, stop: int) -> Iterator[list[dict[str, Any]]]:
+    def _hear_events(self, link: Link, stop: int) -> Iterator[list[dict[str, Any]]]:
         heard, asked = time.monotonic(), False
         yield []
         while True:
@@ -67,7 +67,7 @@ class RedisEvents:
                 return
             if link.fileno in ready:
                 heard, asked = time.monotonic(), False
-                yield self._take(link)
+                yield self._take_events(link)
                 continue
             if time.monotonic() - heard > SILENCE * (2 if asked else 1):
                 if asked:
@@ -76,17 +76,17 @@ class RedisEvents:
                 link.connection.send_packed_command([pack(("PING",))])
             yield []
 
-    def _take(self, link: Link) -> list[dict[str, Any]]:
+    def _take_events(self, link: Link) -> list[dict[str, Any]]:
         """All that has arrived."""
         events: list[dict[str, Any]] = []
         while True:
             told = link.connection.read_response()
             if told[0] == b"pmessage":
-                events += self._events(told[3])
+                events += self._events_in(told[3])
             if not link.connection.can_read(0):
                 return events
 
-    def _events(self, envelope: bytes) -> list[dict[str, Any]]:
+    def _events_in(self, envelope: bytes) -> list[dict[str, Any]]:
         try:
             message = decode_envelope(envelope)
         except DecodeError:

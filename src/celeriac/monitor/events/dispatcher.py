@@ -108,7 +108,7 @@ class EventDispatcher:
         retry: bool = False,
         retry_policy: Mapping[str, Any] | None = None,
     ) -> None:
-        """Send an event whether or not it is turned on and whatever its group; ``producer`` has no meaning."""
+        """Send an event whatever is turned on and whatever its group; ``producer`` has no meaning."""
         event = self.app.events.complete(type, fields, self.hostname, blind)
         self._publish(routing_key(type), event, retry, retry_policy)
 

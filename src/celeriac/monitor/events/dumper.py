@@ -69,7 +69,7 @@ def evdump(app: Any = None, out: TextIO | None = None) -> None:
 
 
 def listen(app: Any, handlers: Mapping[str, Callable[[Any], Any]], say: Callable[[str], Any]) -> None:
-    """Call handlers for events for ever; a lost connection is told to ``say`` and made again, with backoff."""
+    """Call handlers for ever; a lost connection is told to ``say`` and made again, with backoff."""
     pause = 1.0
     while True:
         receiver = app.events.Receiver(handlers=handlers)

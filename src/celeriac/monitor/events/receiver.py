@@ -111,8 +111,8 @@ class EventReceiver:
     def event_from_message(self, body: dict[str, Any], localize: bool = True) -> tuple[str, dict[str, Any]]:
         """Complete a received event: ``local_received``, the logical clock. Returns its type and the event.
 
-        ``timestamp`` is left as it is: epoch seconds are the same everywhere. (Celery moves it by the difference
-        of the two machines' time zones.)
+        ``timestamp`` is left as it is: epoch seconds are the same everywhere. (Celery moves it by the
+        difference of the two machines' time zones.)
         """
         clock = self.app.clock
         if body["type"] == "task-sent":

@@ -43,7 +43,7 @@ class Polaroid:
         self.freq = freq
         self.cleanup_freq = cleanup_freq
         self.logger = logger
-        self.maxrate = _between(maxrate)
+        self.maxrate = seconds_between(maxrate)
         """Seconds that must lie between two pictures."""
         self._last = 0.0
         self._stop = threading.Event()
@@ -138,9 +138,18 @@ def evcam(
             held.release()
 
 
-def _between(rate: str | float | None) -> float:
-    """Seconds between two of ``"10/s"``, ``"10/m"``, ``"10/h"``, or of a number a second."""
+def seconds_between(rate: str | float | None) -> float:
+    """Seconds between two of ``"10/s"``, ``"10/m"``, ``"10/h"``, or of a number a second.
+
+    Raises ``ValueError`` for anything else.
+    """
     if not rate:
         return 0.0
     number, _, unit = str(rate).partition("/")
-    return {"s": 1.0, "m": 60.0, "h": 3600.0}[unit or "s"] / float(number)
+    seconds = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}.get(unit)
+    try:
+        if seconds is not None and float(number) > 0:
+            return seconds / float(number)
+    except ValueError:
+        pass
+    raise ValueError(f"a rate is a number a second, or text such as '10/m', not {rate!r}")

@@ -18,6 +18,9 @@ from celeriac.monitor.events.worker import (
     heartbeat_expires,
 )
 
+_Task = Task
+_Worker = Worker
+
 __all__ = [
     "HEARTBEAT_DRIFT_MAX",
     "HEARTBEAT_EXPIRE_WINDOW",
@@ -102,8 +105,8 @@ class State:
         taskheap: list[Moment] | None = None,
         max_workers_in_memory: int = 5000,
         max_tasks_in_memory: int = 10000,
-        on_node_join: Callable[[Worker], Any] | None = None,
-        on_node_leave: Callable[[Worker], Any] | None = None,
+        on_node_join: Callable[[_Worker], Any] | None = None,
+        on_node_leave: Callable[[_Worker], Any] | None = None,
         tasks_by_type: Mapping[str, Iterable[str]] | None = None,
         tasks_by_worker: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
@@ -134,7 +137,7 @@ class State:
     # -- events ------------------------------------------------------------------------------------
 
     def event(self, event: dict[str, Any]) -> Any:
-        """Take note of an event. Returns ``((worker or task, whether it is new), subject)``, if it is known."""
+        """Take note of an event. Returns ``((worker or task, whether it is new), subject)``, if known."""
         with self._mutex:
             return self._event(event)
 
@@ -209,7 +212,7 @@ class State:
         else:
             heap.append(moment)
 
-    def _relate(self, task: Task) -> None:
+    def _relate(self, task: _Task) -> None:
         """Make it known to its parent, and its children to it, whichever of them is told of first."""
         if task.parent_id:
             parent = self.tasks.get(task.parent_id)
@@ -222,7 +225,7 @@ class State:
 
     # -- looking -----------------------------------------------------------------------------------
 
-    def get_or_create_worker(self, hostname: str, **kwargs: Any) -> tuple[Worker, bool]:
+    def get_or_create_worker(self, hostname: str, **kwargs: Any) -> tuple[_Worker, bool]:
         """The worker of this name, and whether it is new; ``kwargs`` are set on it."""
         worker = self.workers.get(hostname)
         if worker is not None:
@@ -231,7 +234,7 @@ class State:
         worker = self.workers[hostname] = self.Worker(hostname, **kwargs)
         return worker, True
 
-    def get_or_create_task(self, uuid: str) -> tuple[Task, bool]:
+    def get_or_create_task(self, uuid: str) -> tuple[_Task, bool]:
         """The task with this id, and whether it is new."""
         task = self.tasks.get(uuid)
         if task is not None:
@@ -239,11 +242,11 @@ class State:
         task = self.tasks[uuid] = self.Task(uuid, cluster_state=self)
         return task, True
 
-    def itertasks(self, limit: int | None = None) -> Iterator[tuple[str, Task]]:
+    def itertasks(self, limit: int | None = None) -> Iterator[tuple[str, _Task]]:
         """``(uuid, task)`` in the order in which they became known."""
         return islice(list(self.tasks.items()), limit or None)
 
-    def tasks_by_time(self, limit: int | None = None, reverse: bool = True) -> Iterator[tuple[str, Task]]:
+    def tasks_by_time(self, limit: int | None = None, reverse: bool = True) -> Iterator[tuple[str, _Task]]:
         """``(uuid, task)`` in the order of their last events, the newest first; of ``limit`` events."""
         heap = list(self._taskheap)
         seen = set()
@@ -259,17 +262,17 @@ class State:
         """The names of all tasks seen, sorted."""
         return sorted(self._seen_types)
 
-    def alive_workers(self) -> Iterator[Worker]:
+    def alive_workers(self) -> Iterator[_Worker]:
         """The workers that seem to be alive."""
         return (worker for worker in list(self.workers.values()) if worker.alive)
 
     def _select(
         self,
-        key: Callable[[Task], str | None],
+        key: Callable[[_Task], str | None],
         name: str,
         limit: int | None = None,
         reverse: bool = True,
-    ) -> Iterator[tuple[str, Task]]:
+    ) -> Iterator[tuple[str, _Task]]:
         found = ((uuid, task) for uuid, task in self.tasks_by_time(reverse=reverse) if key(task) == name)
         return islice(found, limit)
 

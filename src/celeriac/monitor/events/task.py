@@ -49,8 +49,8 @@ class Task:
     )  # fmt: skip
     merge_rules: Mapping[str, tuple[str, ...]] = {
         states.RECEIVED: (
-            "name", "args", "kwargs", "parent_id", "root_id", "retries", "eta", "expires", "queue", "group_id",
-            "chord", "stamps",
+            "name", "args", "kwargs", "parent_id", "root_id", "retries", "eta", "expires", "queue",
+            "group_id", "chord", "stamps",
         ),
     }  # fmt: skip
     """State -> the fields that its event still tells when it comes after one that it was before."""
