@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,19 @@ class Monitor:
         self._thread.join(PATIENCE)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Only Redis and RabbitMQ carry events."""
-    if "carrier" in metafunc.fixturenames:
-        metafunc.parametrize("site", ["redis", "rabbitmq"], indirect=True)
-
-
 @pytest.fixture
 def carrier(site: Site) -> Site:
     """A broker that carries events."""
     return site
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Site]:
+    """A Redis of the test's own."""
+    with RedisServer() as server:
+        site = Site(server.url(), tmp_path)
+        yield site
+        site.close()
 
 
 def test_events_are_switched_while_the_worker_runs(carrier: Site) -> None:
@@ -166,17 +169,19 @@ def test_events_go_on_when_the_broker_comes_back(tmp_path: Path) -> None:
             result = site.send("add", 1, 2)
             monitor.of("task-succeeded")
             assert result.get(timeout=20) == 3
+            monitor.close()
         finally:
             site.close()
 
 
-@pytest.mark.parametrize("site", ["sqlite"], indirect=True)
-def test_a_store_without_events_says_what_to_use(site: Site) -> None:
+def test_a_store_without_events_says_what_to_use(tmp_path: Path) -> None:
+    site = Site(f"sqlite:///{tmp_path}/queue.db", tmp_path)
     worker = site.worker("-E", "-c", "1")
     worker.await_line("celeriac history")
     command = command_line(site, "events", "--dump")
     assert command.process.wait(PATIENCE) != 0
     command.await_line("carries no events")
+    site.close()
 
 
 # -- Celery's documented scripts, the import changed ---------------------------------------------------------
@@ -264,8 +269,8 @@ def test_celery_s_documented_monitor_runs(carrier: Site, tmp_path: Path) -> None
     monitor.kill()
 
 
-@pytest.mark.parametrize("site", ["redis"], indirect=True)
-def test_celery_s_documented_camera_runs_by_itself_and_by_command(site: Site, tmp_path: Path) -> None:
+def test_celery_s_documented_camera_runs_by_itself_and_by_command(own_redis: Site, tmp_path: Path) -> None:
+    site = own_redis
     site.worker("-E", "-c", "1", "-n", "seen@%h")
     alone = script(site, tmp_path, "cameras.py", CAMERA)
     pidfile = tmp_path / "camera.pid"
@@ -286,8 +291,8 @@ def test_celery_s_documented_camera_runs_by_itself_and_by_command(site: Site, tm
     alone.kill()
 
 
-@pytest.mark.parametrize("site", ["redis"], indirect=True)
-def test_the_json_dump_is_an_event_a_line(site: Site) -> None:
+def test_the_json_dump_is_an_event_a_line(own_redis: Site) -> None:
+    site = own_redis
     site.worker("-E", "-c", "1")
     dump = command_line(site, "events", "--json")
     dump.await_line('"type": "worker-heartbeat"')
