@@ -52,6 +52,7 @@ from celeriac.worker.helpers import Helpers
 from celeriac.worker.node import process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
+from celeriac.worker.presence import Presence
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -92,6 +93,7 @@ class Agent:
         self.hostname = options.name
         """The node's name, for the receivers of signals."""
         self._steps: Steps | None = None
+        self.presence = Presence(app, node)
         if any(app.steps.values()):
             from celeriac.worker.steps import Steps
 
@@ -156,6 +158,7 @@ class Agent:
             chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
+        self._try("sign off", self.presence.leave)
         self.helpers.end()
         self.channel.close()
 
@@ -180,6 +183,7 @@ class Agent:
         if self._try("renew the leases", lambda: self.app.broker.beat(self.node)):
             # Counted from before the question: a slow answer must not stretch the trust in it.
             self.board.note_beat(self.options.lease - (time.monotonic() - asked))
+            self._try("say that the node lives", self.presence.beat)
             if signals.heartbeat_sent.receivers:
                 signals.heartbeat_sent.send(sender=self)
             if self.options.heartbeat_file:

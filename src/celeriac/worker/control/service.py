@@ -47,6 +47,7 @@ class Service:
         """Carry out an order if it is meant for this node; return the answer, or ``NO_REPLY``."""
         if not self._is_meant(order) or (order.expires is not None and order.expires < time.time()):
             return NO_REPLY
+        order.clock = self.app.clock.adjust(order.clock)
         command = Panel.data.get(order.method)
         if command is None:
             return nok(self._unknown(order.method))
