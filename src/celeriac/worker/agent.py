@@ -14,7 +14,8 @@ Responsibilities:
    offers to (``relay_foreign``).
 8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
-8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
+9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
+10. Send events: the worker's own, and its tasks' (``Sender``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -39,7 +40,6 @@ from celeriac.worker.channel import (
     Channel,
     Death,
     Leave,
-    Message,
     Ready,
     Released,
     Stopping,
@@ -52,6 +52,7 @@ from celeriac.worker.helpers import Helpers
 from celeriac.worker.node import process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
+from celeriac.worker.sender import Sender
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -91,6 +92,11 @@ class Agent:
         self._warned: set[str] = set()
         self.hostname = options.name
         """The node's name, for the receivers of signals."""
+        self.events: Sender | None = None
+        """Sends the node's events, if the broker carries them."""
+        carrier = app.events.carrier
+        if carrier is not None:
+            self.events = Sender(app, options, board, node, carrier)
         self._steps: Steps | None = None
         if any(app.steps.values()):
             from celeriac.worker.steps import Steps
@@ -124,6 +130,12 @@ class Agent:
         """Those of the queues that are its own."""
         return [*self.options.own_bindings, *self.posting.last.own_bindings]
 
+    @property
+    def sends_events(self) -> bool:
+        """Whether its children send events about their tasks."""
+        told = self.posting.last.events
+        return self.options.task_events if told is None else told
+
     def tell_children(self, **changes: Any) -> None:
         """Change the notice (fields of :class:`~celeriac.worker.notice.Notice`) and wake those who sleep.
 
@@ -147,6 +159,8 @@ class Agent:
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
+        if self.events is not None:
+            self.events.start()
         try:
             while not self.leaving:
                 self._work(interval)
@@ -154,6 +168,8 @@ class Agent:
             if self._steps is not None:
                 self._steps.end()
             chords.stop()
+            if self.events is not None:
+                self.events.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
         self.helpers.end()

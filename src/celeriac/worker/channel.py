@@ -76,9 +76,7 @@ class Stop(msgspec.Struct, tag=True):
     why: str
 
 
-Message = (
-    Death | Ready | Stopping | Leave | Released | Terminate | Wake | Resize | Autoscale | Replace | Stop
-)
+Message = Death | Ready | Stopping | Leave | Released | Terminate | Wake | Resize | Autoscale | Replace | Stop
 
 
 class Channel:

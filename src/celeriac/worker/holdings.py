@@ -24,12 +24,13 @@ NAMES = 512
 """Task names that are counted apart; later ones count together."""
 OTHERS = "(others)"
 
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
-_TOTAL = struct.Struct("<QH118s")
+# Native sizes: struct writes these numbers in one piece, others byte by byte.
+_U32 = struct.Struct("@I")
+_U64 = struct.Struct("@Q")
+_TOTAL = struct.Struct("@QH118s")
 _NAME_SIZE = 118
 _TOTALS_SIZE = 8 + NAMES * _TOTAL.size
-_FRAME = struct.Struct("<II")
+_FRAME = struct.Struct("@II")
 _KEPT = ("id", "task", "eta", "expires", "retries", "root_id", "parent_id", "group", "redelivered")
 """What is left of the headers of a message that is too long."""
 _ATTEMPTS = 20

@@ -146,6 +146,11 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
             notes.append(
                 f"max_concurrency is not kept ({', '.join(named[:5])}): that takes the broker's own store"
             )
+    if options.task_events and app.events.carrier is None:
+        notes.append(
+            f"-E: {app.broker_shown} carries no events. Redis and RabbitMQ do; here 'celeriac history' shows "
+            "each attempt of a task"
+        )
     patience = getattr(app.broker, "ack_timeout", None)
     if patience:
         limits = {name: task.time_limit or options.time_limit for name, task in app.tasks.items()}

@@ -144,7 +144,7 @@ ROWS = (
     works("worker_redirect_stdouts", BOOLEAN, True, "What tasks print goes to the log."),
     works("worker_redirect_stdouts_level", REFERENCE, "WARNING", "Level of what tasks print."),
     # -- events and remote control -------------------------------------------------------------------------
-    works("worker_send_task_events", BOOLEAN, False, "Send events about tasks (-E).", pending="events"),
+    works("worker_send_task_events", BOOLEAN, False, "Send events about tasks (-E)."),
     works(
         "worker_enable_remote_control",
         BOOLEAN,

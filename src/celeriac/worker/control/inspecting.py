@@ -17,7 +17,16 @@ TASK_INFO = ("exchange", "routing_key", "rate_limit")
 
 def truth(text: Any) -> bool:
     """A boolean of a command line: yes, on, true, 1 and their opposites. Raises ``ValueError``."""
-    known = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
+    known = {
+        "yes": True,
+        "on": True,
+        "true": True,
+        "1": True,
+        "no": False,
+        "off": False,
+        "false": False,
+        "0": False,
+    }
     if isinstance(text, bool):
         return text
     if str(text).lower() not in known:
@@ -88,9 +97,7 @@ def revoked(state: State, **kwargs: Any) -> list[str]:
     return [each for each in coordinator.control(0).revoked if not each.startswith("stamp:")]
 
 
-@inspect_command(
-    alias="dump_tasks", variadic="taskinfoitems", signature="[attr1 [attr2 [... [attrN]]]]"
-)
+@inspect_command(alias="dump_tasks", variadic="taskinfoitems", signature="[attr1 [attr2 [... [attrN]]]]")
 def registered(
     state: State, taskinfoitems: Sequence[str] | None = None, builtins: bool = False, **kwargs: Any
 ) -> list[str]:

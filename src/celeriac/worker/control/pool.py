@@ -45,9 +45,7 @@ def _resize(state: State, by: int, verb: str) -> dict[str, Any]:
 
 
 @control_command(args=[("max", int), ("min", int)], signature="[max [min]]")
-def autoscale(
-    state: State, max: int | None = None, min: int | None = None, **kwargs: Any
-) -> dict[str, Any]:
+def autoscale(state: State, max: int | None = None, min: int | None = None, **kwargs: Any) -> dict[str, Any]:
     """Change the range of autoscaling; what is left out stays."""
     board = state.agent.board
     if board.autoscale is None:

@@ -84,9 +84,7 @@ def stamped(agent: Agent) -> Iterator[tuple[ChildRecord, Running, dict[str, Any]
                 yield child, running, stamps
 
 
-def info(
-    app: Celeriac, hostname: str, message: Message, queue: str, safe: bool = False
-) -> dict[str, Any]:
+def info(app: Celeriac, hostname: str, message: Message, queue: str, safe: bool = False) -> dict[str, Any]:
     """The record of a message that does not run, with Celery's fields."""
     name = message.headers.get("task")
     args, kwargs = _texts(message) if safe else _values(app, message, str(name))

@@ -76,11 +76,10 @@ def revoke_by_stamped_headers(
 
 
 @control_command(
-    args=[("task_name", str), ("rate_limit", str)], signature="<task_name> <rate_limit (e.g., 5/s | 5/m | 5/h)>"
+    args=[("task_name", str), ("rate_limit", str)],
+    signature="<task_name> <rate_limit (e.g., 5/s | 5/m | 5/h)>",
 )
-def rate_limit(
-    state: State, task_name: str, rate_limit: str | float | None, **kwargs: Any
-) -> dict[str, Any]:
+def rate_limit(state: State, task_name: str, rate_limit: str | float | None, **kwargs: Any) -> dict[str, Any]:
     """Change a task's rate limit, for all workers: it is kept in the store.
 
     0 is no limit, and ``None`` goes back to the one in the code.
@@ -103,7 +102,8 @@ def rate_limit(
 
 
 @control_command(
-    args=[("task_name", str), ("soft", float), ("hard", float)], signature="<task_name> <soft_secs> [hard_secs]"
+    args=[("task_name", str), ("soft", float), ("hard", float)],
+    signature="<task_name> <soft_secs> [hard_secs]",
 )
 def time_limit(
     state: State, task_name: str, hard: float | None = None, soft: float | None = None, **kwargs: Any
@@ -133,6 +133,8 @@ def disable_events(state: State, **kwargs: Any) -> dict[str, Any]:
 def heartbeat(state: State, **kwargs: Any) -> None:
     """Tell at once how the worker does."""
     state.agent.hasten(state.agent.beat)
+    if state.agent.events is not None:
+        state.agent.events.beat_now()
 
 
 @control_command()
@@ -167,11 +169,12 @@ def _kill(state: State, ids: Collection[str], signal: str) -> list[str]:
 
 
 def _switch_events(state: State, wanted: bool) -> dict[str, Any]:
-    if not hasattr(state.app.broker, "publish_events"):
+    if state.agent.events is None:
         return nok("event dispatcher unavailable: this broker does not carry events")
     word = "enabled" if wanted else "disabled"
     if state.agent.sends_events == wanted:
         return ok(f"task events already {word}")
     state.agent.tell_children(events=wanted)
+    state.agent.events.beat_now()
     logger.info("Events about tasks are %s: ordered", word)
     return ok(f"task events {word}")
