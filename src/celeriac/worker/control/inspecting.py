@@ -101,7 +101,7 @@ def revoked(state: State, **kwargs: Any) -> list[str]:
 def registered(
     state: State, taskinfoitems: Sequence[str] | None = None, builtins: bool = False, **kwargs: Any
 ) -> list[str]:
-    """The registered tasks, with attributes of theirs (exchange, routing_key and rate_limit if none named)."""
+    """The registered tasks, each with these attributes (exchange, routing_key and rate_limit)."""
     named = [str(item) for item in taskinfoitems or TASK_INFO if not str(item).startswith("_")]
     tasks = state.app.tasks
     return [
