@@ -17,9 +17,10 @@ pytestmark = pytest.mark.timeout(120)
 NAME = "tests.integration.project"
 
 
-def ask(site: Any, method: str, timeout: float = PATIENCE, **arguments: Any) -> Any:
-    """What the only worker answers."""
-    (answer,) = site.app.broker.ask(Order(method, arguments), timeout, 1)
+def ask(site: Any, method: str, **arguments: Any) -> Any:
+    """What the only worker answers, once it listens (an order that reaches nobody comes back at once)."""
+    order = Order(method, arguments)
+    (answer,) = site.await_true(lambda: list(site.app.broker.ask(order, PATIENCE, 1)))
     ((node, said),) = answer.items()
     assert node.startswith("w1@")
     return said

@@ -30,14 +30,14 @@ CELERY: dict[str, Any] = json.loads((Path(__file__).parent.parent / "data/contro
 
 
 INSPECT = {
-    "active", "active_queues", "clock", "conf", "hello", "memdump", "memsample", "objgraph", "ping", "query_task",
-    "registered", "report", "reserved", "revoked", "scheduled", "stats",
-}  # fmt: skip
+    *("active", "active_queues", "clock", "conf", "hello", "memdump", "memsample", "objgraph", "ping"),
+    *("query_task", "registered", "report", "reserved", "revoked", "scheduled", "stats"),
+}
 CONTROL = {
-    "add_consumer", "autoscale", "cancel_consumer", "disable_events", "election", "enable_events", "heartbeat",
-    "pool_grow", "pool_restart", "pool_shrink", "rate_limit", "revoke", "revoke_by_stamped_headers", "shutdown",
-    "terminate", "time_limit",
-}  # fmt: skip
+    *("add_consumer", "autoscale", "cancel_consumer", "disable_events", "election", "enable_events"),
+    *("heartbeat", "pool_grow", "pool_restart", "pool_shrink", "rate_limit", "revoke", "shutdown"),
+    *("revoke_by_stamped_headers", "terminate", "time_limit"),
+}
 ALIASES = {"dump_conf", "dump_tasks", "dump_active", "dump_reserved", "dump_schedule", "dump_revoked"}
 
 
