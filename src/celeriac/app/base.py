@@ -612,7 +612,7 @@ class Celeriac:
 
     @cached_property
     def control(self) -> Any:
-        """Orders to workers: revoke, terminate, rate limits, purge."""
+        """Remote control: orders and questions to workers (``celeriac.app.control.Control``)."""
         return names.given_or_default(self._control_cls, Control)(self)
 
     @cached_property

@@ -90,7 +90,10 @@ class Mailbox(msgspec.Struct, frozen=True):
         except (CeleriacError, msgspec.ValidationError) as error:
             logger.error("A remote control command that cannot be read was dropped: %s", error)
             return None
-        return None if expired(order, SKEW) else order
+        if expired(order, SKEW):
+            return None
+        order.expires = None  # by our clock it may have passed
+        return order
 
     def read_answer(self, message: Message, order: Order) -> dict[str, Any] | None:
         """The answer in a message; ``None`` if it is none, or one to another question."""
@@ -182,7 +185,9 @@ def keep_listening(
     while not readable((stop,), 0):
         try:
             return listen(hearing)
-        except (CeleriacError, *failures) as error:
+        except Exception as error:
+            if not isinstance(error, (CeleriacError, *failures)):
+                raise
             level = logging.DEBUG if said else logging.WARNING
             logger.log(level, "Remote control commands are not heard now, trying on: %s", error)
             said = True

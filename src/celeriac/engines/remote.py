@@ -21,7 +21,7 @@ class Order(msgspec.Struct):
     method: str
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     destination: list[str] | None = None
-    """The nodes that are meant; ``None``: all."""
+    """The nodes that are meant; ``None`` or empty: all."""
     pattern: str | None = None
     """Or: those whose names match."""
     matcher: str | None = None
@@ -38,7 +38,7 @@ class Order(msgspec.Struct):
 
     def concerns(self, node: str) -> bool:
         """Whether the node of this name is meant. A pattern that is no regular expression matches nothing."""
-        if self.destination is not None:
+        if self.destination:
             return node in self.destination
         if not self.pattern:
             return True

@@ -1,4 +1,4 @@
-"""Remote control on RabbitMQ, as kombu carries it: a fanout exchange to each worker's queue, a direct one back.
+"""Remote control on RabbitMQ, as kombu carries it: a fanout exchange to each worker, a direct one back.
 
 AMQP tells whether an order has reached nobody, not how many it has reached. Of a named worker its queue tells
 whether it listens. Else those are waited for that are known to live (``nodes``: presence in the store that
@@ -42,6 +42,8 @@ _PATIENCE: Final = 10.0
 class RabbitRemote:
     """The part of the engine that is :class:`celeriac.engines.remote.RemoteControl`."""
 
+    foreign_workers = True
+    """Celery's workers may be among those who answer."""
     address: Address
     dialler: Dialler
     mailbox: Callable[[], Mailbox]
@@ -78,7 +80,7 @@ class RabbitRemote:
                 with _told(session, "wait for the workers' answers"):
                     return inbox.receive(session, seconds)
 
-            if order.destination is not None:
+            if order.destination:
                 yield from gather(receive, timeout, limit, len(awaited))
             else:
                 yield from _linger(receive, timeout, limit, awaited)
@@ -101,7 +103,7 @@ class RabbitRemote:
 
     def _awaited(self, session: Session, mailbox: Mailbox, order: Order) -> set[str]:
         """The workers that are known to be reached: of those meant, the ones whose queues are there."""
-        if order.destination is not None:
+        if order.destination:
             names = set(order.destination)
         else:
             names = {name for name in self.nodes() if order.concerns(name)}

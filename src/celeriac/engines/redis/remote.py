@@ -35,6 +35,8 @@ _LOST_MOST: Final = 100
 class RedisRemote:
     """The part of the engine that is :class:`celeriac.engines.remote.RemoteControl`."""
 
+    foreign_workers = True
+    """Celery's workers may be among those who answer."""
     address: Address
     keys: Keys
     links: Links
@@ -57,7 +59,7 @@ class RedisRemote:
         with self.links.borrow() as link:
             publish = self._publish(mailbox, order)
             heard, lost = self._open(link, mailbox, asker, timeout, publish)
-            reached = min(heard, len(names)) if order.destination is not None else heard
+            reached = min(heard, len(names)) if order.destination else heard
             inbox = self.keys.line(mailbox.reply_queue(asker), 0)
 
             def receive(seconds: float) -> list[dict[str, Any]]:
