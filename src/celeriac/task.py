@@ -447,9 +447,9 @@ class Task(Generic[P, R]):
         """Send an event of your own about the running call: ``self.send_event("task-progress", done=0.5)``.
 
         ``fields`` must be serialisable as JSON (``EncodeError``). In a worker an event called ``task-...`` is
-        sent by the agent, soon, whether the worker sends events of its own (``-E``) or not; others, and those of
-        other processes, are sent at once, and again if the broker is away, as ``retry`` and ``retry_policy``
-        say (``OperationalError``). Brokers that carry no events drop it.
+        sent by the agent, soon, whether the worker sends events of its own (``-E``) or not; others, and
+        those of other processes, are sent at once, and again if the broker is away, as ``retry`` and
+        ``retry_policy`` say (``OperationalError``). Brokers that carry no events drop it.
         """
         request = self.request
         events = self.app.events

@@ -33,6 +33,7 @@ from celeriac.task import Task as _Task
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
     from celeriac.app.chords import Chords
+    from celeriac.app.connection import Connection
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.app.events import Events
@@ -97,10 +98,10 @@ class Celeriac:
         further keyword arguments are settings and go before the configuration of ``config_source``
         (see :meth:`config_from_object`, ``namespace`` too). ``tasks`` are put into the registry.
         ``task_cls`` is the base class of tasks, ``control``, ``events`` and ``log`` the classes behind
-        :attr:`control`, :attr:`events` and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls
-        against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
-        :meth:`finalize` an error. ``loader``, ``amqp`` and ``fixups`` replace parts of Celery
-        that do not exist here and are refused.
+        the attributes of these names: classes or ``"module:Class"``. ``strict_typing`` checks the arguments
+        of calls against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
+        :meth:`finalize` an error. ``loader``, ``amqp`` and ``fixups`` replace parts of Celery that do not
+        exist here and are refused.
         """
         _refuse(loader=loader, amqp=amqp, fixups=fixups)
         self.main = main
@@ -593,6 +594,20 @@ class Celeriac:
         """Where results are to be announced to this process, if the backend wants to know."""
         backend = self.backend
         return None if backend is None else backend.reply_address()
+
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """What Celery's programs pass to receivers and controls; it takes no connection of its own."""
+        from celeriac.app.connection import Connection
+
+        return Connection(self, self.broker)
+
+    connection_for_read = broker_connection = connection
+
+    def connection_for_write(self, *args: Any, **kwargs: Any) -> Connection:
+        """The same for the broker that clients send to."""
+        from celeriac.app.connection import Connection
+
+        return Connection(self, self.write_broker)
 
     # -- parts loaded when they are used -----------------------------------------------------------------
 

@@ -76,8 +76,11 @@ class Events:
         """An event with the fields that all have. ``blind`` leaves out the logical clock's value."""
         clock = None if blind else self.app.clock.forward()
         common = {
-            "hostname": hostname or ids.origin(), "utcoffset": utcoffset(), "pid": os.getpid(), "clock": clock,
-        }  # fmt: skip
+            "hostname": hostname or ids.origin(),
+            "utcoffset": utcoffset(),
+            "pid": os.getpid(),
+            "clock": clock,
+        }
         return Event(type, common, **fields)
 
     def tell(self, type: str, fields: Mapping[str, Any], hostname: str | None = None) -> None:
@@ -100,7 +103,7 @@ class Events:
             carrier.publish_events(key, self._written(events), {"hostname": first["hostname"]})
 
     def sent(self, publications: Sequence[Publication]) -> None:
-        """Tell that these tasks have been sent (``task_send_sent_event``). It does not raise: they have been."""
+        """Tell that these tasks have been sent (``task_send_sent_event``); it does not raise."""
         try:
             if self.carrier is None:
                 return

@@ -123,6 +123,11 @@ class Agent:
         return self.posting.last.consumed(self.options.queues)
 
     @property
+    def sends_events(self) -> bool:
+        """Whether events are sent about its tasks now."""
+        return self.posting.last.sends_events(self.options.task_events)
+
+    @property
     def bindings(self) -> list[Binding]:
         """The ties of its queues to exchanges."""
         return [*self.options.bindings, *self.posting.last.bindings]
@@ -131,12 +136,6 @@ class Agent:
     def own_bindings(self) -> list[Binding]:
         """Those of the queues that are its own."""
         return [*self.options.own_bindings, *self.posting.last.own_bindings]
-
-    @property
-    def sends_events(self) -> bool:
-        """Whether its children send events about their tasks."""
-        told = self.posting.last.events
-        return self.options.task_events if told is None else told
 
     def tell_children(self, **changes: Any) -> None:
         """Change the notice (fields of :class:`~celeriac.worker.notice.Notice`) and wake those who sleep.

@@ -59,15 +59,15 @@ class Seat:
         self.queue_index: dict[str, int] = {}
         self.holdings = Holdings(record.board, record.number)
         self._heeded = -1
-        told = notice.read(record.board)
-        import_modules(told)
-        self.line = Line(app, self.owner, told.consumed(options.queues), self.wake_read)
         self.recorder: Recorder | None = None
         """Writes events, if the broker carries them."""
         if app.events.carrier is not None:
             main = os.getpid() if options.pool == "solo" else os.getppid()
             self.recorder = Recorder(Tape(record.board, record.number), options.name, main)
             app.events.sink = self.recorder.put
+        told = notice.read(record.board)
+        import_modules(told)
+        self.line = Line(app, self.owner, told.consumed(options.queues), self.wake_read)
         self.heed()
         self.margin = options.lease / 5
         self._told = False
@@ -100,8 +100,7 @@ class Seat:
         self.queues = told.queues(self.options.queues)
         self.queue_index = {name: index for index, name in enumerate(self.queues)}
         self.line.take_from(told.consumed(self.options.queues))
-        events = self.options.task_events if told.events is None else told.events
-        self.runner.record(self.recorder if events else None)
+        self.runner.record(self.recorder if told.sends_events(self.options.task_events) else None)
         for name, (soft, hard) in told.limits.items():
             task = self.app.registry.get(name)
             if task is not None and (task.soft_time_limit, task.time_limit) != (soft, hard):

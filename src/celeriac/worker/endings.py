@@ -78,13 +78,14 @@ class Endings:
         result = self.app.redact.result_repr(job.plan.task, value)
         if self.events is not None:
             self.events.succeeded(job, result, runtime)
-        self._log(
-            logging.INFO,
-            job,
-            "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s",
-            runtime=runtime,
-            return_value=result,
-        )
+        if trace_logger.isEnabledFor(logging.INFO):
+            self._log(
+                logging.INFO,
+                job,
+                "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s",
+                runtime=runtime,
+                return_value=result,
+            )
 
     def raised(self, job: Job, error: BaseException) -> Outcome:
         try:

@@ -8,6 +8,7 @@ nothing else has told them. Arguments are shown as the message's headers show th
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -106,7 +107,11 @@ class Rejected(Common, omit_defaults=True, gc=False):
 
 
 class Recorder:
-    """Writes one child's task events on its tape. What does not fit is dropped there: it never waits."""
+    """Writes one child's task events on its tape. What does not fit is dropped there: it never waits.
+
+    While tasks are short the events of a batch are kept and written together when its outcomes are settled:
+    that takes 3 us a task instead of 9, and a process that dies loses the events of what it had not settled.
+    """
 
     def __init__(self, tape: Tape, hostname: str, pid: int) -> None:
         """``hostname`` is the node's name, ``pid`` its main process."""
@@ -115,6 +120,21 @@ class Recorder:
         self._pid = pid
         self._offset = utcoffset()
         self._encode = msgspec.json.Encoder().encode
+        self._kept: list[Any] = []
+        self._flushing = threading.Lock()
+        self.keeping = False
+        """Keep events until :meth:`flush`, instead of writing each at once."""
+
+    def flush(self) -> None:
+        """Write what has been kept. Any thread may do it."""
+        if not self._kept:
+            return
+        with self._flushing:
+            events = self._kept[:]
+            del self._kept[: len(events)]  # others may have come meanwhile
+            for clock, event in enumerate(events, self._tape.tick(len(events))):
+                event.clock = clock
+            self._write(events)
 
     def began(self, job: Job) -> None:
         """``task-received`` and ``task-started``, in one record: a message is taken just before it is run."""
@@ -123,10 +143,9 @@ class Recorder:
         job.told = True
         context = job.context
         headers = context.message.headers if context.message is not None else {}
-        clock = self._tape.tick(2)
         task_id = context.id
         received = Received(
-            self._hostname, self._offset, self._pid, clock, task_id,
+            self._hostname, self._offset, self._pid, 0, task_id,
             headers.get("shadow") or job.name, headers.get("argsrepr"), headers.get("kwargsrepr"),
             context.root_id, context.parent_id, context.retries, context.eta, context.expires,
             job.received, "task-received", context.queue,
@@ -135,22 +154,18 @@ class Recorder:
             received.group_id = context.group
             received.chord = _body_id(context.chord)
             received.stamps = context.stamps or None
-        started = Started(
-            self._hostname, self._offset, self._pid, clock + 1, task_id, time.time(), "task-started"
-        )
-        self._write([received, started])
+        started = Started(self._hostname, self._offset, self._pid, 0, task_id, time.time(), "task-started")
+        self._kept += (received, started)
+        if not self.keeping:
+            self.flush()
 
     def succeeded(self, job: Job, result: str, runtime: float) -> None:
         """``result`` is the return value as it is shown."""
         if job.plan.sends_events:
-            self._write(
-                [
-                    Succeeded(
-                        self._hostname, self._offset, self._pid, self._tape.tick(), job.context.id,
+            self._add(Succeeded(
+                        self._hostname, self._offset, self._pid, 0, job.context.id,
                         result, runtime, time.time(), "task-succeeded",
-                    )
-                ]
-            )  # fmt: skip
+                    ))  # fmt: skip
 
     def failed(self, job: Job, error: BaseException, traceback: str) -> None:
         """The task has ended in a failure."""
@@ -163,38 +178,31 @@ class Recorder:
 
     def unknown(self, context: Context, name: str, error: BaseException) -> None:
         """No task of this name is registered."""
-        self._write([self._failure("task-failed", context, shown(error), "", name)])
+        self._add(self._failure("task-failed", context, shown(error), "", name))
 
     def revoked(self, job: Job, terminated: bool, signum: int | None, expired: bool) -> None:
         """The task is not run, or its run was ended, because it was revoked or came too late."""
         if job.plan.sends_events:
             context = job.context
-            self._write(
-                [
-                    Revoked(
-                        self._hostname, self._offset, self._pid, self._tape.tick(), context.id,
+            self._add(Revoked(
+                        self._hostname, self._offset, self._pid, 0, context.id,
                         terminated, signum, expired, time.time(), "task-revoked", job.name, context.queue,
-                    )
-                ]
-            )  # fmt: skip
+                    ))  # fmt: skip
 
     def rejected(self, job: Job, requeue: bool) -> None:
         """The task raised ``Reject``."""
         if job.plan.sends_events:
-            self._write(
-                [
-                    Rejected(
-                        self._hostname, self._offset, self._pid, self._tape.tick(), job.context.id,
+            self._add(Rejected(
+                        self._hostname, self._offset, self._pid, 0, job.context.id,
                         requeue, time.time(), "task-rejected",
-                    )
-                ]
-            )  # fmt: skip
+                    ))  # fmt: skip
 
     def put(self, event: dict[str, Any]) -> bool:
-        """Write a complete event, of the user's own or ``task-sent``; ``False`` if it is too long for the tape.
+        """Write a complete event, of the user's own or ``task-sent``; ``False`` if it is too long.
 
         Raises ``TypeError`` or ``ValueError`` for what JSON cannot carry.
         """
+        self.flush()
         record = dumps({**event, "clock": self._tape.tick()})
         if len(record) > self._tape.longest:
             return False
@@ -204,25 +212,37 @@ class Recorder:
     def _erred(self, type: str, job: Job, error: str, traceback: str) -> None:
         if job.plan.sends_events:
             name = None if job.told else job.name
-            self._write([self._failure(type, job.context, error, traceback, name)])
+            self._add(self._failure(type, job.context, error, traceback, name))
 
     def _failure(self, type: str, context: Context, error: str, traceback: str, name: str | None) -> Failed:
         event = Failed(
-            self._hostname, self._offset, self._pid, self._tape.tick(), context.id,
+            self._hostname, self._offset, self._pid, 0, context.id,
             _cut(error, LONGEST_ERROR), _cut(traceback, LONGEST_TRACEBACK), time.time(), type,
         )  # fmt: skip
         if name is not None:
             event.name, event.queue = name, context.queue
         return event
 
+    def _add(self, event: Any) -> None:
+        self._kept.append(event)
+        if not self.keeping:
+            self.flush()
+
     def _write(self, events: list[Any]) -> None:
+        record = self._written(events)
+        if len(record) > self._tape.longest and len(events) > 1:
+            half = len(events) // 2
+            self._write(events[:half])
+            self._write(events[half:])
+        else:
+            self._tape.append(record, len(events))
+
+    def _written(self, events: list[Any]) -> bytes:
         try:
-            record = self._encode(events)[1:-1]
+            return self._encode(events)[1:-1]
         except Exception:  # lone surrogates, or what a foreign header may hold: nothing to lose a task for
-            record = json.dumps([msgspec.structs.asdict(event) for event in events], default=shown)[
-                1:-1
-            ].encode()
-        self._tape.append(record, len(events))
+            plain = [msgspec.structs.asdict(event) for event in events]
+            return json.dumps(plain, default=shown)[1:-1].encode()
 
 
 def _body_id(chord: Any) -> str | None:

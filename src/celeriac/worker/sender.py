@@ -26,15 +26,17 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.engines.base import NodeInfo
     from celeriac.engines.remote import EventCarrier
-    from celeriac.worker.board import Board, ChildRecord
+    from celeriac.worker.board import Board
     from celeriac.worker.options import Options
 
 logger = logging.getLogger("celeriac.worker")
 
 PAUSE: Final = 0.1
-"""Seconds between two looks at the tapes; while they fill quickly it looks a hundred times a second."""
+"""Seconds between two looks at the tapes; a quarter of it while they fill quickly."""
 BATCH: Final = 64 * 1024
 """Bytes of task events in one message."""
+PROBE: Final = 4 * 1024
+"""The same while nobody listens: the first message of a look tells whether somebody does by now."""
 BUFFERED: Final = 8 * 1024 * 1024
 """Bytes of events that wait for a broker that is away."""
 RETRY: Final = 1.0
@@ -61,6 +63,7 @@ class Sender(threading.Thread):
         self._size = 0
         self._retry_at = self._beat_at = self._complain_at = 0.0
         self._away = False
+        self._heard = True
         self._lost = 0
         self._counted: dict[int, tuple[int, int]] = {}
         self._earlier = 0
@@ -73,7 +76,7 @@ class Sender(threading.Thread):
             self._tell("worker-online")
             self._beat_at = time.monotonic() + self.interval
         while not self._stopping:
-            self._wake.wait(PAUSE if not self._step() else PAUSE / 10)
+            self._wake.wait(PAUSE if not self._step() else PAUSE / 4)
             self._wake.clear()
         self._step()
         if self.interval is not None:
@@ -108,16 +111,20 @@ class Sender(threading.Thread):
         return busy
 
     def _drain(self, tape: TapeReader) -> bool:
-        taken = 0
+        """Send what is on a tape; return whether that was much."""
+        waiting = tape.waiting
         # Not for ever: other children's events want to be sent too.
-        while taken < 16 * BATCH and (records := tape.take(BATCH)):
-            body = b"[%b]" % b",".join(records)
-            taken += len(body)
+        left = waiting
+        while left > 0 and (records := tape.take(BATCH if self._heard else PROBE)):
+            left -= sum(map(len, records))
             self.app.clock.adjust(_clock_of(records[-1]))
-            self._post("task.multi", body)
+            if not self._post("task.multi", b"[%b]" % b",".join(records)):
+                # Nobody listens at this moment: nor would they to the others.
+                tape.skip()
+                break
         tape.note_clock(self.app.clock.value)
         self._lost += tape.newly_dropped()
-        return taken > BATCH
+        return waiting > 2 * BATCH
 
     def _tell(self, type: str) -> None:
         event = Event(
@@ -151,15 +158,17 @@ class Sender(threading.Thread):
 
     # -- sending -----------------------------------------------------------------------------------
 
-    def _post(self, key: str, body: bytes) -> None:
+    def _post(self, key: str, body: bytes) -> bool:
+        """Send it, or keep it for later; ``False`` if nobody listens."""
         if not self._unsent and not self._away and self._send(key, body):
-            return
+            return self._heard
         self._unsent.append((key, body))
         self._size += len(body)
         while self._size > BUFFERED:
             key, oldest = self._unsent.popleft()
             self._size -= len(oldest)
             self._lost += oldest.count(b'"type":"')
+        return True
 
     def _flush(self) -> None:
         """Try again to send what waits."""
@@ -171,7 +180,7 @@ class Sender(threading.Thread):
 
     def _send(self, key: str, body: bytes) -> bool:
         try:
-            self._carrier.publish_events(key, body, {"hostname": self._hostname})
+            self._heard = self._carrier.publish_events(key, body, {"hostname": self._hostname})
         except OperationalError as error:
             if not self._away:
                 logger.warning("Cannot send events now, trying on (they wait, up to 8 MiB): %s", error)

@@ -119,6 +119,10 @@ class TapeReader:
         _NUMBER.pack_into(self._memory, self._start + _TAIL, min(tail, head))
         return records
 
+    def skip(self) -> None:
+        """Remove all records."""
+        _NUMBER.pack_into(self._memory, self._start + _TAIL, self._number(_HEAD))
+
     def note_clock(self, clock: int) -> None:
         """Tell the writer how far the node's logical clock is."""
         _NUMBER.pack_into(self._memory, self._start + _CLOCK, clock)

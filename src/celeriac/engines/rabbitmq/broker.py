@@ -56,9 +56,9 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         self.publish_timeout = float(options.get("publish_timeout") or _PATIENCE)
         self.exact = bool(options.get("exact_prefetch"))
         self.topology = Topology(options.get("queues"), options.get("delay_queue_type", "quorum"))
+        self.event_options = EventOptions.of(options)
         self.mailbox: Callable[[], Mailbox] = options.get("mailbox", Mailbox)
         self.nodes: Callable[[], Collection[str]] = options.get("nodes", tuple)
-        self.event_options = EventOptions.of(options)
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))

@@ -29,8 +29,8 @@ class RabbitEvents:
     event_options: EventOptions
     session: Callable[[str], AbstractContextManager[Session]]
 
-    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> None:
-        """Publish one event or a batch; that nobody listens is no error."""
+    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> bool:
+        """Publish one event or a batch; that nobody listens is no error, and not told."""
         content = Content(
             body,
             content_type="application/json",
@@ -44,6 +44,7 @@ class RabbitEvents:
         with self.session("send events") as session:
             self.topology.declare_exchange(session, Exchange(exchange, "topic"))
             session.publish([Parcel(exchange, routing_key, content, mandatory=False)], self.publish_timeout)
+        return True
 
     def receive_events(self, routing_keys: Sequence[str], stop: int) -> Iterator[list[dict[str, Any]]]:
         """Yield events as they come, an empty list each second in which none does.
@@ -53,16 +54,16 @@ class RabbitEvents:
         self.event_options.check_queue()
         session = Session(self.dialler.dial())
         try:
-            arrived = self._subscribe(session, routing_keys)
+            arrived = self._event_queue(session, routing_keys)
             yield []
-            yield from self._listen_to_events(session, arrived, stop)
+            yield from self._hear_events(session, arrived, stop)
         except FAILURES as error:
             session.link.drop()
             raise translate(error, session.shown, "receive events", maybe_done=False) from error
         finally:
             session.link.end()
 
-    def _subscribe(self, session: Session, routing_keys: Sequence[str]) -> list[Any]:
+    def _event_queue(self, session: Session, routing_keys: Sequence[str]) -> list[Any]:
         """Make a queue and take from it; messages are added to the list that is returned."""
         options = self.event_options
         self.topology.declare_exchange(session, Exchange(options.exchange, "topic"))
@@ -83,9 +84,7 @@ class RabbitEvents:
         channel.basic_consume(name, "celeriac-events", no_ack=True, callback=arrived.append)
         return arrived
 
-    def _listen_to_events(
-        self, session: Session, arrived: list[Any], stop: int
-    ) -> Iterator[list[dict[str, Any]]]:
+    def _hear_events(self, session: Session, arrived: list[Any], stop: int) -> Iterator[list[dict[str, Any]]]:
         every = self.address.heartbeat / 3 or 10.0
         beaten = time.monotonic()
         while not readable((stop,), 0):
@@ -95,9 +94,9 @@ class RabbitEvents:
                 beaten = time.monotonic()
                 session.link.beat()
             contents, arrived[:] = arrived[:], []
-            yield [event for content in contents for event in self._events(content)]
+            yield [event for content in contents for event in self._events_in(content)]
 
-    def _events(self, content: Any) -> list[dict[str, Any]]:
+    def _events_in(self, content: Any) -> list[dict[str, Any]]:
         properties = content.properties
         return self.event_options.read(
             body_of(content),

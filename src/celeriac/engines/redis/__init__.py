@@ -54,7 +54,13 @@ DAY = 86400
 
 
 class RedisEngine(
-    RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator, RedisBindings, RedisRemote, RedisEvents
+    RedisGroups,
+    RedisInspection,
+    RedisSchedules,
+    RedisCoordinator,
+    RedisBindings,
+    RedisRemote,
+    RedisEvents,
 ):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 

@@ -28,8 +28,8 @@ class RedisEvents:
     links: Links
     event_options: EventOptions
 
-    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> None:
-        """Publish one event or a batch; it goes to whom is listening now."""
+    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> bool:
+        """Publish one event or a batch to those who listen now; return whether there are any."""
         exchange = self.event_options.exchange
         properties = {
             "delivery_mode": 1,
@@ -38,7 +38,7 @@ class RedisEvents:
         }
         envelope = encode_envelope(Message(dict(headers), properties, body))
         with self.links.borrow() as link:
-            link.call(pack(("PUBLISH", self.keys.channel(exchange, routing_key), envelope)))
+            return bool(link.call(pack(("PUBLISH", self.keys.channel(exchange, routing_key), envelope))))
 
     def receive_events(self, routing_keys: Sequence[str], stop: int) -> Iterator[list[dict[str, Any]]]:
         """Yield events as they come, an empty list each second in which none does.
@@ -52,13 +52,13 @@ class RedisEvents:
             link.connection.send_packed_command([pack(("PSUBSCRIBE", *channels))])
             for _ in channels:
                 link.connection.read_response()
-            yield from self._listen_to_events(link, stop)
+            yield from self._hear_events(link, stop)
         except (errors.RedisError, OSError) as error:
             raise translated(error, self.address.masked) from error
         finally:
             link.close()
 
-    def _listen_to_events(self, link: Link, stop: int) -> Iterator[list[dict[str, Any]]]:
+    def _hear_events(self, link: Link, stop: int) -> Iterator[list[dict[str, Any]]]:
         heard, asked = time.monotonic(), False
         yield []
         while True:
@@ -82,11 +82,11 @@ class RedisEvents:
         while True:
             told = link.connection.read_response()
             if told[0] == b"pmessage":
-                events += self._events(told[3])
+                events += self._events_in(told[3])
             if not link.connection.can_read(0):
                 return events
 
-    def _events(self, envelope: bytes) -> list[dict[str, Any]]:
+    def _events_in(self, envelope: bytes) -> list[dict[str, Any]]:
         try:
             message = decode_envelope(envelope)
         except DecodeError:
