@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.engines.base import NodeInfo
     from celeriac.engines.remote import EventCarrier
-    from celeriac.worker.board import Board
+    from celeriac.worker.board import Board, ChildRecord
     from celeriac.worker.options import Options
 
 logger = logging.getLogger("celeriac.worker")
