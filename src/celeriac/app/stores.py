@@ -193,6 +193,13 @@ def _store_options(app: Celeriac, url: str) -> dict[str, Any]:
     return {
         "broker_delay": conf.broker_delay,
         "dead_letters_expires": conf.dead_letter_expires,
+        "event_exchange": conf.event_exchange,
+        "event_queue_durable": conf.event_queue_durable,
+        "event_queue_exclusive": conf.event_queue_exclusive,
+        "event_queue_expires": conf.event_queue_expires,
+        "event_queue_prefix": conf.event_queue_prefix,
+        "event_queue_ttl": conf.event_queue_ttl,
+        "event_serializer": conf.event_serializer,
         "dead_letters_max": conf.dead_letter_max,
         "mailbox": lambda: mailbox(app),
         "priority_order": conf.task_priority_order,

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inspect": ("remote:inspect", "Ask the workers something."),
     "control": ("remote:control", "Order the workers to do something while they run."),
     "list": ("bindings:list_", "List the queues' bindings to exchanges."),
+    "events": ("events:events", "Watch what workers and tasks do, as it happens."),
     "queues": ("queues:queues", "Show queues; pause and resume them."),
     "purge": ("queues:purge", "Delete all waiting messages of queues."),
     "dead": ("dead:dead", "List, show, replay and purge dead letters."),
@@ -45,7 +46,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 """Command -> where it is, and one line of help."""
 
 LATER: Final[dict[str, str]] = {
-    "events": "comes with task events",
     "multi": "is not there yet; use --detach with --pidfile and --logfile, or a service manager",
     "amqp": "comes with the RabbitMQ broker",
     "migrate": "is not there yet",

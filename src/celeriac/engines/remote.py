@@ -84,10 +84,10 @@ class RemoteControl(Protocol):
 class EventCarrier(Protocol):
     """Events, as Celery's monitors read them."""
 
-    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> None:
+    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> bool:
         """Send one event (a JSON object) or a batch (a JSON list, routing key ``task.multi``).
 
-        Nobody need listen. Raises ``OperationalError``.
+        Returns ``False`` if it is known that nobody listens. Raises ``OperationalError``.
         """
         ...
 

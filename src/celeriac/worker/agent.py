@@ -14,7 +14,8 @@ Responsibilities:
    offers to (``relay_foreign``).
 8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
-8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
+9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
+10. Send events: the worker's own, and its tasks' (``Sender``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -39,7 +40,6 @@ from celeriac.worker.channel import (
     Channel,
     Death,
     Leave,
-    Message,
     Ready,
     Released,
     Stopping,
@@ -53,6 +53,7 @@ from celeriac.worker.node import process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
 from celeriac.worker.presence import Presence
+from celeriac.worker.sender import Sender
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -92,6 +93,11 @@ class Agent:
         self._warned: set[str] = set()
         self.hostname = options.name
         """The node's name, for the receivers of signals."""
+        self.events: Sender | None = None
+        """Sends the node's events, if the broker carries them."""
+        carrier = app.events.carrier
+        if carrier is not None:
+            self.events = Sender(app, options, board, node, carrier)
         self._steps: Steps | None = None
         self.presence = Presence(app, node)
         if any(app.steps.values()):
@@ -115,6 +121,11 @@ class Agent:
     def consumed(self) -> list[str]:
         """Those it takes from now."""
         return self.posting.last.consumed(self.options.queues)
+
+    @property
+    def sends_events(self) -> bool:
+        """Whether events are sent about its tasks now."""
+        return self.posting.last.sends_events(self.options.task_events)
 
     @property
     def bindings(self) -> list[Binding]:
@@ -149,6 +160,8 @@ class Agent:
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
+        if self.events is not None:
+            self.events.start()
         try:
             while not self.leaving:
                 self._work(interval)
@@ -156,6 +169,8 @@ class Agent:
             if self._steps is not None:
                 self._steps.end()
             chords.stop()
+            if self.events is not None:
+                self.events.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
         self._try("sign off", self.presence.leave)

@@ -22,11 +22,13 @@ from celeriac.engines.readiness import drain
 from celeriac.exceptions import Fenced, OperationalError
 from celeriac.worker import notice
 from celeriac.worker.board import Board, ChildRecord, Life, Order
+from celeriac.worker.events import Recorder
 from celeriac.worker.holdings import Holdings
 from celeriac.worker.line import Line
 from celeriac.worker.options import SINGLE_SLOT, Options
 from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Birth, die_with_parent, load_prctl, name_process
 from celeriac.worker.runner import Runner
+from celeriac.worker.tape import Tape
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -57,6 +59,12 @@ class Seat:
         self.queue_index: dict[str, int] = {}
         self.holdings = Holdings(record.board, record.number)
         self._heeded = -1
+        self.recorder: Recorder | None = None
+        """Writes events, if the broker carries them."""
+        if app.events.carrier is not None:
+            main = os.getpid() if options.pool == "solo" else os.getppid()
+            self.recorder = Recorder(Tape(record.board, record.number), options.name, main)
+            app.events.sink = self.recorder.put
         told = notice.read(record.board)
         import_modules(told)
         self.line = Line(app, self.owner, told.consumed(options.queues), self.wake_read)
@@ -92,6 +100,7 @@ class Seat:
         self.queues = told.queues(self.options.queues)
         self.queue_index = {name: index for index, name in enumerate(self.queues)}
         self.line.take_from(told.consumed(self.options.queues))
+        self.runner.record(self.recorder if told.sends_events(self.options.task_events) else None)
         for name, (soft, hard) in told.limits.items():
             task = self.app.registry.get(name)
             if task is not None and (task.soft_time_limit, task.time_limit) != (soft, hard):
@@ -151,7 +160,8 @@ class Seat:
                     self.on_terminate(task_id)
 
     def close(self) -> None:
-        """Free the wake-up pipe: for a child whose process lives on."""
+        """Free what is the seat's: for a child whose process lives on."""
+        self.app.events.sink = None
         os.close(self.wake_read)
         os.close(self.wake_write)
 

@@ -38,6 +38,10 @@ class Notice(msgspec.Struct, omit_defaults=True):
     metrics: bool = False
     """Whether somebody reads the counters."""
 
+    def sends_events(self, first: bool) -> bool:
+        """Whether events are sent about tasks; ``first``: when it started."""
+        return first if self.events is None else self.events
+
     def queues(self, first: list[str]) -> list[str]:
         """All queues of the node, those of the start ``first``: their places never change."""
         return [*first, *self.added]

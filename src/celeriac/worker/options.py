@@ -58,6 +58,10 @@ class Options(msgspec.Struct, kw_only=True):
     logfile: str | None = None
     overrides: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings given on the command line, for children that import the application anew."""
+    task_events: bool = False
+    """Whether events about tasks are sent (``-E``)."""
+    heartbeat_interval: float | None = 2.0
+    """Seconds between the events that tell how the worker does; ``None``: it sends none about itself."""
     heartbeat_file: str | None = None
     beat: bool = False
     """Whether it sends periodic tasks too (``-B``)."""
@@ -132,6 +136,8 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
         loglevel=flags.get("loglevel"),
         logfile=flags.get("logfile"),
         overrides=flags.get("overrides") or {},
+        task_events=bool(_first(flags.get("task_events"), conf.worker_send_task_events)),
+        heartbeat_interval=None if flags.get("without_heartbeat") else flags.get("heartbeat_interval") or 2.0,
         heartbeat_file=conf.worker_heartbeat_file,
         beat=bool(flags.get("beat")),
         scheduler=flags.get("scheduler"),

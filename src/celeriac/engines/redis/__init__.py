@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celeriac.engines.base import LOWER_FIRST
+from celeriac.engines.events import EventOptions
 from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.redis import connection
 from celeriac.engines.redis.address import Address, parse
@@ -37,6 +38,7 @@ from celeriac.engines.redis.bindings import RedisBindings
 from celeriac.engines.redis.connection import Links
 from celeriac.engines.redis.coordinator import RedisCoordinator
 from celeriac.engines.redis.diagnosis import diagnose
+from celeriac.engines.redis.events import RedisEvents
 from celeriac.engines.redis.groups import RedisGroups
 from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
@@ -51,7 +53,15 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator, RedisBindings, RedisRemote):
+class RedisEngine(
+    RedisGroups,
+    RedisInspection,
+    RedisSchedules,
+    RedisCoordinator,
+    RedisBindings,
+    RedisRemote,
+    RedisEvents,
+):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
     urgencies = LOWER_FIRST
@@ -61,6 +71,7 @@ class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator
         self.scheme = url.partition(":")[0].partition("+")[0].lower()
         self.url = self.address.masked
         self.keys = Keys(self.address)
+        self.event_options = EventOptions.of(options)
         self.hold_delays = _holds_delays(options.get("broker_delay", "store"))
         self.publish_timeout = options.get("publish_timeout")
         self.mailbox: Callable[[], Mailbox] = options.get("mailbox", Mailbox)

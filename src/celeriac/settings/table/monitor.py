@@ -68,16 +68,20 @@ ROWS = (
         _command_line(f"beat_{option}")
         for option in ("pidfile", "logfile", "uid", "gid", "umask", "executable")
     ),
-    works("event_exchange", TEXT, "celeryev", "Exchange of events.", pending="events"),
-    works("event_serializer", TEXT, "json", "Format of events.", pending="events"),
-    works("event_queue_prefix", TEXT, "celeryev", "Prefix of the names of event queues.", pending="events"),
+    works("event_exchange", TEXT, "celeryev", "Exchange of events."),
+    works(
+        "event_serializer",
+        TEXT,
+        "json",
+        "Format in which events of Celery's workers are read beside JSON; ours are JSON, which all read.",
+    ),
+    works("event_queue_prefix", TEXT, "celeryev", "Prefix of the names of event queues."),
     works(
         "event_queue_ttl",
         SECONDS,
         5.0,
         "Seconds after which an event that nobody received is deleted; None means never.",
         optional=True,
-        pending="events",
     ),
     works(
         "event_queue_expires",
@@ -85,15 +89,13 @@ ROWS = (
         60.0,
         "Seconds after which an event queue that nobody reads is deleted; None means never.",
         optional=True,
-        pending="events",
     ),
-    works("event_queue_exclusive", BOOLEAN, True, "Event queues serve one connection.", pending="events"),
+    works("event_queue_exclusive", BOOLEAN, True, "Event queues serve one connection."),
     works(
         "event_queue_durable",
         BOOLEAN,
         False,
         "Event queues outlive a restart of the server.",
-        pending="events",
     ),
     works(
         "control_exchange",

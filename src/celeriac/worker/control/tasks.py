@@ -11,7 +11,7 @@ from celeriac.app.stamps import marks
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker.channel import Terminate
 from celeriac.worker.control import requests
-from celeriac.worker.control.panel import control_command, nok, ok
+from celeriac.worker.control.panel import control_command, inspect_command, nok, ok
 from celeriac.worker.control.state import State
 from celeriac.worker.plan import interval
 
@@ -133,12 +133,33 @@ def disable_events(state: State, **kwargs: Any) -> dict[str, Any]:
 def heartbeat(state: State, **kwargs: Any) -> None:
     """Tell at once how the worker does."""
     state.agent.hasten(state.agent.beat)
+    if state.agent.events is not None:
+        state.agent.events.beat_now()
 
 
 @control_command()
 def election(state: State, id: str, topic: str, action: str | None = None, **kwargs: Any) -> dict[str, Any]:
     """Celery's workers elect one of them by gossip; this worker takes no part."""
     return nok("this worker takes no part in elections: what one worker alone may do is decided in the store")
+
+
+@inspect_command(visible=False)
+def hello(state: State, from_node: str, revoked: Any = None, **kwargs: Any) -> dict[str, Any] | None:
+    """A worker of Celery's starts, and asks what it must know; what it knows itself is kept."""
+    if from_node == state.hostname:
+        return None
+    known = revoked_ids(state)
+    if state.app.coordinator is not None:
+        keep_revoked(state, [str(each) for each in revoked or ()], "")
+    return {"revoked": known, "clock": state.app.clock.forward()}
+
+
+def revoked_ids(state: State) -> list[str]:
+    """The ids of revoked tasks, as the store knows them; none if no store does."""
+    coordinator = state.app.coordinator
+    if coordinator is None:
+        return []
+    return [each for each in coordinator.control(0).revoked if not each.startswith("stamp:")]
 
 
 def keep_revoked(state: State, ids: Sequence[str], signal: str) -> None:
@@ -167,11 +188,12 @@ def _kill(state: State, ids: Collection[str], signal: str) -> list[str]:
 
 
 def _switch_events(state: State, wanted: bool) -> dict[str, Any]:
-    if not hasattr(state.app.broker, "publish_events"):
+    if state.agent.events is None:
         return nok("event dispatcher unavailable: this broker does not carry events")
     word = "enabled" if wanted else "disabled"
     if state.agent.sends_events == wanted:
         return ok(f"task events already {word}")
     state.agent.tell_children(events=wanted)
+    state.agent.events.beat_now()
     logger.info("Events about tasks are %s: ordered", word)
     return ok(f"task events {word}")

@@ -92,6 +92,8 @@ class Serial:
 
     def exchange(self, limit: int, extra: list[Outcome] | None = None) -> Answer:
         """Settle what is finished, claim up to ``limit``; from the main thread or the helper."""
+        if self.runner.events is not None:
+            self.runner.events.flush()
         with self._line:
             with self._mutex:
                 outcomes, self.outcomes = self.outcomes, []
@@ -167,6 +169,8 @@ class Serial:
     def _run(self, job: Job) -> Outcome:
         began = self._running_since = time.perf_counter()
         self._job = job
+        if self.runner.events is not None:
+            self.runner.events.keeping = self._expected.get(job.name, 1.0) <= SHORT
         try:
             outcome = self.runner.run(job, self._call_async if job.plan.is_async else None)
         except SoftTimeLimitExceeded as limit:
@@ -287,6 +291,9 @@ class Helper(threading.Thread):
 
     def _look(self, overrun: float) -> None:
         serial = self.serial
+        events = serial.runner.events
+        if events is not None and overrun >= FLUSH_AFTER:
+            events.flush()
         try:
             if overrun >= WITHDRAW_AFTER and serial.record.unstarted:
                 serial.give_back()

@@ -1,0 +1,1 @@
+"""Monitoring: events, and what can be made of them."""
