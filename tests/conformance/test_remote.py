@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,43 +13,10 @@ from celeriac.engines.base import Engine
 from celeriac.engines.remote import NO_REPLY, Order
 from tests.conformance.helpers import eventually
 from tests.conformance.rigs import Rig
+from tests.listening import Handle, Node
 
 LONG = 20.0
 """A timeout that no test waits out: the end must come of itself."""
-
-Handle = Callable[[Order], Any]
-
-
-class Node:
-    """A worker that listens, in a thread of its own."""
-
-    def __init__(self, engine: Any, name: str, handle: Handle | None = None) -> None:
-        self.name = name
-        self.taken: list[Order] = []
-        self._handle = handle
-        self._near, self._far = socket.socketpair()
-        self._thread = threading.Thread(
-            target=engine.serve_orders, args=(name, self._serve, self._near.fileno()), daemon=True
-        )
-        self._thread.start()
-
-    def _serve(self, order: Order) -> Any:
-        if not order.concerns(self.name):
-            return NO_REPLY
-        self.taken.append(order)
-        if self._handle is not None:
-            return self._handle(order)
-        return {"ok": order.arguments}
-
-    @property
-    def methods(self) -> list[str]:
-        return [order.method for order in self.taken]
-
-    def stop(self) -> None:
-        self._far.close()
-        self._thread.join(5.0)
-        assert not self._thread.is_alive()
-        self._near.close()
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ PATHS = [
     "celeriac.app.base:Celery",
     "celeriac.app.task:Task,Context",
     "celeriac.app.control:Control",
+    "celeriac.app.control:Inspect",
+    "celeriac.app.control:flatten_reply",
     "celeriac.canvas:Signature,signature,subtask,maybe_signature",
     "celeriac.contrib.abortable:AbortableTask,AbortableAsyncResult,ABORTED",
     "celeriac.contrib.pytest:celery_app,celery_worker,celery_session_app,celery_session_worker,celery_config",

@@ -52,6 +52,7 @@ from celeriac.worker.helpers import Helpers
 from celeriac.worker.node import process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
+from celeriac.worker.presence import Presence
 from celeriac.worker.sender import Sender
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Agent:
         if carrier is not None:
             self.events = Sender(app, options, board, node, carrier)
         self._steps: Steps | None = None
+        self.presence = Presence(app, node)
         if any(app.steps.values()):
             from celeriac.worker.steps import Steps
 
@@ -171,6 +173,7 @@ class Agent:
                 self.events.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
+        self._try("sign off", self.presence.leave)
         self.helpers.end()
         self.channel.close()
 
@@ -195,6 +198,7 @@ class Agent:
         if self._try("renew the leases", lambda: self.app.broker.beat(self.node)):
             # Counted from before the question: a slow answer must not stretch the trust in it.
             self.board.note_beat(self.options.lease - (time.monotonic() - asked))
+            self._try("say that the node lives", self.presence.beat)
             if signals.heartbeat_sent.receivers:
                 signals.heartbeat_sent.send(sender=self)
             if self.options.heartbeat_file:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.engines.base import NodeInfo
     from celeriac.engines.remote import EventCarrier
-    from celeriac.worker.board import Board
+    from celeriac.worker.board import Board, ChildRecord
     from celeriac.worker.options import Options
 
 logger = logging.getLogger("celeriac.worker")
@@ -57,8 +57,10 @@ class Sender(threading.Thread):
         self.interval = options.heartbeat_interval
         """Seconds between heartbeats; ``None``: the worker tells nothing of itself."""
         self._hostname, self._pid, self._carrier = options.name, node.pid, carrier
-        self._records = board.records()
-        self._tapes = [TapeReader(board, record.number) for record in self._records]
+        self._board = board
+        self._all = board.records()
+        self._tapes = [TapeReader(board, record.number) for record in self._all]
+        self._used = 0
         self._unsent: deque[tuple[str, bytes]] = deque()
         self._size = 0
         self._retry_at = self._beat_at = self._complain_at = 0.0
@@ -93,13 +95,18 @@ class Sender(threading.Thread):
         self._beat_at = 0.0 if self.interval is not None else math.inf
         self._wake.set()
 
+    @property
+    def _records(self) -> list[ChildRecord]:
+        return self._all[: self._board.used]
+
     def _step(self) -> bool:
         """Send what is due; return whether the tapes fill quickly."""
         if self.interval is not None and time.monotonic() >= self._beat_at:
             self._beat_at = time.monotonic() + self.interval
             self._tell("worker-heartbeat")
         busy = False
-        for tape in self._tapes:
+        self._used = max(self._used, self._board.used)  # what a child that is gone has left is sent as well
+        for tape in self._tapes[: self._used]:
             busy |= self._drain(tape)
         self._flush()
         self._complain()

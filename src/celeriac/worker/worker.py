@@ -134,6 +134,11 @@ def _pool_notes(app: Celeriac, options: Options) -> list[str]:
 def _store_notes(app: Celeriac, options: Options) -> list[str]:
     """What the chosen stores cannot keep, said once at start-up."""
     notes = []
+    if app.conf.worker_enable_remote_control and not hasattr(app.broker, "serve_orders"):
+        notes.append(
+            f"{app.broker_shown} carries no remote control: commands of inspect and control do not reach "
+            "this worker (revokes and rate limits do, where a store keeps them)"
+        )
     coordinator: object = app.coordinator
     if coordinator is None:
         notes.append(

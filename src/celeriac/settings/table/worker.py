@@ -150,14 +150,12 @@ ROWS = (
         BOOLEAN,
         True,
         "The worker answers remote control commands.",
-        pending="remote control",
     ),
     works(
         "worker_pool_restarts",
         BOOLEAN,
         False,
         "The remote control command pool_restart is allowed.",
-        pending="remote control",
     ),
     # -- answered by the design ----------------------------------------------------------------------------
     settled(

@@ -1,7 +1,7 @@
 """Remote control, the worker's side: the commands that a worker answers, and how to add some.
 
-A command is a function of the worker's :class:`~celeriac.worker.control.state.State` and of the arguments that
-the sender gave::
+A command is a function of the worker's :class:`~celeriac.worker.control.state.State` and of the arguments
+that the sender gave::
 
     from celeriac.worker.control import inspect_command
 

@@ -45,7 +45,7 @@ def objgraph(
 ) -> dict[str, str]:
     """Draw what keeps objects of a type alive, with the library objgraph."""
     try:
-        import objgraph as graphs
+        import objgraph as graphs  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
         raise ImportError("Requires the objgraph library") from None
     logger.info("Drawing what refers to objects of type %r: ordered", type)

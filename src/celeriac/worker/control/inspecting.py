@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celeriac.worker.control import requests, statistics
+from celeriac.worker.control import requests, statistics, tasks
 from celeriac.worker.control.panel import inspect_command, ok
 from celeriac.worker.control.state import State
 
@@ -91,21 +91,18 @@ def query_task(state: State, ids: str | Sequence[str], **kwargs: Any) -> dict[st
 @inspect_command(alias="dump_revoked")
 def revoked(state: State, **kwargs: Any) -> list[str]:
     """The ids of revoked tasks."""
-    coordinator = state.app.coordinator
-    if coordinator is None:
-        return []
-    return [each for each in coordinator.control(0).revoked if not each.startswith("stamp:")]
+    return tasks.revoked_ids(state)
 
 
 @inspect_command(alias="dump_tasks", variadic="taskinfoitems", signature="[attr1 [attr2 [... [attrN]]]]")
 def registered(
     state: State, taskinfoitems: Sequence[str] | None = None, builtins: bool = False, **kwargs: Any
 ) -> list[str]:
-    """The registered tasks, with attributes of theirs (exchange, routing_key and rate_limit if none named)."""
+    """The registered tasks, each with these attributes (exchange, routing_key and rate_limit)."""
     named = [str(item) for item in taskinfoitems or TASK_INFO if not str(item).startswith("_")]
-    tasks = state.app.tasks
+    known = state.app.tasks
     return [
-        _described(tasks[name], named) for name in sorted(tasks) if builtins or not name.startswith("celery.")
+        _described(known[name], named) for name in sorted(known) if builtins or not name.startswith("celery.")
     ]
 
 
@@ -113,17 +110,3 @@ def _described(task: Any, attributes: Sequence[str]) -> str:
     found = {name: getattr(task, name, None) for name in attributes}
     told = [f"{name}={value}" for name, value in found.items() if value is not None]
     return f"{task.name} [{' '.join(told)}]" if told else str(task.name)
-
-
-@inspect_command(visible=False)
-def hello(state: State, from_node: str, revoked: Any = None, **kwargs: Any) -> dict[str, Any] | None:
-    """A worker of Celery's starts and asks what it must know; what it knows itself is kept."""
-    if from_node == state.hostname:
-        return None
-    from celeriac.worker.control import tasks
-
-    known = globals()["revoked"](state)
-    told = [str(each) for each in revoked or ()]
-    if state.app.coordinator is not None:
-        tasks.keep_revoked(state, sorted(set(told).difference(known)), "")
-    return {"revoked": known, "clock": state.app.clock.forward()}

@@ -49,7 +49,7 @@ def autoscale(state: State, max: int | None = None, min: int | None = None, **kw
     """Change the range of autoscaling; what is left out stays."""
     board = state.agent.board
     if board.autoscale is None:
-        raise ValueError("Autoscale not enabled")
+        return nok("Autoscale not enabled: start the worker with --autoscale=MAX,MIN")
     high = board.autoscale[0] if max is None else int(max)
     low = board.autoscale[1] if min is None else int(min)
     if not 1 <= low <= high <= board.children:
@@ -75,7 +75,7 @@ def pool_restart(
     The new ones import ``modules`` first, anew with ``reload``.
     """
     if not state.app.conf.worker_pool_restarts:
-        raise ValueError("Pool restarts not enabled")
+        return nok("Pool restarts not enabled: set worker_pool_restarts=True")
     if state.pool == "solo":
         return nok("the solo pool has no process of its own that could be restarted")
     if reloader is not None:

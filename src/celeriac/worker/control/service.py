@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import logging
-import re
 import select
-import time
 from typing import TYPE_CHECKING, Any
 
 from celeriac.engines.remote import NO_REPLY, Order
@@ -45,8 +42,9 @@ class Service:
 
     def handle(self, order: Order) -> Any:
         """Carry out an order if it is meant for this node; return the answer, or ``NO_REPLY``."""
-        if not self._is_meant(order) or (order.expires is not None and order.expires < time.time()):
+        if not order.concerns(self.state.hostname):
             return NO_REPLY
+        order.clock = self.app.clock.adjust(order.clock)
         command = Panel.data.get(order.method)
         if command is None:
             return nok(self._unknown(order.method))
@@ -59,20 +57,6 @@ class Service:
         except Exception as error:
             logger.exception("The order %s could not be carried out", order.method)
             return nok(repr(error))
-
-    def _is_meant(self, order: Order) -> bool:
-        name = self.state.hostname
-        if order.destination:
-            return name in order.destination
-        if order.pattern:
-            try:
-                if order.matcher == "pcre":
-                    return re.match(order.pattern, name) is not None
-                return fnmatch.fnmatchcase(name, order.pattern)
-            except re.error as error:
-                logger.warning("The pattern %r of an order cannot be read: %s", order.pattern, error)
-                return False
-        return True
 
     @staticmethod
     def _unknown(method: str) -> str:

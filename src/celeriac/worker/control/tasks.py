@@ -11,7 +11,7 @@ from celeriac.app.stamps import marks
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker.channel import Terminate
 from celeriac.worker.control import requests
-from celeriac.worker.control.panel import control_command, nok, ok
+from celeriac.worker.control.panel import control_command, inspect_command, nok, ok
 from celeriac.worker.control.state import State
 from celeriac.worker.plan import interval
 
@@ -143,6 +143,25 @@ def election(state: State, id: str, topic: str, action: str | None = None, **kwa
     return nok("this worker takes no part in elections: what one worker alone may do is decided in the store")
 
 
+@inspect_command(visible=False)
+def hello(state: State, from_node: str, revoked: Any = None, **kwargs: Any) -> dict[str, Any] | None:
+    """A worker of Celery's starts, and asks what it must know; what it knows itself is kept."""
+    if from_node == state.hostname:
+        return None
+    known = revoked_ids(state)
+    if state.app.coordinator is not None:
+        keep_revoked(state, [str(each) for each in revoked or ()], "")
+    return {"revoked": known, "clock": state.app.clock.forward()}
+
+
+def revoked_ids(state: State) -> list[str]:
+    """The ids of revoked tasks, as the store knows them; none if no store does."""
+    coordinator = state.app.coordinator
+    if coordinator is None:
+        return []
+    return [each for each in coordinator.control(0).revoked if not each.startswith("stamp:")]
+
+
 def keep_revoked(state: State, ids: Sequence[str], signal: str) -> None:
     """Keep an order to revoke in the store, unless it is known there: every worker gets a broadcast one.
 
@@ -175,5 +194,6 @@ def _switch_events(state: State, wanted: bool) -> dict[str, Any]:
     if state.agent.sends_events == wanted:
         return ok(f"task events already {word}")
     state.agent.tell_children(events=wanted)
+    state.agent.events.beat_now()
     logger.info("Events about tasks are %s: ordered", word)
     return ok(f"task events {word}")
