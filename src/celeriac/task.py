@@ -60,6 +60,7 @@ class Task(Generic[P, R]):
     trail: bool = True
     """Record the results of tasks called by this one (``AsyncResult.children``)."""
     send_events: bool = True
+    """Workers that send events (``-E``) do so for this task."""
     serializer: str = setting("task_serializer")
     compression: str | None = setting("task_compression")
     time_limit: float | None = None
@@ -435,6 +436,31 @@ class Task(Generic[P, R]):
         taken the task over. Called directly, nothing is stored.
         """
         return self.request.keep_checkpoint(self.app, state)
+
+    def send_event(
+        self,
+        type_: str,
+        retry: bool = True,
+        retry_policy: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        """Send an event of your own about the running call: ``self.send_event("task-progress", done=0.5)``.
+
+        ``fields`` must be serialisable as JSON (``EncodeError``). In a worker an event called ``task-...`` is
+        sent by the agent, soon, whether the worker sends events of its own (``-E``) or not; others, and
+        those of other processes, are sent at once, and again if the broker is away, as ``retry`` and
+        ``retry_policy`` say (``OperationalError``). Brokers that carry no events drop it.
+        """
+        request = self.request
+        events = self.app.events
+
+        def send() -> None:
+            events.tell(type_, {"uuid": request.id, **fields}, request.hostname)
+
+        if retry:
+            self.app.publisher.patiently(send, retry_policy)
+        else:
+            send()
 
     @property
     def request(self) -> Context:

@@ -43,6 +43,8 @@ class Rig:
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._opened: list[Engine] = []
+        self.living: set[str] = set()
+        """The names of workers that another store knows to live, for engines that keep no presence."""
 
     def url(self) -> str:
         """The store's URL."""
@@ -221,7 +223,11 @@ class RabbitRig(Rig):
 
     def options(self) -> Mapping[str, Any]:
         # A consumer that holds no more than it was asked for, so that tests can say who gets what.
-        return {"exact_prefetch": True, "queues": lambda: Queues(None, "q", max_priority=9)}
+        return {
+            "exact_prefetch": True,
+            "queues": lambda: Queues(None, "q", max_priority=9),
+            "nodes": lambda: self.living,
+        }
 
     def inject(self, engine: Engine, queue: str, payload: bytes) -> None:
         from celeriac.engines.rabbitmq.session import Parcel

@@ -10,6 +10,7 @@ import time
 
 from celeriac import Broadcast, Celeriac, Queue
 from celeriac.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celeriac.worker.control import inspect_command
 
 app = Celeriac("project", broker=os.environ.get("TEST_BROKER"), backend=os.environ.get("TEST_BACKEND"))
 conf = json.loads(os.environ.get("TEST_CONF", "{}"))
@@ -23,6 +24,12 @@ def note(text: str) -> None:
     """Append a line to the journal: what really ran, and how often."""
     with open(os.environ["TEST_JOURNAL"], "ab", buffering=0) as journal:
         journal.write(text.encode() + b"\n")
+
+
+@inspect_command(args=[("text", str)])
+def echo(state, text="nothing"):
+    """Say it again."""
+    return {"text": text, "hostname": state.hostname}
 
 
 @app.task
@@ -266,3 +273,10 @@ def only_one(name, seconds=0.0):
     note(f"only {name}")
     time.sleep(seconds)
     return name
+
+
+@app.task(bind=True)
+def report(self, done):
+    self.send_event("task-progress", done=done)
+    self.send_event("shop-paid", amount=done)
+    return done

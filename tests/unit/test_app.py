@@ -411,7 +411,6 @@ def test_control() -> None:
     assert app.control.purge() == 1
     with pytest.raises(ValueError, match="NOPE"):
         app.control.terminate(results[0].id, signal="NOPE")
-    assert not hasattr(app.control, "inspect")
 
 
 def test_the_report_shows_no_password() -> None:

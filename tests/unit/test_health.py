@@ -20,7 +20,7 @@ from celeriac import probe
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.monitor.endpoint import Endpoint, Page, address, listen, verdict
 from celeriac.monitor.metrics import BUCKETS, Metrics
-from celeriac.monitor.systemd import Service
+from celeriac.monitor.systemd import Systemd
 from celeriac.worker.board import Board
 from celeriac.worker.counters import OTHER, Counted, Counters, Names, Runs
 
@@ -256,7 +256,7 @@ def test_systemd_is_told(abstract: bool, tmp_path: Path, monkeypatch: pytest.Mon
         systemd.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         monkeypatch.setenv("WATCHDOG_USEC", "60000000")
-        service = Service()
+        service = Systemd()
         service.ready("up")
         service.alive()
         service.alive()
@@ -272,13 +272,13 @@ def test_the_watchdog_of_another_process_is_not_fed(tmp_path: Path, monkeypatch:
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "60000000")
         monkeypatch.setenv("WATCHDOG_PID", "1")
-        Service().alive()
+        Systemd().alive()
         with pytest.raises(BlockingIOError):
             systemd.recv(1000)
 
 
 def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
-    Service().ready("up")
+    Systemd().ready("up")
     monkeypatch.delenv("NOTIFY_SOCKET")
-    Service().ready("up")
+    Systemd().ready("up")

@@ -38,12 +38,12 @@ def test_disabling_prefetch_holds_nothing_unstarted(app: Celeriac) -> None:
 
 def test_a_pool_of_slots_has_one_process(app: Celeriac) -> None:
     options = resolve(app, {"pool": "threads", "concurrency": 50})
-    assert (options.children, options.slots) == (1, 50)
+    assert (options.room, options.slots) == (1, 50)
 
 
 def test_autoscale_counts_processes(app: Celeriac) -> None:
     options = resolve(app, {"autoscale": "10,3"})
-    assert (options.autoscale, options.concurrency, options.children) == ((10, 3), 3, 10)
+    assert (options.autoscale, options.concurrency, options.room) == ((10, 3), 3, 42)
 
 
 @pytest.mark.parametrize(

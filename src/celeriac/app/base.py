@@ -33,13 +33,16 @@ from celeriac.task import Task as _Task
 if TYPE_CHECKING:
     from celeriac.app.bulk import Bulk
     from celeriac.app.chords import Chords
+    from celeriac.app.connection import Connection
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
+    from celeriac.app.events import Events
     from celeriac.app.periodic import PeriodicTasks
     from celeriac.app.schedule import Entries
     from celeriac.engines.base import Broker
     from celeriac.engines.coordinator import Coordinator
     from celeriac.engines.results import ResultBackend
+    from celeriac.lamport import LamportClock
     from celeriac.routing import Queue, Queues, Router
     from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
@@ -94,13 +97,13 @@ class Celeriac:
         ``broker`` and ``backend`` are URLs, ``include`` lists modules with tasks; these, ``changes`` and
         further keyword arguments are settings and go before the configuration of ``config_source``
         (see :meth:`config_from_object`, ``namespace`` too). ``tasks`` are put into the registry.
-        ``task_cls`` is the base class of tasks, ``control`` and ``log`` the classes behind :attr:`control`
-        and :attr:`log`: classes or ``"module:Class"``. ``strict_typing`` checks the arguments of calls
-        against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
-        :meth:`finalize` an error. ``loader``, ``amqp``, ``events`` and ``fixups`` replace parts of Celery
-        that do not exist here and are refused.
+        ``task_cls`` is the base class of tasks, ``control``, ``events`` and ``log`` the classes behind
+        the attributes of these names: classes or ``"module:Class"``. ``strict_typing`` checks the arguments
+        of calls against the functions' signatures. ``autofinalize=False`` makes the use of tasks before
+        :meth:`finalize` an error. ``loader``, ``amqp`` and ``fixups`` replace parts of Celery that do not
+        exist here and are refused.
         """
-        _refuse(loader=loader, amqp=amqp, events=events, fixups=fixups)
+        _refuse(loader=loader, amqp=amqp, fixups=fixups)
         self.main = main
         self.module = names.caller_module()
         self.strict_typing = strict_typing
@@ -115,7 +118,7 @@ class Celeriac:
         self.on_after_finalize = Signal("app.on_after_finalize")
         self.on_after_fork = Signal("app.on_after_fork")
         self._lock = threading.RLock()
-        self._control_cls, self._log_cls = control, log
+        self._control_cls, self._events_cls, self._log_cls = control, events, log
         if task_cls is not None:
             self.task_cls = task_cls
         self._stores = Stores(self, None if isinstance(backend, str) else backend)
@@ -592,11 +595,39 @@ class Celeriac:
         backend = self.backend
         return None if backend is None else backend.reply_address()
 
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """What Celery's programs pass to receivers and controls; it takes no connection of its own."""
+        from celeriac.app.connection import Connection
+
+        return Connection(self, self.broker)
+
+    connection_for_read = broker_connection = connection
+
+    def connection_for_write(self, *args: Any, **kwargs: Any) -> Connection:
+        """The same for the broker that clients send to."""
+        from celeriac.app.connection import Connection
+
+        return Connection(self, self.write_broker)
+
     # -- parts loaded when they are used -----------------------------------------------------------------
 
     @cached_property
+    def clock(self) -> LamportClock:
+        """The logical clock of this process, by which events are put in order."""
+        from celeriac.lamport import LamportClock
+
+        return LamportClock()
+
+    @cached_property
+    def events(self) -> Events:
+        """Sends and receives events."""
+        from celeriac.app.events import Events
+
+        return names.given_or_default(self._events_cls, Events)(self)  # type: ignore[no-any-return]
+
+    @cached_property
     def control(self) -> Any:
-        """Orders to workers: revoke, terminate, rate limits, purge."""
+        """Remote control: orders and questions to workers (``celeriac.app.control.Control``)."""
         return names.given_or_default(self._control_cls, Control)(self)
 
     @cached_property

@@ -317,6 +317,8 @@ class Publisher:
             held = self._send_again(
                 publications, exc, started, policy if wanted else None, timeout, bool(retry)
             )
+        if conf.task_send_sent_event:
+            self._app.events.sent([p for index, p in enumerate(publications) if index not in held])
         if signals.after_task_publish.receivers:
             self.announce_after(p.message for index, p in enumerate(publications) if index not in held)
         return held
@@ -367,12 +369,13 @@ class Publisher:
         failed.maybe_done = error.maybe_done
         raise failed from error
 
-    def patiently(self, step: Callable[[], T]) -> T:
+    def patiently(self, step: Callable[[], T], retry_policy: Mapping[str, Any] | None = None) -> T:
         """Do something that may be repeated: again if the store is away, as often as messages are sent again
         (``task_publish_retry_policy``, within ``broker_publish_timeout``). Then ``OperationalError``."""
         conf = self._app.conf
+        policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
         deadline = time.monotonic() + conf.broker_publish_timeout
-        for pause in _pauses(conf.task_publish_retry_policy if conf.task_publish_retry else None):
+        for pause in _pauses(policy if conf.task_publish_retry else None):
             started = time.monotonic()
             try:
                 return step()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import engines, serialization
 from celeriac.app import ids
 from celeriac.app.names import main_module
+from celeriac.engines.mailbox import Mailbox
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.settings import Settings
 
@@ -79,7 +80,8 @@ class Stores:
         if conf.broker_use_ssl:
             options.setdefault("ssl", conf.broker_use_ssl)
         if url.startswith(("amqp", "pyamqp")):
-            options = {**_amqp_options(conf), **options, "queues": lambda: self._app.queues}
+            own = {"queues": lambda: self._app.queues, "nodes": lambda: _living(self._app)}
+            options = {**_amqp_options(conf), **options, **own}
         return engines.create(url, options)
 
     def _create_backend(self) -> Any:
@@ -151,6 +153,26 @@ def schedule_scope(app: Celeriac) -> str:
     return main_module() if app.main == "__main__" else app.main or ""
 
 
+def _living(app: Celeriac) -> set[str]:
+    """The names of the workers that the coordinator knows to live; none without one."""
+    coordinator = app.coordinator
+    return set() if coordinator is None else {node.name for node in coordinator.nodes()}
+
+
+def mailbox(app: Celeriac) -> Mailbox:
+    """Where orders to workers and their answers go (``control_*``). Raises ``ImproperlyConfigured``."""
+    conf = app.conf
+    return Mailbox(
+        namespace=conf.control_exchange,
+        ttl=conf.control_queue_ttl,
+        expires=conf.control_queue_expires,
+        durable=conf.control_queue_durable,
+        exclusive=conf.control_queue_exclusive,
+        serializer=conf.task_serializer,
+        accept=app.accept_content,
+    )
+
+
 def _redis_options(conf: Settings, scheme: str) -> dict[str, Any]:
     """The ``redis_*`` settings, which concern a result backend of its own."""
     if scheme not in ("redis", "rediss", "redis+socket", "unix", "sentinel"):
@@ -171,7 +193,15 @@ def _store_options(app: Celeriac, url: str) -> dict[str, Any]:
     return {
         "broker_delay": conf.broker_delay,
         "dead_letters_expires": conf.dead_letter_expires,
+        "event_exchange": conf.event_exchange,
+        "event_queue_durable": conf.event_queue_durable,
+        "event_queue_exclusive": conf.event_queue_exclusive,
+        "event_queue_expires": conf.event_queue_expires,
+        "event_queue_prefix": conf.event_queue_prefix,
+        "event_queue_ttl": conf.event_queue_ttl,
+        "event_serializer": conf.event_serializer,
         "dead_letters_max": conf.dead_letter_max,
+        "mailbox": lambda: mailbox(app),
         "priority_order": conf.task_priority_order,
         "publish_timeout": conf.broker_publish_timeout,
         "schedule_scope": schedule_scope(app),

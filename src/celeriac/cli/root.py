@@ -31,10 +31,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "revoke": ("tasks:revoke", "Do not run these tasks."),
     "rate-limit": ("tasks:rate_limit", "Change a task's rate limit on all workers."),
     "status": ("nodes:status", "List the workers that are alive."),
-    "inspect": ("nodes:inspect", "Ask the workers something."),
+    "inspect": ("remote:inspect", "Ask the workers something."),
+    "control": ("remote:control", "Order the workers to do something while they run."),
+    "list": ("bindings:list_", "List the queues' bindings to exchanges."),
+    "events": ("events:events", "Watch what workers and tasks do, as it happens."),
     "queues": ("queues:queues", "Show queues; pause and resume them."),
     "purge": ("queues:purge", "Delete all waiting messages of queues."),
     "dead": ("dead:dead", "List, show, replay and purge dead letters."),
+    "amqp": ("amqp:amqp", "Declare, bind, delete, get and publish on RabbitMQ."),
     "schema": ("schema:schema", "Look at and upgrade the tables of a PostgreSQL store."),
     "probe": ("probe:probe", "See whether a worker or beat is well; for health checks."),
     "report": ("report:report", "Show what a bug report should contain."),
@@ -44,11 +48,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 """Command -> where it is, and one line of help."""
 
 LATER: Final[dict[str, str]] = {
-    "events": "comes with task events",
-    "control": "comes with remote control; revoke, rate-limit and queues pause|resume are commands already",
     "multi": "is not there yet; use --detach with --pidfile and --logfile, or a service manager",
-    "list": "shows RabbitMQ's bindings and comes with that broker; see 'celeriac queues'",
-    "amqp": "comes with the RabbitMQ broker",
     "migrate": "is not there yet",
     "graph": "draws Celery's inner parts, which Celeriac does not have",
     "logtool": "is not there yet",

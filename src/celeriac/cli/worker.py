@@ -26,16 +26,9 @@ SETTLED: Final[dict[str, str]] = {
     "statedb": "--statedb: revoked ids are kept in the store, where all workers and restarts find them.",
     "without_gossip": "--without-gossip: workers do not gossip, they agree through the store.",
     "without_mingle": "--without-mingle: workers do not mingle, they agree through the store.",
-    "without_heartbeat": "--without-heartbeat: the beat keeps what the worker runs from being taken over, "
-    "so it goes on; no events are sent.",
     "schedule_filename": "-s: there is no schedule file: the store keeps when each periodic task ran last.",
-    "heartbeat_interval": "--heartbeat-interval: the beat follows the setting worker_lease.",
 }
 """Flags that the design answers in another way, and what is said about them at start."""
-
-NOT_YET: Final[dict[str, str]] = {
-    "task_events": "-E: task events are not there yet; see 'celeriac queues' and 'celeriac status'.",
-}
 
 
 class WorkerCommand(Command):
@@ -141,6 +134,9 @@ _features, _beat, _daemon = (
 @_worker("--shutdown-grace", type=Grace(), help="How long SIGTERM waits for running tasks [setting: 25].")
 @_worker("--health", metavar="[HOST:]PORT", help="Answer /livez, /readyz and /metrics there.")
 @_worker("--purge", "--discard", is_flag=True, default=None, help="First delete all waiting messages.")
+@_worker("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events about tasks.")
+@_worker("--heartbeat-interval", type=_SECONDS, metavar="SECONDS", help="Between events of the worker [2].")
+@_worker("--without-heartbeat", is_flag=True, default=None, help="Send no events about the worker.")
 @_pool("-c", "--concurrency", type=Concurrency(), help="How many tasks run at once [processors].")
 @_pool("-P", "--pool", type=click.Choice(POOLS, case_sensitive=False), help="How tasks run [prefork].")
 @_pool("--autoscale", type=Autoscale(), help="Most and fewest processes.")
@@ -162,9 +158,6 @@ _features, _beat, _daemon = (
 @_features("-S", "--statedb", metavar="PATH", help="Not needed: the store keeps revoked ids.")
 @_features("--without-gossip", is_flag=True, default=None, help="There is no gossip.")
 @_features("--without-mingle", is_flag=True, default=None, help="There is no mingling.")
-@_features("--without-heartbeat", is_flag=True, default=None, help="The beat cannot be turned off.")
-@_features("--heartbeat-interval", type=float, metavar="SECONDS", help="See the setting worker_lease.")
-@_features("-E", "--task-events", "--events", is_flag=True, default=None, help="Not there yet.")
 @_beat("-B", "--beat", is_flag=True, default=None, help="Send periodic tasks too; one of all beats leads.")
 @_beat("-s", "--schedule-filename", "--schedule", metavar="PATH", help="Not needed: the store keeps it.")
 @_beat("--scheduler", metavar="CLASS", help="Scheduler class for -B [setting: beat_scheduler].")
@@ -238,9 +231,6 @@ def _own_options(app: Celeriac, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(flags: dict[str, Any]) -> None:
-    for name, sentence in NOT_YET.items():
-        if flags.pop(name) is not None:
-            raise Failure(sentence, EX_USAGE)
     pool = flags["pool"]
     if pool == "custom":
         raise Failure(

@@ -7,6 +7,8 @@ is durable: what must outlive a restart (revokes, pauses, limits) is the ``Coord
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -19,7 +21,7 @@ class Order(msgspec.Struct):
     method: str
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     destination: list[str] | None = None
-    """The nodes that are meant; ``None``: all."""
+    """The nodes that are meant; ``None`` or empty: all."""
     pattern: str | None = None
     """Or: those whose names match."""
     matcher: str | None = None
@@ -29,9 +31,23 @@ class Order(msgspec.Struct):
     reply_to: dict[str, str] | None = None
     """Where Celery's answers go: ``{"exchange", "routing_key"}``. Filled in by the engine that sends it."""
     clock: int = 0
-    """The sender's logical clock."""
+    """The sender's logical clock. Who takes an order sets it to its own, which goes with the answer; who sent
+    it finds here the highest that has come with an answer so far."""
     expires: float | None = None
     """Epoch second after which nobody waits for an answer any more: the order is not carried out."""
+
+    def concerns(self, node: str) -> bool:
+        """Whether the node of this name is meant. A pattern that is no regular expression matches nothing."""
+        if self.destination:
+            return node in self.destination
+        if not self.pattern:
+            return True
+        if self.matcher == "pcre":
+            try:
+                return re.match(self.pattern, node) is not None
+            except re.error:
+                return False
+        return fnmatch.fnmatch(node, self.pattern)
 
 
 NO_REPLY: Final = object()
@@ -50,7 +66,8 @@ class RemoteControl(Protocol):
         """Send an order and yield answers, ``{node name: answer}`` each, as they come.
 
         It ends after ``timeout`` seconds, ``limit`` answers, or as soon as as many have answered as the order
-        has reached, where that is known.
+        has reached, where that is known. Nothing is sent before the first one is asked for. An order that
+        has a ``ticket`` keeps it; another gets one.
         """
         ...
 
@@ -67,10 +84,10 @@ class RemoteControl(Protocol):
 class EventCarrier(Protocol):
     """Events, as Celery's monitors read them."""
 
-    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> None:
+    def publish_events(self, routing_key: str, body: bytes, headers: Mapping[str, Any]) -> bool:
         """Send one event (a JSON object) or a batch (a JSON list, routing key ``task.multi``).
 
-        Nobody need listen. Raises ``OperationalError``.
+        Returns ``False`` if it is known that nobody listens. Raises ``OperationalError``.
         """
         ...
 

@@ -10,8 +10,8 @@ import socket
 import time
 
 
-class Service:
-    """This process as systemd's service. Telling never blocks and never raises."""
+class Systemd:
+    """systemd, to which this process is a service. Telling never blocks and never raises."""
 
     def __init__(self) -> None:
         path = os.environ.get("NOTIFY_SOCKET", "")

@@ -15,7 +15,8 @@ Responsibilities:
 8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
 9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
-10. Answer for the node's health (``Health``).
+10. Send events: the worker's own, and its tasks' (``Sender``).
+11. Answer for the node's health (``Health``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -26,26 +27,39 @@ import logging
 import random
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from celeriac import signals
-from celeriac.engines.base import Loss, NodeInfo
+from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import OperationalError
-from celeriac.worker.board import Board
+from celeriac.routing.queues import Binding
+from celeriac.worker.board import Board, ChildRecord
+from celeriac.worker.channel import (
+    Channel,
+    Death,
+    Leave,
+    Ready,
+    Released,
+    Stopping,
+    Terminate,
+    Wake,
+)
 from celeriac.worker.chord_recovery import ChordRecovery
-from celeriac.worker.node import process_lives
+from celeriac.worker.control.service import Service
+from celeriac.worker.helpers import Helpers
+from celeriac.worker.node import process_lives, refresh
+from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
+from celeriac.worker.presence import Presence
+from celeriac.worker.sender import Sender
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.monitor.systemd import Service
+    from celeriac.monitor.systemd import Systemd
     from celeriac.worker.health import Health
     from celeriac.worker.steps import Steps
 
@@ -59,87 +73,6 @@ CONTROL_INTERVAL = 0.5
 BACKLOG_INTERVAL = 1.0
 BIND_INTERVAL = 30.0
 """Seconds after which the queues are tied to their exchanges again: the store may have been emptied."""
-
-
-class Death(msgspec.Struct, tag=True):
-    """Supervisor to agent: an owner is dead; settle its leases."""
-
-    owner: str
-    started: dict[int, Loss]
-
-
-class Ready(msgspec.Struct, tag=True):
-    """Supervisor to agent: all children are up."""
-
-    again: bool = False
-    """The agent is a new one of a node that was ready before."""
-
-
-class Stopping(msgspec.Struct, tag=True):
-    """Supervisor to agent: the shutdown has begun."""
-
-    sig: str
-    how: str
-
-
-class Leave(msgspec.Struct, tag=True):
-    """Supervisor to agent: all children are gone; sign off and exit."""
-
-
-class Released(msgspec.Struct, tag=True):
-    """Agent to supervisor: the dead owner's leases are settled."""
-
-    owner: str
-
-
-class Terminate(msgspec.Struct, tag=True):
-    """Agent to supervisor: kill what runs under this token, with this signal."""
-
-    child: int
-    token: int
-    signal: str
-
-
-Message = Death | Ready | Stopping | Leave | Released | Terminate
-
-
-class Channel:
-    """One end of the socket pair between supervisor and agent; never blocks."""
-
-    def __init__(self, end: socket.socket) -> None:
-        end.setblocking(False)
-        self.end = end
-        self._unsent: list[bytes] = []
-
-    def fileno(self) -> int:
-        return self.end.fileno()
-
-    def send(self, message: Message) -> None:
-        self._unsent.append(msgspec.json.encode(message))
-        self.flush()
-
-    def flush(self) -> None:
-        while self._unsent:
-            try:
-                self.end.send(self._unsent[0])
-            except (BlockingIOError, ConnectionError, OSError):
-                return
-            del self._unsent[0]
-
-    def receive(self) -> list[Message]:
-        """All messages that have arrived."""
-        messages: list[Message] = []
-        while True:
-            try:
-                data = self.end.recv(1 << 20)
-            except (BlockingIOError, ConnectionError):
-                return messages
-            if not data:
-                return messages
-            messages.append(msgspec.json.decode(data, type=Message))
-
-    def close(self) -> None:
-        self.end.close()
 
 
 class Agent:
@@ -159,28 +92,81 @@ class Agent:
         self.board = board
         self.node = node
         self.channel = channel
-        self.records = board.records()
+        self._records = board.records()
+        self.posting = Posting(board)
         self.version = 0
         self.unreturned: list[tuple[str, list[tuple[str, int]]]] = []
         self.deaths: list[Death] = []
         self.leaving = False
-        self._helpers: list[threading.Thread] = []
+        self.helpers = Helpers(app)
         self._due: dict[Callable[[], None], float] = {}
         self._warned: set[str] = set()
         self.hostname = options.name
         """The node's name, for the receivers of signals."""
-        self.service: Service | None = None
+        self.systemd: Systemd | None = None
         """What to tell systemd of, where there is no supervisor to do it."""
         self._health: Health | None = None
         if listening is not None:
             from celeriac.worker.health import Health
 
-            self._health = Health(app, options, board, node, listening)
+            self._health = Health(app, board, node, lambda: self.consumed, listening)
+        self.events: Sender | None = None
+        """Sends the node's events, if the broker carries them."""
+        carrier = app.events.carrier
+        if carrier is not None:
+            self.events = Sender(app, options, board, node, carrier)
         self._steps: Steps | None = None
+        self.presence = Presence(app, node)
         if any(app.steps.values()):
             from celeriac.worker.steps import Steps
 
             self._steps = Steps(app, options, node.pid)
+
+    # -- what it speaks for ------------------------------------------------------------------------
+
+    @property
+    def records(self) -> list[ChildRecord]:
+        """The records of the children that there may be."""
+        return self._records[: self.board.used]
+
+    @property
+    def queues(self) -> list[str]:
+        """All queues the node has ever taken from; the board knows them by their place here."""
+        return self.posting.last.queues(self.options.queues)
+
+    @property
+    def consumed(self) -> list[str]:
+        """Those it takes from now."""
+        return self.posting.last.consumed(self.options.queues)
+
+    @property
+    def sends_events(self) -> bool:
+        """Whether events are sent about its tasks now."""
+        return self.posting.last.sends_events(self.options.task_events)
+
+    @property
+    def bindings(self) -> list[Binding]:
+        """The ties of its queues to exchanges."""
+        return [*self.options.bindings, *self.posting.last.bindings]
+
+    @property
+    def own_bindings(self) -> list[Binding]:
+        """Those of the queues that are its own."""
+        return [*self.options.own_bindings, *self.posting.last.own_bindings]
+
+    def tell_children(self, **changes: Any) -> None:
+        """Change the notice (fields of :class:`~celeriac.worker.notice.Notice`) and wake those who sleep.
+
+        Safe for use by threads. Raises ``ImproperlyConfigured`` if the notice gets too long.
+        """
+        self.posting.change(**changes)
+        self.channel.send(Wake())
+
+    def hasten(self, *steps: Callable[[], None]) -> None:
+        """Let what is done now and then (:meth:`beat`, :meth:`bind`, :meth:`follow_orders`) be done at the
+        next tick. Safe for use by threads."""
+        for step in steps:
+            self._due[step] = 0.0
 
     def run(self) -> None:
         interval = self.options.lease / 5
@@ -193,6 +179,8 @@ class Agent:
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
+        if self.events is not None:
+            self.events.start()
         try:
             while not self.leaving:
                 self._work(interval)
@@ -202,24 +190,28 @@ class Agent:
             chords.stop()
             if self._health is not None:
                 self._health.close()
+            if self.events is not None:
+                self.events.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
-        self._end_helpers()
+        self._try("sign off", self.presence.leave)
+        self.helpers.end()
         self.channel.close()
 
     def _work(self, interval: float) -> None:
         self._every(self.beat, interval)
         if self.options.heartbeat_file:
             self._every(self.touch, interval)
-        if self.service is not None:
-            self.service.alive()
+        if self.systemd is not None:
+            self.systemd.alive()
         self._every(self.bind, BIND_INTERVAL)
         self._every(self.recover, interval * random.uniform(0.8, 1.2))
         self._every(self.follow_orders, CONTROL_INTERVAL)
-        if self.options.autoscale:
+        if self.board.autoscale:
             self._every(self.measure, BACKLOG_INTERVAL)
         self.give_back_overrun()
         self.release_dead()
+        self.helpers.listen(self.consumed, self.own_bindings)
         self._listen(TICK)
 
     # -- what is due now and then ------------------------------------------------------------------
@@ -227,11 +219,11 @@ class Agent:
     def beat(self) -> None:
         """Renew the leases. A store that cannot be reached is tried again at the next tick."""
         asked = time.monotonic()
-        self.node.details["processed"] = sum(record.processed for record in self.records)
-        self.node.details["active"] = sum(1 for record in self.records for _ in record.running())
+        refresh(self.node, self.board, self.records, self.consumed)
         if self._try("renew the leases", lambda: self.app.broker.beat(self.node)):
             # Counted from before the question: a slow answer must not stretch the trust in it.
             self.board.note_beat(self.options.lease - (time.monotonic() - asked))
+            self._try("say that the node lives", self.presence.beat)
             if signals.heartbeat_sent.receivers:
                 signals.heartbeat_sent.send(sender=self)
         else:
@@ -248,10 +240,10 @@ class Agent:
         """Tie the queues to their exchanges; after a beat, for a node's own queues are a living node's."""
 
         def step() -> None:
-            if self.options.bindings:
-                self.app.broker.bind(self.options.bindings)
-            if self.options.own_bindings:
-                self.app.broker.bind(self.options.own_bindings, self.node.id)
+            if self.bindings:
+                self.app.broker.bind(self.bindings)
+            if self.own_bindings:
+                self.app.broker.bind(self.own_bindings, self.node.id)
 
         if not self._try("tie the queues to their exchanges", step):
             self._due[self.bind] = time.monotonic() + TICK
@@ -283,7 +275,7 @@ class Agent:
 
     def measure(self) -> None:
         def step() -> None:
-            depths = self.app.broker.depth(self.options.queues)
+            depths = self.app.broker.depth(self.consumed)
             self.board.note_backlog(sum(depth.ready for depth in depths.values()))
 
         self._try("measure the queues", step)
@@ -296,7 +288,7 @@ class Agent:
             now = time.monotonic()
             for record in self.records:
                 if record.unstarted and any(now - running.since > OVERRUN for running in record.running()):
-                    leases = [(self.options.queues[queue], token) for token, queue in record.withdraw()]
+                    leases = [(self.queues[queue], token) for token, queue in record.withdraw()]
                     if leases:
                         self.unreturned.append((self._owner(record.number, record.epoch), leases))
         for owner, leases in list(self.unreturned):
@@ -378,25 +370,6 @@ class Agent:
                 logger.warning("%s", warning)
 
     def _start_helpers(self) -> None:
-        """Let the engine do in threads what it offers to: wake our idle children for messages of other
-        programs, and bring in their broadcasts."""
-        near, self._far = socket.socketpair()
-        self._near = near
-        broker, options = self.app.broker, self.options
-        watch, relay = getattr(broker, "watch_foreign", None), getattr(broker, "relay_foreign", None)
-        if watch is not None:
-            self._help("celeriac-watch", watch, options.queues, near.fileno())
-        if relay is not None and options.own_bindings:
-            self._help("celeriac-relay", relay, options.own_bindings, near.fileno())
-
-    def _help(self, name: str, target: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        self._helpers.append(thread)
-        thread.start()
-
-    def _end_helpers(self) -> None:
-        """End these threads: the process may live on (solo)."""
-        self._far.close()
-        for thread in self._helpers:
-            thread.join(1.0)
-        self._near.close()
+        self.helpers.listen(self.consumed, self.own_bindings)
+        if self.app.conf.worker_enable_remote_control:
+            self.helpers.start("celeriac-control", Service(self).serve)

@@ -34,11 +34,14 @@ MAX_CLAIMS = 255
 """The most messages a child may hold unstarted."""
 NOTICE_SIZE = 64 * 1024
 """Bytes for the notice: what the agent tells all children."""
-ANNEXES = {"tape": 256 * 1024, "holdings": 256 * 1024, "counters": 64 * 1024}
+ANNEXES = {"tape": 2 * 1024 * 1024, "holdings": 256 * 1024, "counters": 64 * 1024}
 """Further areas a child, by name, in bytes. Memory that nobody writes to is not there."""
+HOLDINGS_A_SLOT = 2048
+"""Bytes of the area "holdings" for each slot of a child, if that is more."""
 
-_HEAD = struct.Struct("<dIIQ")
 _HEAD_SIZE = 64
+# Offsets within it.
+_LEASED_UNTIL, _BACKLOG, _NOTICED, _USED, _WANTED, _RANGE, _BORN, _PULSE = 0, 16, 24, 28, 32, 36, 48, 56
 _CHILD_SIZE = 64
 _SLOT = struct.Struct("<QdddII40s80s")
 _SLOT_SIZE = 160
@@ -47,6 +50,7 @@ _CLAIM_HEAD_SIZE = 16
 _STARTED, _ASKED, _WITHDRAWN, _FROM = 1, 2, 3, 4
 _CLAIM = struct.Struct("<QQ")
 _U32 = struct.Struct("<I")
+_TWO_U32 = struct.Struct("<II")
 _U64 = struct.Struct("<Q")
 _F64 = struct.Struct("<d")
 
@@ -88,17 +92,24 @@ class Running(NamedTuple):
 
 
 class Board:
-    """The whole board of a node: a header and a record a child. ``fd`` may be inherited over exec."""
+    """The whole board of a node: a header and a record a child. ``fd`` may be inherited over exec.
+
+    ``children`` is how many there is room for: the pool may grow. Those that are not there cost nothing.
+    """
 
     def __init__(self, children: int, slots: int, fd: int | None = None) -> None:
         self.children = children
         self.slots = slots
+        self._areas = {**ANNEXES, "holdings": max(ANNEXES["holdings"], HOLDINGS_A_SLOT * slots)}
         self._stride = _CHILD_SIZE + slots * _SLOT_SIZE + _CLAIM_HEAD_SIZE + MAX_CLAIMS * _CLAIM.size
         self._notice = _HEAD_SIZE + children * self._stride
         self._annexes = self._notice + NOTICE_SIZE
-        size = self._annexes + children * sum(ANNEXES.values())
+        size = self._annexes + children * sum(self._areas.values())
         self.fd = _anonymous_file(size) if fd is None else fd
         self.memory = mmap.mmap(self.fd, size)
+        if fd is None:
+            _F64.pack_into(self.memory, _BORN, time.monotonic())
+            self.used = children
 
     def close(self) -> None:
         with suppress(BufferError):  # somebody still counts in it: then it goes when they do
@@ -114,44 +125,32 @@ class Board:
 
     def annex(self, name: str, number: int) -> tuple[int, int]:
         """Where one child's area of this name (:data:`ANNEXES`) is in ``memory``: start and size."""
-        start = self._annexes + number * sum(ANNEXES.values())
-        for each, size in ANNEXES.items():
+        start = self._annexes + number * sum(self._areas.values())
+        for each, size in self._areas.items():
             if each == name:
                 return start, size
             start += size
         raise KeyError(name)
-
-    # -- the header: written by the supervisor -----------------------------------------------------------
-
-    def note_pulse(self) -> None:
-        """The supervisor is at work."""
-        _F64.pack_into(self.memory, 32, time.monotonic())
-
-    @property
-    def pulse_age(self) -> float | None:
-        """Seconds since the supervisor last gave a sign; ``None`` if there is none (solo)."""
-        at = float(_F64.unpack_from(self.memory, 32)[0])
-        return time.monotonic() - at if at else None
 
     # -- the notice: written by the agent, read by children when its version has changed -----------------
 
     @property
     def notice_version(self) -> int:
         """Grows with each notice."""
-        return int(_U32.unpack_from(self.memory, 24)[0])
+        return int(_U32.unpack_from(self.memory, _NOTICED)[0])
 
     def post_notice(self, text: bytes) -> None:
         """Tell all children something, in place of the last notice (one thread; it does not wake them)."""
         if len(text) > NOTICE_SIZE - 8:
             raise ValueError(f"a notice of {len(text)} bytes is too long")
-        with self._locked(24):
+        with self._locked(_NOTICED):
             _U32.pack_into(self.memory, self._notice, len(text))
             self.memory[self._notice + 8 : self._notice + 8 + len(text)] = text
-            _U32.pack_into(self.memory, 24, self.notice_version + 1)
+            _U32.pack_into(self.memory, _NOTICED, self.notice_version + 1)
 
     def notice(self) -> bytes:
         """The last notice; empty if there was none."""
-        with self._locked(24):
+        with self._locked(_NOTICED):
             length = _U32.unpack_from(self.memory, self._notice)[0]
             return bytes(self.memory[self._notice + 8 : self._notice + 8 + length])
 
@@ -167,20 +166,64 @@ class Board:
 
     def note_beat(self, lease: float) -> None:
         """The agent has just renewed the node's leases for ``lease`` seconds."""
-        _F64.pack_into(self.memory, 0, time.monotonic() + lease)
+        _F64.pack_into(self.memory, _LEASED_UNTIL, time.monotonic() + lease)
 
     @property
     def leased_until(self) -> float:
         """Until when (``time.monotonic()``) the node's leases are known to hold."""
-        return float(_F64.unpack_from(self.memory, 0)[0])
+        return float(_F64.unpack_from(self.memory, _LEASED_UNTIL)[0])
 
     def note_backlog(self, ready: int) -> None:
         """How many messages wait in the node's queues (for autoscaling)."""
-        _U64.pack_into(self.memory, 16, ready)
+        _U64.pack_into(self.memory, _BACKLOG, ready)
 
     @property
     def backlog(self) -> int:
-        return int(_U64.unpack_from(self.memory, 16)[0])
+        return int(_U64.unpack_from(self.memory, _BACKLOG)[0])
+
+    # -- the header: written by the supervisor -----------------------------------------------------
+
+    def note_pulse(self) -> None:
+        """The supervisor is at work."""
+        _F64.pack_into(self.memory, _PULSE, time.monotonic())
+
+    @property
+    def pulse_age(self) -> float | None:
+        """Seconds since the supervisor last gave a sign; ``None`` if there is none (solo)."""
+        at = float(_F64.unpack_from(self.memory, _PULSE)[0])
+        return time.monotonic() - at if at else None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the node began."""
+        return time.monotonic() - float(_F64.unpack_from(self.memory, _BORN)[0])
+
+    used = property(
+        lambda self: self._u32(_USED),
+        lambda self, count: self._set_u32(_USED, count),
+        doc="How many records, from the first on, may belong to a process: the others need no look.",
+    )
+    wanted = property(
+        lambda self: self._u32(_WANTED),
+        lambda self, count: self._set_u32(_WANTED, count),
+        doc="How many child processes there are to be.",
+    )
+
+    @property
+    def autoscale(self) -> tuple[int, int] | None:
+        """The range ``(max, min)`` within which the number of processes follows the work, if it does."""
+        high, low = _TWO_U32.unpack_from(self.memory, _RANGE)
+        return (high, low) if high else None
+
+    @autoscale.setter
+    def autoscale(self, given: tuple[int, int] | None) -> None:
+        _TWO_U32.pack_into(self.memory, _RANGE, *(given or (0, 0)))
+
+    def _u32(self, at: int) -> int:
+        return int(_U32.unpack_from(self.memory, at)[0])
+
+    def _set_u32(self, at: int, value: int) -> None:
+        _U32.pack_into(self.memory, at, value)
 
 
 class ChildRecord:
@@ -343,6 +386,13 @@ class ChildRecord:
             memory[head + _WITHDRAWN] = 1
             start = head + _CLAIM_HEAD_SIZE + started * _CLAIM.size
             flat = struct.unpack_from(f"<{2 * (count - started)}Q", memory, start)
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    def waiting(self) -> list[tuple[int, int]]:
+        """The claims ``(token, queue index)`` that wait behind the one that runs, in order."""
+        count = self.unstarted
+        start = self._claims + _CLAIM_HEAD_SIZE + max(0, self._memory[self._claims] - count) * _CLAIM.size
+        flat = struct.unpack_from(f"<{2 * count}Q", self._memory, start)
         return list(zip(flat[::2], flat[1::2], strict=True))
 
     @property

@@ -6,6 +6,7 @@ thread; ``slots``: threads, coroutines or greenlets); claiming and settling is t
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import resource
@@ -19,11 +20,15 @@ from celeriac import signals
 from celeriac.engines.base import Incarnation
 from celeriac.engines.readiness import drain
 from celeriac.exceptions import Fenced, OperationalError
+from celeriac.worker import notice
 from celeriac.worker.board import Board, ChildRecord, Life, Order
+from celeriac.worker.events import Recorder
+from celeriac.worker.holdings import Holdings
 from celeriac.worker.line import Line
 from celeriac.worker.options import SINGLE_SLOT, Options
 from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Birth, die_with_parent, load_prctl, name_process
 from celeriac.worker.runner import Runner
+from celeriac.worker.tape import Tape
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -49,8 +54,21 @@ class Seat:
             max_deliveries=options.max_deliveries,
             limits=(options.soft_time_limit or 0.0, options.time_limit or 0.0),
         )
-        self.line = Line(app, self.owner, options.queues, self.wake_read)
-        self.queue_index = {name: index for index, name in enumerate(options.queues)}
+        self.queues = options.queues
+        """All queues that the node has ever taken from; the board knows them by their place here."""
+        self.queue_index: dict[str, int] = {}
+        self.holdings = Holdings(record.board, record.number)
+        self._heeded = -1
+        self.recorder: Recorder | None = None
+        """Writes events, if the broker carries them."""
+        if app.events.carrier is not None:
+            main = os.getpid() if options.pool == "solo" else os.getppid()
+            self.recorder = Recorder(Tape(record.board, record.number), options.name, main)
+            app.events.sink = self.recorder.put
+        told = notice.read(record.board)
+        import_modules(told)
+        self.line = Line(app, self.owner, told.consumed(options.queues), self.wake_read)
+        self.heed()
         self.margin = options.lease / 5
         self._told = False
         self.on_terminate: Callable[[str], None] | None = None
@@ -68,6 +86,26 @@ class Seat:
         if limit and self.record.processed >= limit:
             return True
         return bool(options.max_memory_per_child) and self._too_large()
+
+    def heed(self) -> None:
+        """Do what the agent has told all children since the last look, if anything.
+
+        For the thread that claims, between two exchanges.
+        """
+        version = self.record.board.notice_version
+        if version == self._heeded:
+            return
+        self._heeded = version
+        told = notice.read(self.record.board)
+        self.queues = told.queues(self.options.queues)
+        self.queue_index = {name: index for index, name in enumerate(self.queues)}
+        self.line.take_from(told.consumed(self.options.queues))
+        self.runner.record(self.recorder if told.sends_events(self.options.task_events) else None)
+        for name, (soft, hard) in told.limits.items():
+            task = self.app.registry.get(name)
+            if task is not None and (task.soft_time_limit, task.time_limit) != (soft, hard):
+                task.soft_time_limit, task.time_limit = soft, hard
+                self.runner.plans.pop(name, None)
 
     def _too_large(self) -> bool:
         """Whether the process has ever used more memory than it may (its peak, as Celery counts)."""
@@ -122,7 +160,8 @@ class Seat:
                     self.on_terminate(task_id)
 
     def close(self) -> None:
-        """Free the wake-up pipe: for a child whose process lives on."""
+        """Free what is the seat's: for a child whose process lives on."""
+        self.app.events.sink = None
         os.close(self.wake_read)
         os.close(self.wake_write)
 
@@ -132,6 +171,19 @@ class Seat:
                 "The outcome of delivery %d was refused: its lease was taken over, another worker runs it",
                 token,
             )
+
+
+def import_modules(told: notice.Notice) -> None:
+    """Import what ``pool_restart`` has named; what cannot be imported now is said and left out."""
+    for name in told.modules:
+        try:
+            known = sys.modules.get(name)
+            if known is None:
+                importlib.import_module(name)
+            elif told.reload:
+                importlib.reload(known)
+        except Exception:
+            logger.exception("Could not import %s, as pool_restart had asked for", name)
 
 
 def run_child(

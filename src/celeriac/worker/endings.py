@@ -37,6 +37,7 @@ from celeriac.worker.persist import persist
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.worker.events import Recorder
 
 logger = logging.getLogger("celeriac.worker.strategy")
 trace_logger = logging.getLogger("celeriac.app.trace")
@@ -47,6 +48,8 @@ class Endings:
 
     def __init__(self, app: Celeriac) -> None:
         self.app = app
+        self.events: Recorder | None = None
+        """Writes events while they are asked for."""
 
     def returned(self, job: Job, value: Any) -> Outcome:
         plan, context = job.plan, job.context
@@ -63,19 +66,26 @@ class Endings:
         self._quietly(plan.on_success, value, context.id, context.args, context.kwargs)
         if signals.task_success.receivers:
             signals.task_success.send(sender=plan.task, result=value, runtime=runtime)
+        if self.events is not None or trace_logger.isEnabledFor(logging.INFO):
+            self._tell_success(job, value, runtime)
+        self._after(job, states.SUCCESS, value, None)
+        outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
+        if parts:
+            outcome.parts = parts
+        return outcome
+
+    def _tell_success(self, job: Job, value: Any, runtime: float) -> None:
+        result = self.app.redact.result_repr(job.plan.task, value)
+        if self.events is not None:
+            self.events.succeeded(job, result, runtime)
         if trace_logger.isEnabledFor(logging.INFO):
             self._log(
                 logging.INFO,
                 job,
                 "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s",
                 runtime=runtime,
-                return_value=self.app.redact.result_repr(plan.task, value),
+                return_value=result,
             )
-        self._after(job, states.SUCCESS, value, None)
-        outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
-        if parts:
-            outcome.parts = parts
-        return outcome
 
     def raised(self, job: Job, error: BaseException) -> Outcome:
         try:
@@ -107,6 +117,8 @@ class Endings:
                 traceback=info.tb, einfo=info,
             )  # fmt: skip
         self._log_failure(job, error, info)
+        if self.events is not None:
+            self.events.failed(job, error, info.traceback)
         publications: list[Publication] | tuple[()] = ()
         if context.errbacks:
             with self.app.publisher.collecting() as publications:
@@ -139,6 +151,8 @@ class Endings:
             signals.task_revoked.send(
                 sender=job.plan.task, request=context, terminated=terminated, signum=signum, expired=expired
             )
+        if self.events is not None:
+            self.events.revoked(job, terminated, signum, expired)
         error = TaskRevokedError(why)
         if self.app.backend is not None:
             # Stored even where results are ignored: a task that never ran must not just vanish.
@@ -191,6 +205,8 @@ class Endings:
                 sender=plan.task, task_id=context.id, args=context.args, kwargs=context.kwargs,
                 request=context, exception=error, traceback=info.tb, einfo=info,
             )  # fmt: skip
+        if self.events is not None:
+            self.events.failed(job, error, info.traceback)
         outcome = self.dead(job, "failed", f"its outcome could not be taken down: {type(error).__name__}")
         if self.app.backend is not None:
             plain = RuntimeError(
@@ -230,6 +246,8 @@ class Endings:
         if signals.task_retry.receivers:
             signals.task_retry.send(sender=plan.task, request=context, reason=retry, einfo=info)
         self._log(logging.INFO, job, "Task %(name)s[%(id)s] retry: %(exc)s", exc=shown(retry, str))
+        if self.events is not None:
+            self.events.retried(job, retry, info.traceback)
         self._after(job, states.RETRY, reason, info)
         publication: Publication = retry.publication
         if signals.before_task_publish.receivers:
@@ -253,6 +271,8 @@ class Endings:
             signals.task_rejected.send(sender=self.app, message=job.context.message, exc=error)
         self._log(logging.INFO, job, "Task %(name)s[%(id)s] reject requeue=%(requeue)s: %(reason)s",
                   requeue=error.requeue, reason=error.reason)  # fmt: skip
+        if self.events is not None:
+            self.events.rejected(job, error.requeue)
         self._after(job, states.REJECTED, None, None)
         if error.requeue:
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.REQUEUE)

@@ -7,10 +7,12 @@ and alerts made for it find their series, and ours beside them.
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from celeriac.engines.base import Depth, NodeInfo
@@ -19,10 +21,11 @@ from celeriac.monitor.endpoint import Endpoint, Page, verdict
 from celeriac.monitor.metrics import CONTENT_TYPE, Metrics
 from celeriac.worker.board import Board, Life
 from celeriac.worker.counters import Counted, Counters, Names, Runs
-from celeriac.worker.options import Options
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+
+logger = logging.getLogger("celeriac.worker")
 
 HUNG: Final = 30.0
 """Seconds without a sign from the supervisor after which the node counts as hung."""
@@ -44,20 +47,27 @@ class Health:
     """Answers for one node, in the agent's process."""
 
     def __init__(
-        self, app: Celeriac, options: Options, board: Board, node: NodeInfo, listening: socket.socket
+        self,
+        app: Celeriac,
+        board: Board,
+        node: NodeInfo,
+        queues: Callable[[], list[str]],
+        listening: socket.socket,
     ) -> None:
         self.ready = False
         """All children have been up once."""
         self.stopping = False
         self._node = node
-        self._options = options
         self._board = board
-        self._figures = Figures(app, options.queues)
+        self._figures = Figures(app, queues)
         pages = {"/livez": self.live, "/readyz": self.prepared, "/metrics": self.metrics}
+        host, port = listening.getsockname()[:2]
+        self._address = f"{host}:{port}"
         self._endpoint = Endpoint(listening, pages)
 
     def start(self) -> None:
         self._endpoint.start()
+        logger.info("Health checks and metrics at http://%s/", self._address)
 
     def close(self) -> None:
         self._endpoint.close()
@@ -78,7 +88,7 @@ class Health:
             problems.append("the worker is shutting down")
         elif not self.ready:
             problems.append("the worker is starting")
-        elif not any(record.life == Life.READY for record in self._board.records()):
+        elif not any(record.life == Life.READY for record in self._board.records()[: self._board.used]):
             problems.append("no child is ready")
         if self._board.leased_until < time.monotonic():
             problems.append("the store has not been reached within the lease")
@@ -98,7 +108,7 @@ class Health:
         counts: Counter[tuple[Names, Counted]] = Counter()
         failures: Counter[Names] = Counter()
         runs: dict[Names, Runs] = {}
-        for child in range(self._board.children):
+        for child in range(self._board.used):
             area = Counters(self._board, child)
             area.add_to(counts, runs)
             area.add_failures_to(failures)
@@ -116,7 +126,7 @@ class Health:
         return {"name": task, "hostname": self._node.name, "queue_name": queue}
 
     def _add_node(self, metrics: Metrics) -> None:
-        records = self._board.records()
+        records = self._board.records()[: self._board.used]
         busy = sum(1 for record in records for _ in record.running())
         up = [record for record in records if record.life == Life.READY]
         gauges = (
@@ -132,9 +142,10 @@ class Health:
 class Figures:
     """What the store knows of the node's queues, asked for at most every few seconds."""
 
-    def __init__(self, app: Celeriac, queues: list[str]) -> None:
+    def __init__(self, app: Celeriac, queues: Callable[[], list[str]]) -> None:
         self._app = app
-        self._queues = queues
+        self._consumed = queues
+        self._queues: list[str] = []
         self._mutex = threading.Lock()
         self._read_at = -FRESH
         self._depths: dict[str, Depth] = {}
@@ -155,6 +166,7 @@ class Figures:
 
     def _read(self) -> bool:
         try:
+            self._queues = self._consumed()
             self._depths = self._app.broker.depth(self._queues)
             coordinator = self._app.coordinator
             self._nodes = [] if coordinator is None else coordinator.nodes()

@@ -13,8 +13,8 @@ class Job:
     """A message that may run."""
 
     __slots__ = (
-        "armed", "context", "cut", "delivery", "moved", "name", "once", "place", "plan", "soft_hard",
-        "started", "transaction", "unique",
+        "armed", "context", "cut", "delivery", "moved", "name", "once", "place", "plan", "received",
+        "soft_hard", "started", "told", "transaction", "unique",
     )  # fmt: skip
 
     def __init__(self, delivery: Delivery, plan: Plan, context: Context) -> None:
@@ -25,6 +25,10 @@ class Job:
         self.once = not plan.acks_late
         self.soft_hard = plan.limits
         self.started = 0.0
+        self.received = 0.0
+        """When a child took the message, epoch seconds; 0 while no events are sent."""
+        self.told = False
+        """An event has told of its start, and of its name with that."""
         self.armed = False
         """The task's own code runs: a soft limit may be raised now."""
         self.cut: BaseException | None = None

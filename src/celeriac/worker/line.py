@@ -40,16 +40,18 @@ class Line:
     ) -> None:
         self.app = app
         self.owner = owner
-        self.queues = list(queues)
         self.wake = wake
         self.fused = app.fused
         self._orders = _orders_apart(app)
         self._asked = 0.0
         self._known = 0
         self._order = (app.conf.broker_transport_options or {}).get("queue_order_strategy", "round_robin")
-        if self._order == "sorted":
-            self.queues.sort()
+        self.take_from(queues)
         self.consumer: Consumer = persist("attach", lambda: app.broker.attach(owner))
+
+    def take_from(self, queues: Sequence[str]) -> None:
+        """Claim from these queues from now on."""
+        self.queues = sorted(queues) if self._order == "sorted" else list(queues)
 
     def exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
         """Settle and claim; returns when the store has answered. Raises ``Fenced``."""
@@ -99,6 +101,9 @@ class Line:
 
     def wait(self, timeout: float) -> bool:
         """Wait until a message may be ready; a broker that is away is slept over."""
+        if not self.queues:  # all were cancelled: only an order can bring something
+            select.select([self.wake] if self.wake is not None else [], [], [], timeout)
+            return False
         try:
             return self.consumer.wait(self.queues, timeout, self.wake)
         except OperationalError as error:

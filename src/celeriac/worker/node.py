@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeriac import __version__
 from celeriac.engines.base import NodeInfo
+from celeriac.worker.board import Board, ChildRecord
+from celeriac.worker.holdings import Holdings
 from celeriac.worker.options import Options
 
 if TYPE_CHECKING:
@@ -64,9 +67,34 @@ def host_identity() -> str:
         return socket.gethostname()
 
 
+def refresh(node: NodeInfo, board: Board, records: Sequence[ChildRecord], queues: list[str]) -> None:
+    """Bring up to date what a node tells of itself with the next beat."""
+    details = node.details
+    node.queues = queues
+    details["processed"] = sum(sum(holdings.totals().values()) for holdings in _holdings(board, records))
+    details["active"] = sum(1 for record in records for _ in record.running())
+    if details["pool"] == "prefork":
+        details["concurrency"] = board.wanted
+        details["autoscale"] = board.autoscale and list(board.autoscale)
+    details["loadavg"] = load_average()
+
+
+def load_average() -> list[float]:
+    """How many processes of this machine wanted a processor in the last 1, 5 and 15 minutes."""
+    try:
+        return [round(number, 2) for number in os.getloadavg()]
+    except OSError:
+        return [0.0, 0.0, 0.0]
+
+
+def _holdings(board: Board, records: Sequence[ChildRecord]) -> Iterator[Holdings]:
+    return (Holdings(board, record.number) for record in records)
+
+
 def _details(app: Celeriac, options: Options) -> dict[str, Any]:
     """What a node tells of itself to people (``NodeInfo.details``)."""
     return {
+        "hostname": socket.gethostname(),
         "pool": options.pool,
         "concurrency": options.concurrency,
         "autoscale": list(options.autoscale) if options.autoscale else None,
@@ -77,4 +105,5 @@ def _details(app: Celeriac, options: Options) -> dict[str, Any]:
         "exchanges": sorted({tie.exchange for tie in options.own_bindings}),
         "processed": 0,
         "active": 0,
+        "loadavg": load_average(),
     }

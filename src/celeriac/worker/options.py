@@ -58,6 +58,10 @@ class Options(msgspec.Struct, kw_only=True):
     logfile: str | None = None
     overrides: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings given on the command line, for children that import the application anew."""
+    task_events: bool = False
+    """Whether events about tasks are sent (``-E``)."""
+    heartbeat_interval: float | None = 2.0
+    """Seconds between the events that tell how the worker does; ``None``: it sends none about itself."""
     heartbeat_file: str | None = None
     health: str | None = None
     """Where the health endpoint listens, ``[host:]port``."""
@@ -69,11 +73,12 @@ class Options(msgspec.Struct, kw_only=True):
     """The flags as given, with the user's own options: for the steps, which run in forked agents only."""
 
     @property
-    def children(self) -> int:
-        """The most child processes there can be."""
-        if self.pool == "prefork":
-            return max(self.concurrency, self.autoscale[0] if self.autoscale else 0)
-        return 1
+    def room(self) -> int:
+        """The most child processes there can ever be, after ``pool_grow`` and ``autoscale`` orders too."""
+        if self.pool != "prefork":
+            return 1
+        start = max(self.concurrency, self.autoscale[0] if self.autoscale else 0)
+        return max(4 * start, start + 32)
 
     @property
     def slots(self) -> int:
@@ -133,6 +138,8 @@ def resolve(app: Celeriac, flags: dict[str, Any]) -> Options:
         loglevel=flags.get("loglevel"),
         logfile=flags.get("logfile"),
         overrides=flags.get("overrides") or {},
+        task_events=bool(_first(flags.get("task_events"), conf.worker_send_task_events)),
+        heartbeat_interval=None if flags.get("without_heartbeat") else flags.get("heartbeat_interval") or 2.0,
         heartbeat_file=conf.worker_heartbeat_file,
         health=flags.get("health") or conf.worker_health,
         beat=bool(flags.get("beat")),

@@ -37,6 +37,7 @@ class Plan:
         both = _or(task.acks_on_failure_or_timeout, conf.task_acks_on_failure_or_timeout)
         self.acks_on_failure = bool(_or(task.acks_on_failure, conf.task_acks_on_failure, both, True))
         self.acks_on_timeout = bool(_or(task.acks_on_timeout, conf.task_acks_on_timeout, both, True))
+        self.sends_events = bool(task.send_events)
         self.dead_on_failure = bool(conf.dead_letter_on_failure)
         soft, hard = defaults
         self.limits = (float(_or(task.soft_time_limit, soft, 0)), float(_or(task.time_limit, hard, 0)))

@@ -32,7 +32,7 @@ from celeriac.worker.options import Options
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-    from celeriac.worker.agent import Channel
+    from celeriac.worker.channel import Channel
 
 logger = logging.getLogger("celeriac.worker")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import clock, signals, states
 from celeriac.app.request import Context
 from celeriac.app.stamps import marks
-from celeriac.engines.base import Delivery, Outcome, Verdict
+from celeriac.engines.base import Delivery, Outcome, Publication, Verdict
 from celeriac.engines.coordinator import Control
 from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
@@ -41,6 +41,7 @@ from celeriac.worker.plan import Plan
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.worker.events import Recorder
 
 logger = logging.getLogger("celeriac.worker.strategy")
 
@@ -78,6 +79,13 @@ class Runner:
         """Whether the store that others ask about leases is the one that keeps them."""
         self.lookup_redelivered = not app.fused or bool(app.conf.worker_deduplicate_successful_tasks)
         self.max_size = app.conf.message_max_size
+        self._tells_sent = bool(app.conf.task_send_sent_event)
+        self.events: Recorder | None = None
+        """Writes events while they are asked for (:meth:`record`)."""
+
+    def record(self, events: Recorder | None) -> None:
+        """Write task events there from now on; ``None``: none."""
+        self.events = self.endings.events = events
 
     def obey(self, control: Control) -> None:
         """Take note of revoked tasks and changed limits."""
@@ -128,6 +136,8 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
+        if self.events is not None:
+            job.received = time.time()
         stamps = headers.get("stamps")
         revoked = task_id in self.revoked or (stamps and self._revoked_by(stamps))
         if revoked and not (own := notes(message)).lost:
@@ -254,6 +264,8 @@ class Runner:
     def run(self, job: Job, call: Callable[[Job], Any] | None = None) -> Outcome:
         """Run the task and say how it ended. ``call`` runs the body where the pool has a way of its own."""
         outcome = self._run(job, call)
+        if self._tells_sent:
+            self._tell_sent(outcome)
         holds = job.unique or job.place or job.context._checkpoint
         if job.transaction is not None:
             return transaction.conclude(self.app, job, self._freed(job, outcome))
@@ -261,6 +273,8 @@ class Runner:
 
     def _run(self, job: Job, call: Callable[[Job], Any] | None) -> Outcome:
         plan, context = job.plan, job.context
+        if self.events is not None:
+            self.events.began(job)
         job.started = time.perf_counter()
         plan.task.push_request(context)
         try:
@@ -285,11 +299,15 @@ class Runner:
     async def arun(self, job: Job) -> Outcome:
         """The same for a coroutine on a running event loop."""
         outcome = await self._arun(job)
+        if self._tells_sent:
+            self._tell_sent(outcome)
         holds = job.unique or job.place or job.context._checkpoint
         return self._freed(job, outcome) if holds else outcome
 
     async def _arun(self, job: Job) -> Outcome:
         plan, context = job.plan, job.context
+        if self.events is not None:
+            self.events.began(job)
         job.started = time.perf_counter()
         plan.task.push_request(context)
         try:
@@ -303,6 +321,18 @@ class Runner:
             return self.endings.broke(job, error)
         finally:
             plan.task.pop_request()
+
+    def _tell_sent(self, outcome: Outcome) -> None:
+        """Events for the tasks that go out with the outcome, the next attempt among them."""
+        sent = list(outcome.publications)
+        if outcome.verdict is Verdict.DELAY and outcome.message is not None:
+            place = outcome.message.properties["delivery_info"]
+            sent.append(
+                Publication(outcome.message, outcome.queue, exchange=place["exchange"],
+                            routing_key=place["routing_key"])
+            )  # fmt: skip
+        if sent:
+            self.app.events.sent(sent)
 
     def interrupted(self, job: Job, error: BaseException) -> Outcome:
         """The outcome of a job whose limit was raised in the moment it ended, outside its own code."""
@@ -382,6 +412,8 @@ class Runner:
             signals.task_unknown.send(
                 sender=self, message=context.message, exc=error, name=name, id=context.id
             )
+        if self.events is not None:
+            self.events.unknown(context, name, error)
         record = None
         if self.app.backend is not None and not context.ignore_result:
             record = self.app.results.record(states.FAILURE, error, context)

@@ -12,14 +12,16 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
 from celeriac.monitor.endpoint import listen
-from celeriac.monitor.systemd import Service
-from celeriac.worker.agent import Agent, Channel, Leave, Ready, Stopping
+from celeriac.monitor.systemd import Systemd
+from celeriac.worker.agent import Agent
 from celeriac.worker.board import Board, Order
+from celeriac.worker.channel import Channel, Leave, Message, Ready, Stop, Stopping, Wake
 from celeriac.worker.child import Seat, run_child
 from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
@@ -50,7 +52,7 @@ class Solo:
         self.record = self.board.child(0)
         self.shutdown = Shutdown(options.grace)
         self.listening = listen(options.health) if options.health else None
-        self.service = Service()
+        self.systemd = Systemd()
 
     def run(self) -> int:
         """Work until told to stop; begin a new life whenever others took over the one before."""
@@ -88,15 +90,15 @@ class Solo:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         channel = Channel(ours)
         node = self._new_node()
-        agent = Agent(self.app, self.options, self.board, node, Channel(theirs), self.listening)
-        agent.service = self.service
+        agent = Agent(self.app, self.options, self.board, node, Within(theirs, self._obey), self.listening)
+        agent.systemd = self.systemd
         thread = threading.Thread(target=_speak, args=(agent,), name="celeriac-agent", daemon=True)
         self.record.reset(1)
         self.record.pid = os.getpid()
         self.shutdown.on_stop = lambda: self._stop(channel)
         thread.start()
         channel.send(Ready())
-        self.service.ready(f"{self.options.name} takes from {', '.join(self.options.queues)}")
+        self.systemd.ready(f"{self.options.name} takes from {', '.join(self.options.queues)}")
         code = EXIT_LEFT
         try:
             code = run_child(self.app, self.options, self.record, node.id, 1, alone=self._take)
@@ -112,6 +114,21 @@ class Solo:
     def _take(self, seat: Seat) -> None:
         self._seat = seat
 
+    def _obey(self, message: Message) -> None:
+        """What a supervisor would do at the agent's word (on the agent's threads)."""
+        if isinstance(message, Wake):
+            self._nudge()
+        elif isinstance(message, Stop) and not self.shutdown.stopping:
+            if self.handle_signals:
+                os.kill(os.getpid(), signal.SIGINT)  # the shutdown is the main thread's business
+            else:
+                self.stop()
+
+    def _nudge(self) -> None:
+        with self._seat_lock:
+            if self._seat is not None:
+                self._seat.nudge()
+
     def _leave_seat(self) -> None:
         with self._seat_lock:  # nobody nudges it any more
             seat, self._seat = self._seat, None
@@ -124,7 +141,7 @@ class Solo:
 
     def _stop(self, channel: Channel) -> None:
         if self.shutdown.begin():
-            self.service.stopping()
+            self.systemd.stopping()
             if self._beat is not None:
                 self._beat.stop()
             channel.send(Stopping(self.shutdown.sig, "Cold" if self.shutdown.cold else "Warm"))
@@ -132,14 +149,23 @@ class Solo:
                 signal.signal(signal.SIGALRM, self._terminate)
                 signal.setitimer(signal.ITIMER_REAL, self.options.grace)
         self.record.order = Order.QUIT
-        with self._seat_lock:
-            if self._seat is not None:
-                self._seat.nudge()
+        self._nudge()
         if self.shutdown.cold:
             self._terminate()
 
     def _terminate(self, *_: object) -> None:
         raise WorkerTerminate(1)
+
+
+class Within(Channel):
+    """The agent's end of the channel where there is no supervisor to read the other one."""
+
+    def __init__(self, end: socket.socket, obey: Callable[[Message], None]) -> None:
+        super().__init__(end)
+        self._obey = obey
+
+    def send(self, message: Message) -> None:
+        self._obey(message)
 
 
 def _speak(agent: Agent) -> None:

@@ -29,22 +29,28 @@ import msgspec
 from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
 from celeriac.monitor.endpoint import listen
-from celeriac.monitor.systemd import Service
-from celeriac.worker.agent import (
+from celeriac.monitor.systemd import Systemd
+from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
+from celeriac.worker.channel import (
+    Autoscale,
     Channel,
     Death,
     Leave,
     Ready,
     Released,
+    Replace,
+    Resize,
+    Stop,
     Stopping,
     Terminate,
+    Wake,
 )
-from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
 from celeriac.worker.embedded import EmbeddedBeat
 from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
 from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, preload
 from celeriac.worker.shutdown import Shutdown
+from celeriac.worker.sizing import Sizing
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -55,8 +61,6 @@ TICK = 0.1
 """Seconds between looks at the limits: how exact they are kept."""
 TERM_PATIENCE = 1.0
 """Seconds a terminated task has to follow its signal before it is killed."""
-AUTOSCALE_KEEPALIVE = float(os.environ.get("AUTOSCALE_KEEPALIVE", 30))
-"""Seconds a surplus process stays idle before it is let go (Celery's variable)."""
 
 
 class Child:
@@ -86,15 +90,15 @@ class Supervisor:
     def __init__(self, app: Celeriac, options: Options, opened_early: bool = False) -> None:
         self.app = app
         self.options = options
-        self.board = Board(options.children, options.slots)
+        self.board = Board(options.room, options.slots)
         self.children = [Child(record) for record in self.board.records()]
-        self.wanted = options.concurrency if options.pool == "prefork" else 1
+        self.sizing = Sizing(self.board, options)
         self.shutdown = Shutdown(options.grace)
         self.launcher = Launcher(app, options, self.board, opened_early)
         self.beat = EmbeddedBeat(self.launcher.fork_beat) if options.beat else None
         self.life = 0
         self.listening = listen(options.health) if options.health else None
-        self.service = Service()
+        self.systemd = Systemd()
         self.node = self._new_node()
         self.agent_pid = 0
         self.channel: Channel | None = None
@@ -118,7 +122,7 @@ class Supervisor:
             self._keep_limits()
             self._announce()
             if self.agent_pid:
-                self.service.alive()
+                self.systemd.alive()
             if self.shutdown.stopping and self._stop():
                 break
             ends = [wake] + ([self.channel.fileno()] if self.channel else [])
@@ -155,7 +159,7 @@ class Supervisor:
         if self.beat:
             self.beat.keep()
         now = time.monotonic()
-        for child in self.children[: self.wanted]:
+        for child in self.children[: self.sizing.wanted]:
             if child.alive or now < child.not_before:
                 continue
             child.epoch += 1
@@ -168,9 +172,9 @@ class Supervisor:
             child.record.pid = child.pid
 
     def _announce(self) -> None:
-        if not self._ready and all(c.record.life == Life.READY for c in self.children[: self.wanted]):
+        if not self._ready and all(c.record.life == Life.READY for c in self.children[: self.sizing.wanted]):
             self._ready = True
-            self.service.ready(f"{self.options.name} takes from {', '.join(self.options.queues)}")
+            self.systemd.ready(f"{self.options.name} takes from {', '.join(self.options.queues)}")
             if self.channel:
                 self.channel.send(Ready())
 
@@ -256,6 +260,29 @@ class Supervisor:
                 self.unreleased.pop(message.owner, None)
             elif isinstance(message, Terminate):
                 self._terminate(message)
+            elif isinstance(message, Wake):
+                self._wake()
+            elif isinstance(message, Resize):
+                self.sizing.resize(message.by)
+            elif isinstance(message, Autoscale):
+                self.sizing.set_range(message.high, message.low)
+            elif isinstance(message, Replace):
+                self._replace()
+            elif isinstance(message, Stop):
+                self.shutdown.stop(message.why)
+
+    def _wake(self) -> None:
+        """Let children that sleep look at the notice; those that only start read it anyway."""
+        for child in self.children:
+            if child.alive and child.record.life == Life.READY:
+                os.kill(child.pid, signal.SIGUSR2)
+
+    def _replace(self) -> None:
+        """Let every child finish what it runs and leave; new ones take their places."""
+        logger.info("Replacing all processes of the pool: ordered")
+        for child in self.children:
+            if child.alive:
+                self._order(child, Order.QUIT)
 
     def _terminate(self, order: Terminate) -> None:
         """End the process that runs a revoked task, if it still runs it."""
@@ -295,8 +322,10 @@ class Supervisor:
             for child in self.children:
                 if child.alive:
                     self._keep_time(child, now)
-        if self.options.autoscale and not self.shutdown.stopping:
-            self._autoscale(now)
+        if not self.shutdown.stopping:
+            self.sizing.follow(self.children, now)
+        for child in self.sizing.settle(self.children):
+            self._order(child, Order.QUIT)
 
     def _keep_time(self, child: Child, now: float) -> None:
         if child.kill_at and now >= child.kill_at:
@@ -315,23 +344,6 @@ class Supervisor:
                 child.record.clear_soft(run.slot, run.token)
                 os.kill(child.pid, signal.SIGUSR1)
 
-    def _autoscale(self, now: float) -> None:
-        assert self.options.autoscale is not None
-        high, low = self.options.autoscale
-        active = self.children[: self.wanted]
-        for child in active:
-            child.idle_since = 0.0 if child.record.busy else (child.idle_since or now)
-        if self.wanted < high and self.board.backlog and all(c.record.busy for c in active):
-            self.wanted += 1
-            logger.info("Scaling up to %d processes: all busy, %d waiting", self.wanted, self.board.backlog)
-        elif self.wanted > low:
-            last = active[-1]
-            if last.idle_since and now - last.idle_since > AUTOSCALE_KEEPALIVE:
-                self.wanted -= 1
-                logger.info("Scaling down to %d processes", self.wanted)
-                if last.alive:
-                    self._order(last, Order.QUIT)
-
     def _order(self, child: Child, order: Order) -> None:
         child.record.order = order
         os.kill(child.pid, signal.SIGUSR2)
@@ -341,7 +353,7 @@ class Supervisor:
     def _stop(self) -> bool:
         """One step of the shutdown; returns whether everything has ended."""
         if self.shutdown.begin():
-            self.service.stopping()
+            self.systemd.stopping()
             if self.beat:
                 self.beat.end()
             if self.channel:

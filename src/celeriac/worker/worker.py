@@ -134,6 +134,11 @@ def _pool_notes(app: Celeriac, options: Options) -> list[str]:
 def _store_notes(app: Celeriac, options: Options) -> list[str]:
     """What the chosen stores cannot keep, said once at start-up."""
     notes = []
+    if app.conf.worker_enable_remote_control and not hasattr(app.broker, "serve_orders"):
+        notes.append(
+            f"{app.broker_shown} carries no remote control: commands of inspect and control do not reach "
+            "this worker (revokes and rate limits do, where a store keeps them)"
+        )
     coordinator: object = app.coordinator
     if coordinator is None:
         notes.append(
@@ -146,6 +151,11 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
             notes.append(
                 f"max_concurrency is not kept ({', '.join(named[:5])}): that takes the broker's own store"
             )
+    if options.task_events and app.events.carrier is None:
+        notes.append(
+            f"-E: {app.broker_shown} carries no events. Redis and RabbitMQ do; here 'celeriac history' shows "
+            "each attempt of a task"
+        )
     patience = getattr(app.broker, "ack_timeout", None)
     if patience:
         limits = {name: task.time_limit or options.time_limit for name, task in app.tasks.items()}

@@ -25,6 +25,7 @@ from celeriac.engines.memory.broker import MemoryBroker
 from celeriac.engines.memory.chords import MemoryGroups
 from celeriac.engines.memory.consumer import MemoryConsumer
 from celeriac.engines.memory.coordinator import MemoryCoordinator
+from celeriac.engines.memory.remote import MemoryRemote
 from celeriac.engines.memory.results import Caller, MemoryResults
 from celeriac.engines.memory.schedules import MemorySchedules
 from celeriac.engines.memory.state import STORES, Store
@@ -32,7 +33,9 @@ from celeriac.engines.memory.state import STORES, Store
 DAY = 86400.0
 
 
-class MemoryEngine(MemoryBroker, MemoryResults, MemoryGroups, MemorySchedules, MemoryCoordinator):
+class MemoryEngine(
+    MemoryBroker, MemoryResults, MemoryGroups, MemorySchedules, MemoryCoordinator, MemoryRemote
+):
     """One process's door to a named store (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "memory"

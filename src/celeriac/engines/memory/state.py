@@ -201,6 +201,8 @@ class Store:
     """Whether lower priorities are served first."""
     waiters: list[Waiter] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    boxes: list[Any] = field(default_factory=list)
+    """Of nodes that listen to orders (:class:`celeriac.engines.memory.remote.Box`)."""
 
     # -- a message's moves ---------------------------------------------------------------------------
 
@@ -400,6 +402,7 @@ def _after_fork() -> None:
         store.lock = threading.RLock()
         store.waiters = []
         store.listeners = {}
+        store.boxes = []
 
 
 os.register_at_fork(after_in_child=_after_fork)

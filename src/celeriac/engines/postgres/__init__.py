@@ -17,28 +17,31 @@ A higher priority number is served first (``?priority_order=lower`` turns it rou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST
+from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.postgres import schema
 from celeriac.engines.postgres.broker import PostgresBroker
 from celeriac.engines.postgres.coordinator import PostgresCoordinator
 from celeriac.engines.postgres.listener import Listener
 from celeriac.engines.postgres.location import Location
+from celeriac.engines.postgres.remote import PostgresRemote
 from celeriac.engines.postgres.results import PostgresResults, fetch
 from celeriac.engines.postgres.schedules import PostgresSchedules
 from celeriac.engines.postgres.store import Store
 
 
-class PostgresEngine(PostgresBroker, PostgresResults, PostgresSchedules, PostgresCoordinator):
+class PostgresEngine(PostgresBroker, PostgresResults, PostgresSchedules, PostgresCoordinator, PostgresRemote):
     """One process's door to the store (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "postgres"
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, mailbox: Callable[[], Mailbox] = Mailbox) -> None:
         self.url = location.url
+        self.mailbox = mailbox
         self.scope = location.options.schedule_scope
         self._store = Store(location)
         self._listener = Listener(self._store, partial(fetch, self._store))
@@ -78,4 +81,4 @@ class PostgresEngine(PostgresBroker, PostgresResults, PostgresSchedules, Postgre
 
 def create(url: str, options: Mapping[str, Any]) -> PostgresEngine:
     """Return the engine for a ``postgresql:`` URL, not yet connected. Raises ``ImproperlyConfigured``."""
-    return PostgresEngine(Location.parse(url, options))
+    return PostgresEngine(Location.parse(url, options), options.get("mailbox", Mailbox))

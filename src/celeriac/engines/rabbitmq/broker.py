@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -20,11 +20,15 @@ from celeriac.engines.base import (
     Recovered,
 )
 from celeriac.engines.envelopes import for_replay
+from celeriac.engines.events import EventOptions
+from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.rabbitmq import dead, keys, ledger, topology
 from celeriac.engines.rabbitmq.address import parse
 from celeriac.engines.rabbitmq.connection import Dialler
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
+from celeriac.engines.rabbitmq.events import RabbitEvents
+from celeriac.engines.rabbitmq.remote import RabbitRemote
 from celeriac.engines.rabbitmq.session import Parcel, Session, unroutable
 from celeriac.engines.rabbitmq.topology import TOP, Topology, exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import Content, to_wire
@@ -36,7 +40,7 @@ DAY: Final = 86400.0
 _PATIENCE: Final = 30.0
 
 
-class RabbitBroker:
+class RabbitBroker(RabbitRemote, RabbitEvents):
     """The engine's :class:`celeriac.engines.base.Broker`."""
 
     urgencies = HIGHER_FIRST
@@ -52,6 +56,9 @@ class RabbitBroker:
         self.publish_timeout = float(options.get("publish_timeout") or _PATIENCE)
         self.exact = bool(options.get("exact_prefetch"))
         self.topology = Topology(options.get("queues"), options.get("delay_queue_type", "quorum"))
+        self.event_options = EventOptions.of(options)
+        self.mailbox: Callable[[], Mailbox] = options.get("mailbox", Mailbox)
+        self.nodes: Callable[[], Collection[str]] = options.get("nodes", tuple)
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))

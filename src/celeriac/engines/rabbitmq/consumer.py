@@ -291,16 +291,17 @@ class RabbitConsumer:
             try:
                 self._unsubscribe()
                 session.link.pump()
-                entries = self._buffer.take_unmarked()
-                self._broker.post(
-                    session, [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries]
-                )
-                if entries:
-                    self._ack({entry.tag for entry in entries})
-                return len(entries)
+                return self._return_all(session)
             except (*FAILURES, CeleriacError) as error:
                 self._given_up(error, "give back")
                 return 0
+
+    def _return_all(self, session: Session) -> int:
+        entries = self._buffer.take_unmarked()
+        self._broker.post(session, [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries])
+        if entries:
+            self._ack({entry.tag for entry in entries})
+        return len(entries)
 
     @property
     def buffered(self) -> int:
@@ -331,9 +332,12 @@ class RabbitConsumer:
             self._consume(session, queue, wanted)
             if tag:
                 self._channel.basic_cancel(tag)
-        for queue in [queue for queue in self._tags if queue not in queues]:
+        left = [queue for queue in self._tags if queue not in queues]
+        for queue in left:
             tag, _ = self._tags.pop(queue)
             self._channel.basic_cancel(tag)
+        if left and self._buffer.count:
+            self._return_all(session)  # what had been pushed from them would lie here for ever
 
     def _consume(self, session: Session, queue: str, count: int) -> None:
         self._broker.declare(session, queue)

@@ -26,20 +26,24 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celeriac.engines.base import LOWER_FIRST
+from celeriac.engines.events import EventOptions
+from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.redis import connection
 from celeriac.engines.redis.address import Address, parse
 from celeriac.engines.redis.bindings import RedisBindings
 from celeriac.engines.redis.connection import Links
 from celeriac.engines.redis.coordinator import RedisCoordinator
 from celeriac.engines.redis.diagnosis import diagnose
+from celeriac.engines.redis.events import RedisEvents
 from celeriac.engines.redis.groups import RedisGroups
 from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
+from celeriac.engines.redis.remote import RedisRemote
 from celeriac.engines.redis.results import RedisResults
 from celeriac.engines.redis.schedules import RedisSchedules
 from celeriac.engines.redis.scripts import Layout, Scripts
@@ -49,7 +53,15 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator, RedisBindings):
+class RedisEngine(
+    RedisGroups,
+    RedisInspection,
+    RedisSchedules,
+    RedisCoordinator,
+    RedisBindings,
+    RedisRemote,
+    RedisEvents,
+):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
     urgencies = LOWER_FIRST
@@ -59,8 +71,10 @@ class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator
         self.scheme = url.partition(":")[0].partition("+")[0].lower()
         self.url = self.address.masked
         self.keys = Keys(self.address)
+        self.event_options = EventOptions.of(options)
         self.hold_delays = _holds_delays(options.get("broker_delay", "store"))
         self.publish_timeout = options.get("publish_timeout")
+        self.mailbox: Callable[[], Mailbox] = options.get("mailbox", Mailbox)
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
         own: dict[str, float] = {
             "dead_max": int(options.get("dead_letters_max", 10_000)),

@@ -14,7 +14,6 @@ from typing import Final, Protocol
 from celeriac.engines.redis.address import SEP
 from celeriac.engines.redis.connection import Link, Links, Word, pack
 from celeriac.engines.redis.keys import Keys
-from celeriac.engines.redis.pidbox import active_queues
 from celeriac.engines.redis.relay import Relay
 from celeriac.engines.redis.scripts import Scripts
 from celeriac.routing.queues import Binding
@@ -72,11 +71,6 @@ class RedisBindings:
             kind = "fanout" if queue.startswith("bcast.") else "topic" if pattern else "direct"
             ties.append(Binding(exchange, kind, key, queue))
         return ties
-
-    def consumers(self, queues: Sequence[str]) -> dict[str, int]:
-        """How many of Celery's workers take from each queue; they are given a second to answer."""
-        with self.links.borrow() as link:
-            return active_queues(link, self.keys, queues)
 
     def relay_foreign(self, bindings: Sequence[Binding], stop_fd: int) -> None:
         """Bring what Celery's clients publish to fanout exchanges into a node's own queues, until ``stop_fd``

@@ -52,6 +52,7 @@ store:
 ``queues``                     SET     queues we have seen
 ``bound:<exchange>``           HASH    for fanout exchanges: queue -> the node whose own it is, or ""
 ``exchanges:<node>``           SET     the exchanges to which it has bound queues of its own
+``askers``                     ZSET    who asks workers something -> when others may clear up after it
 ``watcher``                    STRING  who watches the lists for foreign producers
 =============================  ======  =====================================================================
 

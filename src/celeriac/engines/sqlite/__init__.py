@@ -16,27 +16,30 @@ A higher priority number is served first (``?priority_order=lower`` turns it rou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST
+from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.sqlite.broker import SQLiteBroker
 from celeriac.engines.sqlite.coordinator import SQLiteCoordinator
 from celeriac.engines.sqlite.listener import Listener
 from celeriac.engines.sqlite.location import Location
+from celeriac.engines.sqlite.remote import SQLiteRemote
 from celeriac.engines.sqlite.results import SQLiteResults, fetch
 from celeriac.engines.sqlite.schedules import SQLiteSchedules
 from celeriac.engines.sqlite.store import Store
 
 
-class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinator):
+class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinator, SQLiteRemote):
     """One process's door to a store in a file (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "sqlite"
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, mailbox: Callable[[], Mailbox] = Mailbox) -> None:
         self.url = location.url
+        self.mailbox = mailbox
         self._store = Store(location)
         self.scope = location.options.schedule_scope
         self._listener = Listener(self._store, partial(fetch, self._store))
@@ -58,4 +61,4 @@ class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinat
 
 def create(url: str, options: Mapping[str, Any]) -> SQLiteEngine:
     """Return the engine for a ``sqlite:`` URL, not yet connected. Raises ``ImproperlyConfigured``."""
-    return SQLiteEngine(Location.parse(url, options))
+    return SQLiteEngine(Location.parse(url, options), options.get("mailbox", Mailbox))

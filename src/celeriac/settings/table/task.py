@@ -174,7 +174,6 @@ ROWS = (
         BOOLEAN,
         False,
         "Send the event task-sent when a task is published.",
-        pending="events",
     ),
     works(
         "task_default_delivery_mode",

@@ -150,20 +150,18 @@ ROWS = (
     works("worker_redirect_stdouts", BOOLEAN, True, "What tasks print goes to the log."),
     works("worker_redirect_stdouts_level", REFERENCE, "WARNING", "Level of what tasks print."),
     # -- events and remote control -------------------------------------------------------------------------
-    works("worker_send_task_events", BOOLEAN, False, "Send events about tasks (-E).", pending="events"),
+    works("worker_send_task_events", BOOLEAN, False, "Send events about tasks (-E)."),
     works(
         "worker_enable_remote_control",
         BOOLEAN,
         True,
         "The worker answers remote control commands.",
-        pending="remote control",
     ),
     works(
         "worker_pool_restarts",
         BOOLEAN,
         False,
         "The remote control command pool_restart is allowed.",
-        pending="remote control",
     ),
     # -- answered by the design ----------------------------------------------------------------------------
     settled(

@@ -75,6 +75,7 @@ class Serial:
     def _work(self) -> None:
         seat = self.seat
         while True:
+            seat.heed()
             leaving = seat.leaving
             limit = 0 if leaving or not seat.trusted else self._batch_size()
             if leaving and not self.outcomes:
@@ -91,6 +92,8 @@ class Serial:
 
     def exchange(self, limit: int, extra: list[Outcome] | None = None) -> Answer:
         """Settle what is finished, claim up to ``limit``; from the main thread or the helper."""
+        if self.runner.events is not None:
+            self.runner.events.flush()
         with self._line:
             with self._mutex:
                 outcomes, self.outcomes = self.outcomes, []
@@ -119,6 +122,7 @@ class Serial:
         batched = len(deliveries) > 1
         if self._helper.asleep:
             self._helper.wake()
+        seat.holdings.hold(0, deliveries)
         if batched:
             record.note_claims([(d.token, index[d.queue]) for d in deliveries])
         began, done = time.perf_counter(), 0
@@ -159,11 +163,14 @@ class Serial:
             # The lease is gone, and with it our right to run the message.
             self.record.note_end(0)
             return False
+        self.seat.holdings.count(job.name)
         return True
 
     def _run(self, job: Job) -> Outcome:
         began = self._running_since = time.perf_counter()
         self._job = job
+        if self.runner.events is not None:
+            self.runner.events.keeping = self._expected.get(job.name, 1.0) <= SHORT
         try:
             outcome = self.runner.run(job, self._call_async if job.plan.is_async else None)
         except SoftTimeLimitExceeded as limit:
@@ -191,7 +198,7 @@ class Serial:
 
     def give_back(self) -> None:
         """Return what has been claimed and not started."""
-        queues = self.seat.options.queues
+        queues = self.seat.queues
         withdrawn = [
             Outcome(token, queues[queue], Verdict.GIVE_BACK)
             for token, queue in self.record.withdraw(own=True)
@@ -284,6 +291,9 @@ class Helper(threading.Thread):
 
     def _look(self, overrun: float) -> None:
         serial = self.serial
+        events = serial.runner.events
+        if events is not None and overrun >= FLUSH_AFTER:
+            events.flush()
         try:
             if overrun >= WITHDRAW_AFTER and serial.record.unstarted:
                 serial.give_back()

@@ -68,6 +68,7 @@ class Claimer:
         seat = self.seat
         while True:
             seat.drain_wake()
+            seat.heed()
             outcomes = self._collect()
             leaving = seat.leaving
             if leaving and not outcomes and not self.jobs:
@@ -109,6 +110,8 @@ class Claimer:
         slot = self.free.pop()
         self.jobs[slot] = job
         queue = seat.queue_index[delivery.queue]
+        seat.holdings.hold(slot, [delivery])
+        seat.holdings.count(job.name)
         seat.record.note_start(
             slot, delivery.token, queue, job.context.id or "", job.name, job.soft_hard, job.once
         )

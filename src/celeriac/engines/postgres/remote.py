@@ -1,0 +1,173 @@
+"""Remote control in the database: orders and answers are rows for a moment, and notifications tell of them.
+
+A worker that listens holds a session at the server; when that is gone it is dead, so who sends an order knows
+whom it reaches. Behind a pool, where no notification arrives, both sides look once a second.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from celeriac.engines.mailbox import (
+    Handler,
+    Mailbox,
+    addressed,
+    answer_text,
+    gather,
+    keep_listening,
+    order_text,
+    read_answer_text,
+    read_order_text,
+    wants_answer,
+)
+from celeriac.engines.postgres.store import Store
+from celeriac.engines.readiness import readable
+from celeriac.engines.remote import Order
+from celeriac.exceptions import OperationalError
+
+LOOK: Final = 10.0
+"""Seconds between two looks of a listener to which notifications come."""
+_FOR_EVER: Final = 3600.0
+
+# Without a session of its own a listener counts as dead when it has not been seen for a minute.
+_ALIVE = """CASE WHEN pid = 0 THEN seen > @now() - 60
+ELSE pid IN (SELECT pid FROM pg_stat_get_activity(NULL)) END"""
+_LISTENERS = f"SELECT node FROM @remote_listener WHERE {_ALIVE}"
+_FORGET_DEAD = f"DELETE FROM @remote_listener WHERE NOT {_ALIVE}"
+_REGISTER = """INSERT INTO @remote_listener (id, node, pid, seen) VALUES (%s, %s, %s, @now())
+ON CONFLICT (id) DO UPDATE SET seen = excluded.seen"""
+_FORGET = "DELETE FROM @remote_listener WHERE id = %s"
+# What has been kept long enough goes in the same step.
+_ORDER = """WITH old AS (DELETE FROM @remote_order WHERE expires < @now()),
+unfetched AS (DELETE FROM @remote_answer WHERE expires < @now()),
+made AS (INSERT INTO @remote_order (body, reply, expires) VALUES (%s, %s, @now() + %s::float8))
+SELECT pg_notify(%s, '')"""
+_ANSWER = """WITH made AS (
+    INSERT INTO @remote_answer (body, reply, expires) VALUES (%s, %s, @now() + %s::float8))
+SELECT pg_notify(%s, '')"""
+# Not what is above the last number seen: numbers are given out before their rows can be seen.
+_LIVING = "SELECT id FROM @remote_order WHERE expires >= @now()"
+_NEWS = """SELECT id, body, reply FROM @remote_order WHERE expires >= @now() AND id <> ALL (%s::bigint[])
+ORDER BY id"""
+_ANSWERS = "DELETE FROM @remote_answer WHERE reply = %s RETURNING id, body"
+
+
+class PostgresRemote:
+    """The part of the engine that is :class:`celeriac.engines.remote.RemoteControl`."""
+
+    _store: Store
+    mailbox: Callable[[], Mailbox]
+
+    def tell(self, order: Order) -> None:
+        """Send an order; nobody answers."""
+        self._post(order, "", self._life)
+
+    def ask(self, order: Order, timeout: float, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Send an order and yield answers; it ends when all who are meant have answered."""
+        addressed(order, timeout)
+        inbox = f"{self._store.schema}_{secrets.token_hex(8)}"
+        ear = _Ear(self._store, inbox)
+
+        def receive(seconds: float) -> list[dict[str, Any]]:
+            rows = self._store.read(_ANSWERS, (inbox,))
+            if not rows:
+                ear.sleep(min(seconds, LOOK if ear.hears else self._store.options.poll))
+            return [read_answer_text(bytes(body), order) for _, body in sorted(rows)]
+
+        try:
+            left = order.expires - time.time() if order.expires else timeout
+            yield from gather(receive, timeout, limit, self._post(order, inbox, left))
+        finally:
+            ear.close()
+            with suppress(OperationalError):  # they expire
+                self._store.read(_ANSWERS, (inbox,))
+
+    def serve_orders(self, node: str, handle: Handler, stop: int) -> None:
+        """Take orders for the worker named ``node`` until ``stop`` is readable. Blocks."""
+
+        def listen(hearing: Callable[[], None]) -> None:
+            ear = _Ear(self._store, self._channel)
+            name = secrets.token_hex(8)
+            try:
+                # Before anybody can know of us: what is sent from now on is ours.
+                done = {number for (number,) in self._store.read(_LIVING)}
+                self._store.read(_REGISTER, (name, node, ear.pid))
+                hearing()
+                while True:
+                    done = self._take_all(node, handle, done)
+                    if ear.sleep(LOOK if ear.hears else self._store.options.poll, stop):
+                        return
+                    self._store.read(_REGISTER, (name, node, ear.pid))
+            finally:
+                ear.close()
+                with suppress(OperationalError):
+                    self._store.read(_FORGET, (name,))
+
+        keep_listening(listen, (OSError,), stop)
+
+    @property
+    def _channel(self) -> str:
+        return f"{self._store.schema}_orders"
+
+    @property
+    def _life(self) -> float:
+        return self.mailbox().ttl or _FOR_EVER
+
+    def _post(self, order: Order, reply: str, life: float) -> int:
+        """Store the order for those who are meant, and call them; return how many they are."""
+        text = order_text(order)
+        nodes = [node for (node,) in self._store.read(_LISTENERS)]
+        reached = sum(map(order.concerns, nodes))
+        if reached:
+            self._store.read(_ORDER, (text, reply, max(0.0, life), self._channel))
+        else:
+            self._store.read(_FORGET_DEAD)
+        return reached
+
+    def _take_all(self, node: str, handle: Handler, done: set[int]) -> set[int]:
+        """Carry out what is new; return the numbers of the orders that were seen and are kept still."""
+        rows = self._store.read(_NEWS, (list(done),))
+        for _, body, reply in rows:
+            order = read_order_text(bytes(body))
+            answer = handle(order)
+            if reply and wants_answer(order, answer):
+                text = answer_text(node, answer, order)
+                self._store.read(_ANSWER, (text, reply, self._life, reply))
+        if rows:
+            kept = {number for (number,) in self._store.read(_LIVING)}
+            done = kept & (done | {number for number, _, _ in rows})
+        return done
+
+
+class _Ear:
+    """Hears what is announced on one channel, where notifications come at all."""
+
+    def __init__(self, store: Store, channel: str) -> None:
+        self._store = store
+        self._session = store.listen(channel)
+        self.hears = self._session is not None
+        self.pid = self._session.info.backend_pid if self._session is not None else 0
+        """The session's process at the server; 0: there is none."""
+
+    def sleep(self, seconds: float, stop: int | None = None) -> bool:
+        """Wait for a call, for so many seconds at most; return whether ``stop`` is readable."""
+        ends = [] if stop is None else [stop]
+        if self._session is not None:
+            ends.append(self._session.fileno())
+        ready = readable(ends, seconds)
+        if self._session is not None and self._session.fileno() in ready:
+            try:
+                for _ in self._session.notifies(timeout=0):
+                    pass
+            except Exception as error:
+                raise self._store.told(error) from error
+        return stop in ready
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        if self._session is not None:
+            self._session.close()
