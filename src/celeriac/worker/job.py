@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from celeriac import clock
 from celeriac.app.request import Context
 from celeriac.engines.base import Delivery
+from celeriac.saferepr import shown
 from celeriac.worker.plan import Plan
 
 
@@ -13,8 +16,8 @@ class Job:
     """A message that may run."""
 
     __slots__ = (
-        "armed", "context", "cut", "delivery", "moved", "name", "once", "place", "plan", "soft_hard",
-        "started", "transaction", "unique",
+        "armed", "context", "cut", "deliveries", "delivery", "error", "moved", "name", "once", "place", "plan",
+        "received", "runtime", "soft_hard", "started", "state", "transaction", "unique", "value",
     )  # fmt: skip
 
     def __init__(self, delivery: Delivery, plan: Plan, context: Context) -> None:
@@ -24,7 +27,19 @@ class Job:
         self.name = plan.task.name
         self.once = not plan.acks_late
         self.soft_hard = plan.limits
+        self.received = clock.now()
         self.started = 0.0
+        """When it was started, ``time.perf_counter()``."""
+        self.runtime = 0.0
+        """Seconds, once it has ended."""
+        self.deliveries = 0
+        """How many runs of the message ended with their process."""
+        self.state = ""
+        """How it ended; empty if it did not: given back, parked, put off."""
+        self.value: Any = None
+        """What it returned."""
+        self.error = ""
+        """Why it did not succeed, one line."""
         self.armed = False
         """The task's own code runs: a soft limit may be raised now."""
         self.cut: BaseException | None = None
@@ -39,3 +54,13 @@ class Job:
         """Its next attempt is a message of its own, so the task has not ended with this one."""
         if context.timelimit:
             self.soft_hard = plan.limits_of(context.timelimit)
+
+    def end(self, state: str, error: object = None) -> None:
+        """Take down how it ended, for the history; with an exception or a reason if not well."""
+        self.state = state
+        if self.started:
+            self.runtime = time.perf_counter() - self.started
+        if isinstance(error, BaseException):
+            self.error = f"{type(error).__name__}: {shown(error, str)}"
+        elif error:
+            self.error = shown(error, str)

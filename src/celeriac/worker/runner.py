@@ -34,6 +34,7 @@ from celeriac.exceptions import (
 )
 from celeriac.message import OWN_HEADER, Message, Notes, decode_body, decode_envelope, notes
 from celeriac.worker import transaction
+from celeriac.worker.attempts import Attempts
 from celeriac.worker.endings import Endings
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
@@ -66,6 +67,7 @@ class Runner:
         self.max_deliveries = max_deliveries
         self.default_limits = limits
         self.endings = Endings(app)
+        self.attempts = Attempts(app, hostname) if app.conf.task_history and app.history_store else None
         self.accept = app.accept_content
         self.signing = app.signing
         self.plans: dict[str, Plan] = {}
@@ -132,7 +134,8 @@ class Runner:
         revoked = task_id in self.revoked or (stamps and self._revoked_by(stamps))
         if revoked and not (own := notes(message)).lost:
             job.unique = own.unique or ""
-            return self._freed(job, self.endings.revoked(job, "revoked"))
+            job.deliveries = own.deliveries
+            return self._freed(job, self._noted(job, self.endings.revoked(job, "revoked")))
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
@@ -160,8 +163,9 @@ class Runner:
         own = notes(message)
         if own.unique:
             job.unique = own.unique
+        job.deliveries = own.deliveries
         decided = self._decide(job, own)
-        return decided if decided is job else self._freed(job, decided)  # type: ignore[arg-type]
+        return decided if isinstance(decided, Job) else self._freed(job, self._noted(job, decided))
 
     def _decide(self, job: Job, own: Notes) -> Job | Outcome:
         if own.lost or own.deliveries >= self.max_deliveries:
@@ -219,6 +223,12 @@ class Runner:
         job.place = place
         return None
 
+    def _noted(self, job: Job, outcome: Outcome) -> Outcome:
+        """The outcome with its attempt, if the job has ended with it."""
+        if self.attempts is not None and job.state:
+            outcome.attempt = self.attempts.of(job)
+        return outcome
+
     def _freed(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome with what the run held: freed in the same step."""
         context = job.context
@@ -253,7 +263,7 @@ class Runner:
 
     def run(self, job: Job, call: Callable[[Job], Any] | None = None) -> Outcome:
         """Run the task and say how it ended. ``call`` runs the body where the pool has a way of its own."""
-        outcome = self._run(job, call)
+        outcome = self._noted(job, self._run(job, call))
         holds = job.unique or job.place or job.context._checkpoint
         if job.transaction is not None:
             return transaction.conclude(self.app, job, self._freed(job, outcome))
@@ -284,7 +294,7 @@ class Runner:
 
     async def arun(self, job: Job) -> Outcome:
         """The same for a coroutine on a running event loop."""
-        outcome = await self._arun(job)
+        outcome = self._noted(job, await self._arun(job))
         holds = job.unique or job.place or job.context._checkpoint
         return self._freed(job, outcome) if holds else outcome
 
@@ -306,7 +316,7 @@ class Runner:
 
     def interrupted(self, job: Job, error: BaseException) -> Outcome:
         """The outcome of a job whose limit was raised in the moment it ended, outside its own code."""
-        outcome = self._freed(job, self.endings.failed(job, error))
+        outcome = self._freed(job, self._noted(job, self.endings.failed(job, error)))
         return outcome if job.transaction is None else transaction.abandon(job, outcome)
 
     def _before(self, job: Job) -> None:
@@ -340,6 +350,8 @@ class Runner:
         if signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self, message=delivery.payload, exc=error)
         outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
+        if self.attempts is not None:
+            outcome.attempt = self.attempts.unread(outcome, error)
         try:
             headers = decode_envelope(delivery.payload).headers
             outcome.task, outcome.task_id = str(headers.get("task", "")), str(headers.get("id", ""))
@@ -351,6 +363,8 @@ class Runner:
         forged = isinstance(error, SecurityError) and (
             not isinstance(error, ContentDisallowed) or _AUTHENTICATED in self.accept
         )
+        if outcome.attempt is not None and not forged:
+            outcome.attempt.task, outcome.attempt.id = outcome.task, outcome.task_id
         if outcome.task_id and self.app.backend is not None and not forged:
             context = Context(None, None, None, None, id=outcome.task_id)
             outcome.result = self.app.results.record(states.FAILURE, error, context)
@@ -390,6 +404,8 @@ class Runner:
             detail=f"no task named {name!r} is registered", task=name, task_id=context.id or "",
             unique=_unique(context.message.headers) if context.message else "",
         )  # fmt: skip
+        if self.attempts is not None:
+            outcome.attempt = self.attempts.unread(outcome, error, context)
         return self.endings.lost(outcome, context, states.FAILURE, error)
 
     def _post_mortem(self, job: Job, own: Notes) -> Outcome:
@@ -424,6 +440,7 @@ class Runner:
             yield
         finally:
             job.plan.task.pop_request()
+            job.started = job.runtime = 0.0  # it was not run
 
 
 def _unique(headers: dict[str, Any]) -> str:

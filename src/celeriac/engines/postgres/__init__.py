@@ -25,6 +25,7 @@ from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST
 from celeriac.engines.postgres import schema
 from celeriac.engines.postgres.broker import PostgresBroker
 from celeriac.engines.postgres.coordinator import PostgresCoordinator
+from celeriac.engines.postgres.history import PostgresHistory
 from celeriac.engines.postgres.listener import Listener
 from celeriac.engines.postgres.location import Location
 from celeriac.engines.postgres.results import PostgresResults, fetch
@@ -32,7 +33,9 @@ from celeriac.engines.postgres.schedules import PostgresSchedules
 from celeriac.engines.postgres.store import Store
 
 
-class PostgresEngine(PostgresBroker, PostgresResults, PostgresSchedules, PostgresCoordinator):
+class PostgresEngine(
+    PostgresBroker, PostgresResults, PostgresSchedules, PostgresCoordinator, PostgresHistory
+):
     """One process's door to the store (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "postgres"

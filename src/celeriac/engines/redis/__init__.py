@@ -37,6 +37,7 @@ from celeriac.engines.redis.connection import Links
 from celeriac.engines.redis.coordinator import RedisCoordinator
 from celeriac.engines.redis.diagnosis import diagnose
 from celeriac.engines.redis.groups import RedisGroups
+from celeriac.engines.redis.history import RedisHistory
 from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
@@ -49,7 +50,9 @@ from celeriac.exceptions import ImproperlyConfigured
 DAY = 86400
 
 
-class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator, RedisBindings):
+class RedisEngine(
+    RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator, RedisBindings, RedisHistory
+):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
     urgencies = LOWER_FIRST
@@ -62,10 +65,13 @@ class RedisEngine(RedisGroups, RedisInspection, RedisSchedules, RedisCoordinator
         self.hold_delays = _holds_delays(options.get("broker_delay", "store"))
         self.publish_timeout = options.get("publish_timeout")
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
+        most = options.get("history_max")
+        self.history_max = 100_000 if most is None else int(most)
         own: dict[str, float] = {
             "dead_max": int(options.get("dead_letters_max", 10_000)),
             "dead_age": self.dead_expires,
             "tombstone": float(options.get("result_tombstone_expires", 7 * DAY)),
+            "history_max": self.history_max,
         }
         self.scope = str(options.get("schedule_scope", ""))
         self.scripts = Scripts(Layout.of(self.keys, self.address.db, own, self.scope))
