@@ -495,8 +495,7 @@ class Celeriac:
     @cached_property
     def periodic(self) -> PeriodicTasks:
         """The periodic tasks added in code."""
-        from celeriac.app.history import History
-    from celeriac.app.periodic import PeriodicTasks
+        from celeriac.app.periodic import PeriodicTasks
 
         return PeriodicTasks(self)
 

@@ -14,7 +14,8 @@ Responsibilities:
    offers to (``relay_foreign``).
 8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
    offers to (``watch_foreign``).
-8. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
+9. Note in the history what dead children ran, and delete what is too old there (``History``).
+10. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -36,9 +37,11 @@ import msgspec
 
 from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
+from celeriac.engines.history import Attempt
 from celeriac.exceptions import OperationalError
 from celeriac.worker.board import Board
 from celeriac.worker.chord_recovery import ChordRecovery
+from celeriac.worker.history import History
 from celeriac.worker.node import process_lives
 from celeriac.worker.options import SINGLE_SLOT, Options
 
@@ -63,6 +66,8 @@ class Death(msgspec.Struct, tag=True):
 
     owner: str
     started: dict[int, Loss]
+    lost: list[Attempt] = []
+    """What it ran, for the history."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -155,6 +160,7 @@ class Agent:
         self.unreturned: list[tuple[str, list[tuple[str, int]]]] = []
         self.deaths: list[Death] = []
         self.leaving = False
+        self.history = History(app)
         self._helpers: list[threading.Thread] = []
         self._due: dict[Callable[[], None], float] = {}
         self._warned: set[str] = set()
@@ -175,6 +181,7 @@ class Agent:
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
+        self.history.start()
         try:
             while not self.leaving:
                 self._work(interval)
@@ -182,6 +189,7 @@ class Agent:
             if self._steps is not None:
                 self._steps.end()
             chords.stop()
+            self.history.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
         self._end_helpers()
@@ -276,6 +284,9 @@ class Agent:
 
     def release_dead(self) -> None:
         for death in list(self.deaths):
+            if death.lost:  # before it can run again, so that the history has them in order
+                self.history.note(death.lost)
+                death.lost = []
             release = partial(self.app.broker.release, death.owner, death.started)
             if self._try("release a dead child's messages", release):
                 self.deaths.remove(death)

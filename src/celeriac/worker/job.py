@@ -61,6 +61,7 @@ class Job:
         if self.started:
             self.runtime = time.perf_counter() - self.started
         if isinstance(error, BaseException):
-            self.error = f"{type(error).__name__}: {shown(error, str)}"
+            name, text = type(error).__name__, shown(error, str)
+            self.error = text if text.startswith(name) else f"{name}: {text}"
         elif error:
             self.error = shown(error, str)

@@ -39,6 +39,7 @@ from celeriac.worker.agent import (
 )
 from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
 from celeriac.worker.embedded import EmbeddedBeat
+from celeriac.worker.history import lost
 from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
 from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, preload
@@ -194,7 +195,9 @@ class Supervisor:
                 run.token: msgspec.structs.replace(self._loss(child, run), task_id=run.task_id)
                 for run in running
             }
-            self.unreleased[owner] = Death(owner, started)
+            where = (self.options.name, self.options.queues, record.pid)
+            runs = [lost(run, started[run.token], f"its process {_how(code)}", *where) for run in running]
+            self.unreleased[owner] = Death(owner, started, runs)
             if self.channel:
                 self.channel.send(self.unreleased[owner])
         if code == EXIT_FENCED:
