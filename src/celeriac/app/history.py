@@ -60,15 +60,7 @@ class History:
         of the page before. Raises ``ImproperlyConfigured`` if neither broker nor backend keeps a history, and
         ``OperationalError`` if the store cannot be reached.
         """
-        wanted = Wanted(
-            id,
-            task,
-            (states,) if isinstance(states, str) else tuple(states),
-            worker,
-            queue,
-            self._epoch(since),
-            self._epoch(until),
-        )
+        wanted = self._wanted(id, task, states, worker, queue, since, until)
         return Page(*self.store.attempts(wanted, limit, before))
 
     async def aget(
@@ -90,8 +82,19 @@ class History:
             limit=limit, before=before,
         )  # fmt: skip
 
-    def follow(self, wanted: Wanted, past: int = 0) -> Iterator[Attempt]:
+    def follow(
+        self,
+        id: str = "",
+        *,
+        task: str = "",
+        states: str | Sequence[str] = (),
+        worker: str = "",
+        queue: str = "",
+        since: Moment | None = None,
+        past: int = 0,
+    ) -> Iterator[Attempt]:
         """The last ``past`` attempts that fit, oldest first, and then each one as it is settled, for ever."""
+        wanted = self._wanted(id, task, states, worker, queue, since, None)
         horizon = clock.now()
         recent = msgspec.structs.replace(wanted, since=max(wanted.since or 0.0, horizon - _OVERLAP))
         seen = {_identity(attempt): attempt.ended for attempt in self._all(recent)}
@@ -131,6 +134,19 @@ class History:
         """How many attempts are kept (``task_history_max``)."""
         most: int | None = self._app.conf.task_history_max
         return self.store.history_max if most is None else most
+
+    def _wanted(
+        self,
+        id: str,
+        task: str,
+        states: str | Sequence[str],
+        worker: str,
+        queue: str,
+        since: Moment | None,
+        until: Moment | None,
+    ) -> Wanted:
+        states = (states,) if isinstance(states, str) else tuple(states)
+        return Wanted(id, task, states, worker, queue, self._epoch(since), self._epoch(until))
 
     def _epoch(self, moment: Moment | None) -> float | None:
         if isinstance(moment, timedelta):

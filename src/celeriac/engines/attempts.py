@@ -10,6 +10,7 @@ Attempts are numbered in the order in which they were settled; a page's cursor i
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -90,25 +91,26 @@ def unpack(number: int, count: int, single: bool, body: bytes) -> Iterator[tuple
 
 def key(text: str) -> int:
     """A text's checksum, as a signed number of 32 bits."""
-    number = crc32(text.encode(errors="replace"))
+    number = _sum(text)
     return number - (1 << 32) if number >> 31 else number
 
 
-def marks(attempts: Iterable[Attempt]) -> bytes:
+def marks(attempts: Sequence[Attempt]) -> bytes:
     """What can be looked for in packed attempts."""
-    found: list[bytes] = []
-    common: set[str] = set()
-    for attempt in attempts:
-        found.append(crc32(attempt.id.encode(errors="replace")).to_bytes(4))
-        common.update((attempt.task, attempt.state, attempt.worker, attempt.queue))
-    found += map(mark, common)
-    return b"".join(found)
+    sums = [_sum(one.id) for one in attempts]
+    common = {(one.task, one.state, one.worker, one.queue) for one in attempts}
+    texts = {text for kind in common for text in kind}
+    return struct.pack(f">{len(sums)}I", *sums) + b"".join(map(mark, texts))
 
 
 @lru_cache(4096)
 def mark(text: str) -> bytes:
     """The checksum of a task's name, a state, a worker or a queue as it stands in marks."""
-    return crc32(text.encode(errors="replace")).to_bytes(4)
+    return _sum(text).to_bytes(4)
+
+
+def _sum(text: str) -> int:
+    return crc32(text.encode("utf-8", "replace"))
 
 
 def needle(text: str) -> bytes:

@@ -41,9 +41,10 @@ class Attempts:
             ended = started + job.runtime
         args, kwargs = self._arguments(job)
         value, job.value = job.value, None
-        root = context.root_id
+        id, retries = context.id or "", context.retries
+        root, parent, group = context.root_id, context.parent_id, context.group
         return Attempt(
-            context.id or "",
+            id,
             job.name,
             job.state,
             job.delivery.queue,
@@ -52,23 +53,24 @@ class Attempts:
             job.received,
             started,
             job.runtime,
-            _number(context.retries),
+            retries if type(retries) is int else 0,
             job.deliveries,
             self._pid,
             args,
             kwargs,
             self._result(job, value) if job.state == states.SUCCESS else "",
             _line(job.error) if job.error else "",
-            _text(root) if root and root != context.id else "",
-            _text(context.parent_id),
-            _text(context.group),
+            # What stands in a foreign message's headers need not be text.
+            root if type(root) is str and root != id else "",
+            parent if type(parent) is str else "",
+            group if type(group) is str else "",
         )
 
     def unread(self, outcome: Outcome, error: Exception, context: Context | None = None) -> Attempt:
         """The attempt of a message that no task can be run for."""
         args, kwargs = "", ""
         if context is not None:
-            args, kwargs = map(_short, self._redact.args_repr(None, context.args, context.kwargs))
+            args, kwargs = _both(self._redact.args_repr(None, context.args, context.kwargs))
         now = clock.now()
         return Attempt(
             outcome.task_id,
@@ -93,7 +95,7 @@ class Attempts:
             args, kwargs, job.plan.hides_positions
         ):
             args, kwargs = self._redact.args_repr(job.plan.task, context.args, context.kwargs)
-        return "" if args == "()" else _short(args), "" if kwargs == "{}" else _short(kwargs)
+        return _both((args, kwargs))
 
     def _result(self, job: Job, value: Any) -> str:
         task = job.plan.task
@@ -112,6 +114,12 @@ def _may_tell(args: str, kwargs: str, hides_positions: bool) -> bool:
     return args[:1] in ("(", "[") and (hides_positions or "{" in args)
 
 
+def _both(shown: tuple[str, str]) -> tuple[str, str]:
+    """Arguments and keyword arguments as they are kept; of what is not there, nothing."""
+    args, kwargs = shown
+    return "" if args == "()" else _short(args), "" if kwargs == "{}" else _short(kwargs)
+
+
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
@@ -119,12 +127,3 @@ def _short(text: str) -> str:
 def _line(text: str) -> str:
     """The text on one line; only as much of it as is kept is looked at."""
     return _short(" ".join(text[: 4 * LONGEST].split()))
-
-
-def _text(value: object) -> str:
-    """What stands in a foreign message's header need not be text."""
-    return value if isinstance(value, str) else ""
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0

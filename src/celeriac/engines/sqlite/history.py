@@ -105,9 +105,7 @@ def _overdue(handle: sqlite3.Connection, keep: int, age: float) -> tuple[int, in
     return last, dropped
 
 
-def _found(
-    handle: sqlite3.Connection, wanted: Wanted, below: int | None
-) -> Iterator[tuple[int, Attempt]]:
+def _found(handle: sqlite3.Connection, wanted: Wanted, below: int | None) -> Iterator[tuple[int, Attempt]]:
     """Attempts that may be wanted, with their numbers, newest first."""
     newest = handle.execute(_LAST).fetchone()[0] or 0
     # A row is known by its last attempt, so the one that holds the number before may come later.
