@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from celeriac.engines.attempts import PACK
@@ -16,12 +17,8 @@ NOW = 1_000_000.0
 
 def attempt(task_id: str, **fields: object) -> Attempt:
     """An attempt of the task ``t.add`` that ended at ``NOW``."""
-    return Attempt(
-        **{  # type: ignore[arg-type]
-            "id": task_id, "task": "t.add", "state": "SUCCESS", "queue": "q", "worker": "celery@n", "ended": NOW,
-            **fields,
-        }
-    )  # fmt: skip
+    made = Attempt(task_id, "t.add", "SUCCESS", "q", "celery@n", NOW)
+    return msgspec.structs.replace(made, **fields)
 
 
 def ids(history: HistoryStore, limit: int = 100, **wanted: object) -> list[str]:

@@ -56,8 +56,8 @@ class History:
     ) -> Page:
         """Return up to ``limit`` attempts that fit all that is given, newest first.
 
-        ``id`` is a task's id; ``since`` and ``until`` speak of when attempts ended. ``before`` is the ``next``
-        of the page before. Raises ``ImproperlyConfigured`` if neither broker nor backend keeps a history, and
+        ``id`` is a task's id; ``since`` and ``until`` speak of when attempts ended. ``before`` is the
+        ``next`` of the page before. Raises ``ImproperlyConfigured`` if neither broker nor backend keeps a history, and
         ``OperationalError`` if the store cannot be reached.
         """
         wanted = self._wanted(id, task, states, worker, queue, since, until)
@@ -124,8 +124,8 @@ class History:
         store = self._app.history_store
         if store is None:
             raise ImproperlyConfigured(
-                f"no history is kept: neither {self._app.broker_shown} nor the result backend can. Use Redis, "
-                "PostgreSQL or SQLite as result_backend"
+                f"no history is kept: neither {self._app.broker_shown} nor the result backend can. Use "
+                "Redis, PostgreSQL or SQLite as result_backend"
             )
         return store
 

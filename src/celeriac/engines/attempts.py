@@ -37,7 +37,8 @@ _MANY: Final = msgspec.msgpack.Decoder(list[Attempt])
 class Row(NamedTuple):
     """Attempts to be stored as one row."""
 
-    count: int
+    size: int
+    """How many they are."""
     key: int | None
     """The checksum of the task id of a row's only attempt; ``None`` for packed ones."""
     marks: bytes

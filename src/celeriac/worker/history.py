@@ -23,7 +23,7 @@ logger = logging.getLogger("celeriac.worker")
 INTERVAL = 5.0
 """Seconds between prunings, a fifth more or less: so much later than its bounds say an attempt may go."""
 LOST = "LOST"
-"""The state of a run that ended with its process. The task's own state is another matter: it may run again."""
+"""The state of a run that ended with its process. The task itself may run again."""
 
 
 class History(threading.Thread):

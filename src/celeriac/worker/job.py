@@ -16,8 +16,8 @@ class Job:
     """A message that may run."""
 
     __slots__ = (
-        "armed", "context", "cut", "deliveries", "delivery", "error", "moved", "name", "once", "place", "plan",
-        "received", "runtime", "soft_hard", "started", "state", "transaction", "unique", "value",
+        "armed", "context", "cut", "deliveries", "delivery", "error", "moved", "name", "once", "place",
+        "plan", "received", "runtime", "soft_hard", "started", "state", "transaction", "unique", "value",
     )  # fmt: skip
 
     def __init__(self, delivery: Delivery, plan: Plan, context: Context) -> None:

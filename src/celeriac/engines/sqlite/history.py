@@ -39,8 +39,8 @@ _ROWS = """SELECT id, at, count, key IS NOT NULL, body FROM attempt a
 WHERE id <= ?{conditions} ORDER BY id DESC LIMIT ?"""
 _OF_TASK = """ AND id IN (SELECT id FROM attempt WHERE key = ?
 UNION ALL SELECT id FROM attempt_marks WHERE instr(marks, ?))"""
-_FITS = """ AND CASE WHEN key IS NULL THEN EXISTS (SELECT 1 FROM attempt_marks m WHERE m.id = a.id AND ({marks}))
-ELSE {bodies} END"""
+_FITS = """ AND CASE WHEN key IS NULL
+THEN EXISTS (SELECT 1 FROM attempt_marks m WHERE m.id = a.id AND ({marks})) ELSE {bodies} END"""
 _AT = "SELECT at FROM attempt WHERE id >= ? ORDER BY id LIMIT 1"
 _OLDEST = "SELECT id, at, count FROM attempt ORDER BY id LIMIT ?"
 _DROP = "DELETE FROM attempt WHERE id <= ?"
@@ -83,18 +83,18 @@ def note(work: Step, attempts: Sequence[Attempt], bodies: Sequence[bytes]) -> No
     """Store encoded attempts within a step."""
     number = work.handle.execute(_LAST).fetchone()[0] or 0
     for row in rows(attempts, bodies):
-        number += row.count
+        number += row.size
         _add(work, number, row)
 
 
 def _add(work: Step, number: int, row: Row) -> None:
-    work.handle.execute(_ADD, (number, work.now, row.count, row.key, row.body))
+    work.handle.execute(_ADD, (number, work.now, row.size, row.key, row.body))
     if row.marks:
         work.handle.execute(_ADD_MARKS, (number, row.marks))
 
 
 def _overdue(handle: sqlite3.Connection, keep: int, age: float) -> tuple[int, int]:
-    """The id of the last of the oldest rows that are to go, 0 if none are; and how many attempts they hold."""
+    """The id of the last of the oldest rows that are to go (0: none), and how many attempts they hold."""
     newest = handle.execute(_LAST).fetchone()[0] or 0
     horizon = clock.now() - age
     last = dropped = 0

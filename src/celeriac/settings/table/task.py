@@ -9,6 +9,7 @@ from celeriac.settings.kinds import (
     INTEGER,
     LIMIT,
     MAPPING,
+    POSITIVE,
     RATE,
     REFERENCE,
     SECONDS,
@@ -126,10 +127,10 @@ ROWS = (
     ),
     own(
         "task_history_max",
-        COUNT,
+        POSITIVE,
         None,
-        "Attempts that are kept; beyond it the oldest go first. None means 1,000,000 in an SQL store, 100,000 on "
-        "Redis and 10,000 in memory.",
+        "Attempts that are kept; beyond it the oldest go first. None means 1,000,000 in an SQL store, 100,000 "
+        "on Redis and 10,000 in memory.",
     ),
     own(
         "task_history_expires",
@@ -185,6 +186,7 @@ ROWS = (
     works(
         "task_publish_retry_policy",
         MAPPING,
+        POSITIVE,
         {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2},
         "How often and after how many seconds, within broker_publish_timeout.",
     ),
