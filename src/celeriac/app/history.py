@@ -57,8 +57,8 @@ class History:
         """Return up to ``limit`` attempts that fit all that is given, newest first.
 
         ``id`` is a task's id; ``since`` and ``until`` speak of when attempts ended. ``before`` is the
-        ``next`` of the page before. Raises ``ImproperlyConfigured`` if neither broker nor backend keeps a history, and
-        ``OperationalError`` if the store cannot be reached.
+        ``next`` of the page before. Raises ``ImproperlyConfigured`` if neither broker nor backend keeps a
+        history, and ``OperationalError`` if the store cannot be reached.
         """
         wanted = self._wanted(id, task, states, worker, queue, since, until)
         return Page(*self.store.attempts(wanted, limit, before))

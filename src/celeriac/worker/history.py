@@ -1,4 +1,4 @@
-"""The agent's part in the history: it notes the runs that ended with their process, and deletes what is old."""
+"""The agent's part in the history: it notes runs that ended with their process, and deletes what is old."""
 
 from __future__ import annotations
 

@@ -129,8 +129,8 @@ ROWS = (
         "task_history_max",
         POSITIVE,
         None,
-        "Attempts that are kept; beyond it the oldest go first. None means 1,000,000 in an SQL store, 100,000 "
-        "on Redis and 10,000 in memory.",
+        "Attempts that are kept; beyond it the oldest go first. None means 1,000,000 in an SQL store, "
+        "100,000 on Redis and 10,000 in memory.",
     ),
     own(
         "task_history_expires",
@@ -186,7 +186,6 @@ ROWS = (
     works(
         "task_publish_retry_policy",
         MAPPING,
-        POSITIVE,
         {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2},
         "How often and after how many seconds, within broker_publish_timeout.",
     ),
