@@ -12,6 +12,7 @@ RABBITMQ: Final[dict[str, tuple[str, ...]]] = {
         "checkpoints",
         "coordination",
         "groups",
+        "history",
         "machine",
         "places",
         "results",

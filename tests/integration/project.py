@@ -67,6 +67,11 @@ def boom(text="boom"):
 
 
 @app.task
+def keep_secret(password="", text=""):
+    return {"password": password, "text": text}
+
+
+@app.task
 def die(text):
     note(f"die {text}")
     os.kill(os.getpid(), signal.SIGKILL)

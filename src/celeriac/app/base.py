@@ -22,7 +22,7 @@ from celeriac.app.redaction import Redaction
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
 from celeriac.app.routing import Routing
-from celeriac.app.stores import Stores, tracks_queued
+from celeriac.app.stores import Stores, history_store, tracks_queued
 from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.result import AsyncResult, GroupResult, ResultSet
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import BindDecorator, Decorator
     from celeriac.app.eager import Eager
     from celeriac.app.events import Events
+    from celeriac.app.history import History
     from celeriac.app.periodic import PeriodicTasks
     from celeriac.app.schedule import Entries
     from celeriac.engines.base import Broker
     from celeriac.engines.coordinator import Coordinator
+    from celeriac.engines.history import HistoryStore
     from celeriac.engines.results import ResultBackend
     from celeriac.lamport import LamportClock
     from celeriac.routing import Queue, Queues, Router
@@ -571,6 +573,18 @@ class Celeriac:
             if hasattr(store, "admit") and hasattr(store, "revoke"):
                 return store  # type: ignore[return-value]
         return None
+
+    @property
+    def history_store(self) -> HistoryStore | None:
+        """What keeps the history of attempts: the broker's store if it can, else the result backend's."""
+        return history_store(self.broker, self.backend)
+
+    @cached_property
+    def history(self) -> History:
+        """What became of each attempt to run a task: ``app.history(task=..., states=..., limit=...)``."""
+        from celeriac.app.history import History
+
+        return History(self)
 
     @property
     def fused(self) -> bool:

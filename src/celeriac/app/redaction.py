@@ -79,6 +79,10 @@ class Redaction:
         secret = (task._redaction or self._rule(task)).secret
         return repr_args(value, limit=task.resultrepr_maxsize or 1024, levels=self._levels, secret=secret)
 
+    def hides_positions(self, task: Task[..., Any]) -> bool:
+        """Whether a positional argument of the task's may be secret."""
+        return (task._redaction or self._rule(task)).positions
+
     def _rule(self, task: Task[..., Any]) -> Rule:
         rule = task._redaction = Rule(task, self._secret)
         return rule

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import engines, serialization
 from celeriac.app import ids
 from celeriac.app.names import main_module
+from celeriac.engines.history import HistoryStore
 from celeriac.engines.mailbox import Mailbox
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.settings import Settings
@@ -143,6 +144,11 @@ def tracks_queued(conf: Settings, url: str) -> bool:
     return url.startswith(("sqlite", "postgres")) if wanted is None else wanted
 
 
+def history_store(*stores: object) -> HistoryStore | None:
+    """The first store that keeps a history."""
+    return next((store for store in stores if isinstance(store, HistoryStore)), None)
+
+
 def schedule_scope(app: Celeriac) -> str:
     """Whose schedule an application's beats keep: ``beat_scope``, else its name; "" if it has none.
 
@@ -203,6 +209,7 @@ def _store_options(app: Celeriac, url: str) -> dict[str, Any]:
         "dead_letters_max": conf.dead_letter_max,
         "mailbox": lambda: mailbox(app),
         "priority_order": conf.task_priority_order,
+        "history_max": conf.task_history_max,
         "publish_timeout": conf.broker_publish_timeout,
         "schedule_scope": schedule_scope(app),
         # What was never known to be queued cannot be told from expired either: one switch for both records.

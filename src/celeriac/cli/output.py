@@ -17,15 +17,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], wrap_last: bool = 
 
     ``wrap_last`` leaves it whole.
     """
-    texts = [[_cell(value) for value in row] for row in rows]
+    texts = [[text(value) for value in row] for row in rows]
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(head))]
     widths = [max(len(line[column]) for line in [list(head), *texts]) for column in range(len(head))]
     if sys.stdout.isatty() and not wrap_last:
         used = sum(widths[:-1]) + 2 * (len(head) - 1)
         widths[-1] = min(widths[-1], max(10, shutil.get_terminal_size().columns - used))
     click.secho(_line(head, widths, numeric), bold=True)
-    for text in texts:
-        click.echo(_line(text, widths, numeric, cut=not wrap_last and sys.stdout.isatty()))
+    for line in texts:
+        click.echo(_line(line, widths, numeric, cut=not wrap_last and sys.stdout.isatty()))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool], cut: bool = False) -> str:
@@ -41,7 +41,8 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _cell(value: Any) -> str:
+def text(value: Any) -> str:
+    """A value as it stands in a table: on one line, without control characters."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "schedule": ("schedule:schedule", "List, add, pause, resume and run periodic tasks."),
     "call": ("tasks:call", "Send a task by name and print its id."),
     "result": ("tasks:result", "Print a task's result."),
+    "history": ("history:history", "Show what became of each attempt to run a task."),
     "revoke": ("tasks:revoke", "Do not run these tasks."),
     "rate-limit": ("tasks:rate_limit", "Change a task's rate limit on all workers."),
     "status": ("nodes:status", "List the workers that are alive."),

@@ -1,15 +1,24 @@
-"""The part of the engine contract that keeps what became of each attempt to run a task."""
+"""The part of the engine contract that keeps what became of each attempt to run a task.
+
+An attempt goes with its outcome (``Outcome.attempt``) and is stored in the settling step, where the broker's
+store keeps a history; else (RabbitMQ) with the results, in the round trip that they make. What an outcome
+that was refused brought along is not stored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 
-class Attempt(msgspec.Struct, omit_defaults=True):
-    """One delivery of a task that was brought to an end, as its worker saw it. Times are epoch seconds."""
+class Attempt(msgspec.Struct, array_like=True):
+    """One delivery of a task that was brought to an end, as its worker saw it. Times are epoch seconds.
+
+    It is stored as an array, which takes half the time and room: append fields, never move one. For an object
+    by names there is ``msgspec.structs.asdict``.
+    """
 
     id: str
     task: str
@@ -38,6 +47,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     error: str = ""
     """The exception or reason, one line."""
     root: str = ""
+    """The first task of its tree; empty if that is the task itself."""
     parent: str = ""
     group: str = ""
 
@@ -55,8 +65,12 @@ class Wanted(msgspec.Struct):
     until: float | None = None
 
 
+@runtime_checkable
 class HistoryStore(Protocol):
-    """Attempts, newest first. It belongs to the result store, and shares the settling step with it."""
+    """Attempts, newest first: in the order in which they were settled."""
+
+    history_max: int
+    """How many attempts it keeps where nothing else was said (``task_history_max``)."""
 
     def note_attempts(self, attempts: Sequence[Attempt]) -> None:
         """Store attempts that no settle brought along (a dead worker's)."""
@@ -65,7 +79,8 @@ class HistoryStore(Protocol):
     def attempts(self, wanted: Wanted, limit: int = 100, before: str = "") -> tuple[list[Attempt], str]:
         """A page of the history, newest first, and where the next page begins ("" if there is none).
 
-        ``before`` is what the last page gave.
+        ``before`` is what the last page gave. ``Wanted.until`` passes over what was settled more than
+        ``LATE`` seconds after it had ended, ``Wanted.since`` needs clocks that agree within ``SKEW``.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from celeriac.engines.groups import GroupStore
+from celeriac.engines.history import Attempt
 
 
 class ResultRecord(msgspec.Struct):
@@ -50,10 +51,11 @@ class ResultBackend(GroupStore, Protocol):
 
     url: str
 
-    def store(self, records: Sequence[ResultRecord]) -> list[str]:
+    def store(self, records: Sequence[ResultRecord], attempts: Sequence[Attempt] = ()) -> list[str]:
         """Store and announce states, in order; return the ids that were refused.
 
-        Refused is what would replace SUCCESS, and what carries a lease that is not held.
+        Refused is what would replace SUCCESS, and what carries a lease that is not held. ``attempts`` go into
+        the history in the same round trip, whatever is refused; only a ``HistoryStore`` is given any.
         """
         ...
 

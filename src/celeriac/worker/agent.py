@@ -16,7 +16,8 @@ Responsibilities:
    offers to (``watch_foreign``).
 9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 10. Send events: the worker's own, and its tasks' (``Sender``).
-11. Answer for the node's health (``Health``).
+11. Note in the history what dead children ran, and delete what is too old there (``History``).
+12. Answer for the node's health (``Health``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -51,6 +52,7 @@ from celeriac.worker.channel import (
 from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.control.service import Service
 from celeriac.worker.helpers import Helpers
+from celeriac.worker.history import History
 from celeriac.worker.node import process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
@@ -99,6 +101,7 @@ class Agent:
         self.deaths: list[Death] = []
         self.leaving = False
         self.helpers = Helpers(app)
+        self.history = History(app)
         self._due: dict[Callable[[], None], float] = {}
         self._warned: set[str] = set()
         self.hostname = options.name
@@ -179,6 +182,7 @@ class Agent:
         chords = ChordRecovery(self.app, self.node.id)
         if self.app.backend is not None:
             chords.start()
+        self.history.start()
         if self.events is not None:
             self.events.start()
         try:
@@ -192,6 +196,7 @@ class Agent:
                 self._health.close()
             if self.events is not None:
                 self.events.stop()
+            self.history.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
         self._try("sign off", self.presence.leave)
@@ -297,6 +302,9 @@ class Agent:
 
     def release_dead(self) -> None:
         for death in list(self.deaths):
+            if death.lost:  # before it can run again, so that the history has them in order
+                self.history.note(death.lost)
+                death.lost = []
             release = partial(self.app.broker.release, death.owner, death.started)
             if self._try("release a dead child's messages", release):
                 self.deaths.remove(death)

@@ -8,6 +8,7 @@ import threading
 import msgspec
 
 from celeriac.engines.base import Loss
+from celeriac.engines.history import Attempt
 
 
 class Death(msgspec.Struct, tag=True):
@@ -15,6 +16,8 @@ class Death(msgspec.Struct, tag=True):
 
     owner: str
     started: dict[int, Loss]
+    lost: list[Attempt] = []
+    """What it ran, for the history."""
 
 
 class Ready(msgspec.Struct, tag=True):

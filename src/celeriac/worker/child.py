@@ -22,6 +22,7 @@ from celeriac.engines.readiness import drain
 from celeriac.exceptions import Fenced, OperationalError
 from celeriac.worker import notice
 from celeriac.worker.board import Board, ChildRecord, Life, Order
+from celeriac.worker.counters import Counters
 from celeriac.worker.events import Recorder
 from celeriac.worker.holdings import Holdings
 from celeriac.worker.line import Line
@@ -54,6 +55,8 @@ class Seat:
             max_deliveries=options.max_deliveries,
             limits=(options.soft_time_limit or 0.0, options.time_limit or 0.0),
         )
+        if options.health:
+            self.runner.counters = Counters(record.board, record.number)
         self.queues = options.queues
         """All queues that the node has ever taken from; the board knows them by their place here."""
         self.queue_index: dict[str, int] = {}

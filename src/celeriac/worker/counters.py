@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
+from celeriac import states
 from celeriac.monitor.metrics import BUCKETS
 from celeriac.worker.board import Board
+from celeriac.worker.job import Job
 
 Names = tuple[str, ...]
 """Task and queue; of failures, the exception as well."""
@@ -34,6 +36,11 @@ class Counted(IntEnum):
     REJECTED = 5
 
 
+_ENDS: Final = {
+    states.RETRY: Counted.RETRIED,
+    states.REVOKED: Counted.REVOKED,
+    states.REJECTED: Counted.REJECTED,
+}
 _TASKS, _FAILURES = 100, 100
 _WORD = 8
 _HEAD = 2 * _WORD  # how many cells there are: of tasks, of failures
@@ -73,6 +80,26 @@ class Counters:
             self._failures[names] = (_FAILURES_AT + cell * _FAILURE_SIZE) // _WORD
 
     # -- counting: by the child --------------------------------------------------------------------------
+
+    def received(self, job: Job) -> None:
+        """A child has taken a task up, to run it."""
+        self.count(Counted.RECEIVED, job.name, job.delivery.queue)
+
+    def started(self, job: Job) -> None:
+        """Its run begins."""
+        self.count(Counted.STARTED, job.name, job.delivery.queue)
+
+    def ended(self, job: Job) -> None:
+        """It has ended, with or without a run."""
+        task, queue = job.name, job.delivery.queue
+        if not job.started:
+            self.count(Counted.RECEIVED, task, queue)
+        if job.state == states.SUCCESS:
+            self.ran(task, queue, job.runtime)
+        elif job.state == states.FAILURE:
+            self.failed(task, queue, job.error.partition(":")[0])
+        elif job.state in _ENDS:
+            self.count(_ENDS[job.state], task, queue)
 
     def count(self, what: Counted, task: str, queue: str) -> None:
         """One more."""

@@ -7,7 +7,6 @@ same step; hooks and signals are called here, and cannot change what happened.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,8 @@ class Endings:
             parts = self._part(context, value) if context.chord is not None else ()
         except EncodeError as error:
             return self.failed(job, error)
-        runtime = time.perf_counter() - job.started
+        job.end(states.SUCCESS)
+        job.value, runtime = value, job.runtime
         self._quietly(plan.on_success, value, context.id, context.args, context.kwargs)
         if signals.task_success.receivers:
             signals.task_success.send(sender=plan.task, result=value, runtime=runtime)
@@ -106,6 +106,7 @@ class Endings:
         """A failure that ends the task. ``reason`` makes it a dead letter as well."""
         plan, context = job.plan, job.context
         task = plan.task
+        job.end(states.FAILURE, error)
         info = ExceptionInfo(error)
         record = None
         if (plan.keeps_result and not context.ignore_result) or plan.keeps_errors:
@@ -146,6 +147,7 @@ class Endings:
         signum: int | None = None,
     ) -> Outcome:
         context = job.context
+        job.end(states.REVOKED, why)
         logger.info("Discarding %s task: %s[%s]", why, job.name, context.id)
         if signals.task_revoked.receivers:
             signals.task_revoked.send(
@@ -198,6 +200,7 @@ class Endings:
         if isinstance(error, Fenced | SoftTimeLimitExceeded):
             raise error
         plan, context = job.plan, job.context
+        job.end(states.FAILURE, error)
         info = ExceptionInfo(error)
         logger.critical("Task %s[%s] INTERNAL ERROR: %r", job.name, context.id, error, exc_info=error)
         if signals.task_internal_error.receivers:
@@ -217,6 +220,7 @@ class Endings:
         return outcome
 
     def _ignored(self, job: Job, error: Ignore) -> Outcome:
+        job.end(states.IGNORED, shown(error, str))
         self._after(job, states.IGNORED, None, None)
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
         if error.publications:  # what takes its place goes on with its chain, and is a member of its chord
@@ -239,6 +243,7 @@ class Endings:
         plan, context = job.plan, job.context
         info = ExceptionInfo(retry)
         reason = retry.exc if retry.exc is not None else retry
+        job.end(states.RETRY, reason)
         record = None
         if plan.keeps_result and not context.ignore_result:
             record = self.app.results.record(states.RETRY, reason, context, traceback=info.traceback)
@@ -267,6 +272,7 @@ class Endings:
         return Outcome(token, queue, Verdict.ACK, record, (publication,))
 
     def _rejected(self, job: Job, error: Reject) -> Outcome:
+        job.end(states.REJECTED, error.reason or "rejected by the task")
         if signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self.app, message=job.context.message, exc=error)
         self._log(logging.INFO, job, "Task %(name)s[%(id)s] reject requeue=%(requeue)s: %(reason)s",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from celeriac import clock
 from celeriac.app.request import Context
 from celeriac.engines.base import Delivery
+from celeriac.saferepr import shown
 from celeriac.worker.plan import Plan
 
 
@@ -13,8 +16,9 @@ class Job:
     """A message that may run."""
 
     __slots__ = (
-        "armed", "context", "cut", "delivery", "moved", "name", "once", "place", "plan", "received",
-        "soft_hard", "started", "told", "transaction", "unique",
+        "armed", "context", "cut", "deliveries", "delivery", "error", "moved", "name", "once", "place",
+        "plan", "received", "runtime", "soft_hard", "started", "state", "told", "transaction", "unique",
+        "value",
     )  # fmt: skip
 
     def __init__(self, delivery: Delivery, plan: Plan, context: Context) -> None:
@@ -24,11 +28,22 @@ class Job:
         self.name = plan.task.name
         self.once = not plan.acks_late
         self.soft_hard = plan.limits
-        self.started = 0.0
-        self.received = 0.0
-        """When a child took the message, epoch seconds; 0 while no events are sent."""
+        self.received = clock.now()
+        """When a child took the message up, epoch seconds."""
         self.told = False
         """An event has told of its start, and of its name with that."""
+        self.started = 0.0
+        """When it was started, ``time.perf_counter()``."""
+        self.runtime = 0.0
+        """Seconds, once it has ended."""
+        self.deliveries = 0
+        """How many runs of the message ended with their process."""
+        self.state = ""
+        """How it ended; empty if it did not: given back, parked, put off."""
+        self.value: Any = None
+        """What it returned."""
+        self.error = ""
+        """Why it did not succeed, one line."""
         self.armed = False
         """The task's own code runs: a soft limit may be raised now."""
         self.cut: BaseException | None = None
@@ -43,3 +58,14 @@ class Job:
         """Its next attempt is a message of its own, so the task has not ended with this one."""
         if context.timelimit:
             self.soft_hard = plan.limits_of(context.timelimit)
+
+    def end(self, state: str, error: object = None) -> None:
+        """Take down how it ended, for the history; with an exception or a reason if not well."""
+        self.state = state
+        if self.started:
+            self.runtime = time.perf_counter() - self.started
+        if isinstance(error, BaseException):
+            name, text = type(error).__name__, shown(error, str)
+            self.error = text if text.startswith(name) else f"{name}: {text}"
+        elif error:
+            self.error = shown(error, str)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from celeriac import signals
 from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome
 from celeriac.engines.coordinator import Coordinator
+from celeriac.engines.history import HistoryStore
 from celeriac.exceptions import OperationalError, StoreFull
 from celeriac.worker.persist import persist
 
@@ -42,6 +43,8 @@ class Line:
         self.owner = owner
         self.wake = wake
         self.fused = app.fused
+        self.notes_apart = not isinstance(app.broker, HistoryStore)
+        """Whether attempts go with the results, because the broker's store keeps no history."""
         self._orders = _orders_apart(app)
         self._asked = 0.0
         self._known = 0
@@ -61,7 +64,7 @@ class Line:
         outcomes = [outcome for outcome in outcomes if not outcome.settled]
         if not self.fused and outcomes:
             owed = self._store_apart(outcomes)
-            answer = self._exchange([_bare(outcome) for outcome in outcomes], limit)
+            answer = self._exchange([self._bare(outcome) for outcome in outcomes], limit)
             answer.owed.extend(owed)
         else:
             answer = self._exchange(outcomes, limit)
@@ -153,34 +156,37 @@ class Line:
         if backend is None:
             return []
         records.extend(record for outcome in outcomes for record in outcome.records)
-        if records:
+        attempts = [outcome.attempt for outcome in outcomes if outcome.attempt] if self.notes_apart else []
+        if attempts:
+            persist("store results and attempts", lambda: backend.store(records, attempts))
+        elif records:
             persist("store results", lambda: backend.store(records))
         parts = [part for outcome in outcomes for part in outcome.parts]
         if not parts:
             return []
         return persist("record parts of chords", lambda: backend.record_parts(parts, self.owner.name))
 
+    def _bare(self, outcome: Outcome) -> Outcome:
+        """The outcome without what has been stored elsewhere already."""
+        return Outcome(
+            outcome.token,
+            outcome.queue,
+            outcome.verdict,
+            message=outcome.message,
+            delay=outcome.delay,
+            due=outcome.due,
+            bucket=outcome.bucket,
+            reason=outcome.reason,
+            detail=outcome.detail,
+            task=outcome.task,
+            task_id=outcome.task_id,
+            unique=outcome.unique,
+            place=outcome.place,
+            attempt=None if self.notes_apart else outcome.attempt,
+        )
+
 
 def _orders_apart(app: Celeriac) -> Coordinator | None:
     """The store of operators' orders, if it is not the broker's."""
     coordinator: object = app.coordinator
     return None if coordinator is app.broker else app.coordinator
-
-
-def _bare(outcome: Outcome) -> Outcome:
-    """The outcome without what has been stored elsewhere already."""
-    return Outcome(
-        outcome.token,
-        outcome.queue,
-        outcome.verdict,
-        message=outcome.message,
-        delay=outcome.delay,
-        due=outcome.due,
-        bucket=outcome.bucket,
-        reason=outcome.reason,
-        detail=outcome.detail,
-        task=outcome.task,
-        task_id=outcome.task_id,
-        unique=outcome.unique,
-        place=outcome.place,
-    )

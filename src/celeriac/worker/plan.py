@@ -53,6 +53,7 @@ class Plan:
         if self.transactional:
             _check_transactional(task, app)
         self.plain = not self.interval and not self.places
+        self.hides_positions = app.redact.hides_positions(task)
 
     def limits_of(self, timelimit: Any) -> tuple[float, float]:
         """Soft and hard limit for a message whose header ``timelimit`` (hard first) may set them."""

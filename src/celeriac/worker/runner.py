@@ -34,6 +34,8 @@ from celeriac.exceptions import (
 )
 from celeriac.message import OWN_HEADER, Message, Notes, decode_body, decode_envelope, notes
 from celeriac.worker import transaction
+from celeriac.worker.attempts import Attempts
+from celeriac.worker.counters import Counters
 from celeriac.worker.endings import Endings
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
@@ -67,6 +69,9 @@ class Runner:
         self.max_deliveries = max_deliveries
         self.default_limits = limits
         self.endings = Endings(app)
+        self.counters: Counters | None = None
+        """Counts for the node's metrics, if anybody may ask for them."""
+        self.attempts = Attempts(app, hostname) if app.conf.task_history and app.history_store else None
         self.accept = app.accept_content
         self.signing = app.signing
         self.plans: dict[str, Plan] = {}
@@ -136,17 +141,18 @@ class Runner:
         if plan is None:
             return self._unknown(delivery, context, name)
         job = Job(delivery, plan, context)
-        if self.events is not None:
-            job.received = time.time()
         stamps = headers.get("stamps")
         revoked = task_id in self.revoked or (stamps and self._revoked_by(stamps))
         if revoked and not (own := notes(message)).lost:
             job.unique = own.unique or ""
-            return self._freed(job, self.endings.revoked(job, "revoked"))
+            job.deliveries = own.deliveries
+            return self._freed(job, self._noted(job, self.endings.revoked(job, "revoked")))
         if logger.isEnabledFor(logging.INFO):
             data = {"name": name, "id": task_id}
             logger.info("Task %(name)s[%(id)s] received", data, extra={"data": data})
         result = self._special(job, message) if self._is_special(headers, plan) else job
+        if self.counters is not None and result is job:
+            self.counters.received(job)
         if signals.task_received.receivers and result is job:
             signals.task_received.send(sender=self, request=context)
         return result
@@ -170,8 +176,9 @@ class Runner:
         own = notes(message)
         if own.unique:
             job.unique = own.unique
+        job.deliveries = own.deliveries
         decided = self._decide(job, own)
-        return decided if decided is job else self._freed(job, decided)  # type: ignore[arg-type]
+        return decided if isinstance(decided, Job) else self._freed(job, self._noted(job, decided))
 
     def _decide(self, job: Job, own: Notes) -> Job | Outcome:
         if own.lost or own.deliveries >= self.max_deliveries:
@@ -229,6 +236,15 @@ class Runner:
         job.place = place
         return None
 
+    def _noted(self, job: Job, outcome: Outcome) -> Outcome:
+        """The outcome with its attempt, if the job has ended with it."""
+        if job.state:
+            if self.counters is not None:
+                self.counters.ended(job)
+            if self.attempts is not None:
+                outcome.attempt = self.attempts.of(job)
+        return outcome
+
     def _freed(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome with what the run held: freed in the same step."""
         context = job.context
@@ -263,7 +279,7 @@ class Runner:
 
     def run(self, job: Job, call: Callable[[Job], Any] | None = None) -> Outcome:
         """Run the task and say how it ended. ``call`` runs the body where the pool has a way of its own."""
-        outcome = self._run(job, call)
+        outcome = self._noted(job, self._run(job, call))
         if self._tells_sent:
             self._tell_sent(outcome)
         holds = job.unique or job.place or job.context._checkpoint
@@ -275,6 +291,8 @@ class Runner:
         plan, context = job.plan, job.context
         if self.events is not None:
             self.events.began(job)
+        if self.counters is not None:
+            self.counters.started(job)
         job.started = time.perf_counter()
         plan.task.push_request(context)
         try:
@@ -298,7 +316,7 @@ class Runner:
 
     async def arun(self, job: Job) -> Outcome:
         """The same for a coroutine on a running event loop."""
-        outcome = await self._arun(job)
+        outcome = self._noted(job, await self._arun(job))
         if self._tells_sent:
             self._tell_sent(outcome)
         holds = job.unique or job.place or job.context._checkpoint
@@ -308,6 +326,8 @@ class Runner:
         plan, context = job.plan, job.context
         if self.events is not None:
             self.events.began(job)
+        if self.counters is not None:
+            self.counters.started(job)
         job.started = time.perf_counter()
         plan.task.push_request(context)
         try:
@@ -336,7 +356,7 @@ class Runner:
 
     def interrupted(self, job: Job, error: BaseException) -> Outcome:
         """The outcome of a job whose limit was raised in the moment it ended, outside its own code."""
-        outcome = self._freed(job, self.endings.failed(job, error))
+        outcome = self._freed(job, self._noted(job, self.endings.failed(job, error)))
         return outcome if job.transaction is None else transaction.abandon(job, outcome)
 
     def _before(self, job: Job) -> None:
@@ -370,6 +390,8 @@ class Runner:
         if signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self, message=delivery.payload, exc=error)
         outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
+        if self.attempts is not None:
+            outcome.attempt = self.attempts.unread(outcome, error)
         try:
             headers = decode_envelope(delivery.payload).headers
             outcome.task, outcome.task_id = str(headers.get("task", "")), str(headers.get("id", ""))
@@ -381,6 +403,8 @@ class Runner:
         forged = isinstance(error, SecurityError) and (
             not isinstance(error, ContentDisallowed) or _AUTHENTICATED in self.accept
         )
+        if outcome.attempt is not None and not forged:
+            outcome.attempt.task, outcome.attempt.id = outcome.task, outcome.task_id
         if outcome.task_id and self.app.backend is not None and not forged:
             context = Context(None, None, None, None, id=outcome.task_id)
             outcome.result = self.app.results.record(states.FAILURE, error, context)
@@ -422,6 +446,8 @@ class Runner:
             detail=f"no task named {name!r} is registered", task=name, task_id=context.id or "",
             unique=_unique(context.message.headers) if context.message else "",
         )  # fmt: skip
+        if self.attempts is not None:
+            outcome.attempt = self.attempts.unread(outcome, error, context)
         return self.endings.lost(outcome, context, states.FAILURE, error)
 
     def _post_mortem(self, job: Job, own: Notes) -> Outcome:
@@ -456,6 +482,7 @@ class Runner:
             yield
         finally:
             job.plan.task.pop_request()
+            job.started = job.runtime = 0.0  # it was not run
 
 
 def _unique(headers: dict[str, Any]) -> str:

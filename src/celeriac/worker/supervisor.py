@@ -30,6 +30,7 @@ from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
 from celeriac.monitor.endpoint import listen
 from celeriac.monitor.systemd import Systemd
+from celeriac.worker import notice
 from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
 from celeriac.worker.channel import (
     Autoscale,
@@ -46,6 +47,7 @@ from celeriac.worker.channel import (
     Wake,
 )
 from celeriac.worker.embedded import EmbeddedBeat
+from celeriac.worker.history import lost
 from celeriac.worker.node import new_node
 from celeriac.worker.options import Options
 from celeriac.worker.processes import EXIT_FENCED, EXIT_LEFT, Launcher, preload
@@ -208,7 +210,10 @@ class Supervisor:
                 run.token: msgspec.structs.replace(self._loss(child, run), task_id=run.task_id)
                 for run in running
             }
-            self.unreleased[owner] = Death(owner, started)
+            queues = notice.read(self.board).queues(self.options.queues)
+            where = (self.options.name, queues, record.pid)
+            runs = [lost(run, started[run.token], f"its process {_how(code)}", *where) for run in running]
+            self.unreleased[owner] = Death(owner, started, runs)
             if self.channel:
                 self.channel.send(self.unreleased[owner])
         if code == EXIT_FENCED:

@@ -7,6 +7,7 @@ long as the process. Options (transport options; all have defaults):
   leases without waiting. It belongs to the store: the last one given holds.
 * ``dead_letters_max`` (10,000 a queue) and ``dead_letters_expires`` (30 days): how many dead letters are
   kept, and how long.
+* ``history_max`` (10,000): how many attempts the history keeps.
 * ``result_tombstone_expires`` (7 days): how long it is remembered that a result has expired.
 * ``schedule_scope`` (""): whose schedule it is; each scope has entries and a leader of its own.
 * ``priority_order`` (``higher``): which priority numbers are served first, ``higher`` or ``lower``. It
@@ -25,6 +26,7 @@ from celeriac.engines.memory.broker import MemoryBroker
 from celeriac.engines.memory.chords import MemoryGroups
 from celeriac.engines.memory.consumer import MemoryConsumer
 from celeriac.engines.memory.coordinator import MemoryCoordinator
+from celeriac.engines.memory.history import MemoryHistory
 from celeriac.engines.memory.remote import MemoryRemote
 from celeriac.engines.memory.results import Caller, MemoryResults
 from celeriac.engines.memory.schedules import MemorySchedules
@@ -34,7 +36,13 @@ DAY = 86400.0
 
 
 class MemoryEngine(
-    MemoryBroker, MemoryResults, MemoryGroups, MemorySchedules, MemoryCoordinator, MemoryRemote
+    MemoryBroker,
+    MemoryResults,
+    MemoryGroups,
+    MemorySchedules,
+    MemoryCoordinator,
+    MemoryRemote,
+    MemoryHistory,
 ):
     """One process's door to a named store (:class:`celeriac.engines.base.Engine`)."""
 
@@ -52,12 +60,14 @@ class MemoryEngine(
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
         self.tombstone_expires = float(options.get("result_tombstone_expires", 7 * DAY))
         self.scope = str(options.get("schedule_scope", ""))
+        most = options.get("history_max")
+        self.history_max = 10_000 if most is None else int(most)
         self._caller = Caller()
 
     def attach(self, owner: Incarnation) -> MemoryConsumer:
         """Register a lease owner and return its consumer."""
         self.register(owner)
-        return MemoryConsumer(self.state, owner, self.dead_max)
+        return MemoryConsumer(self.state, owner, self.dead_max, self.history_max)
 
     @property
     def urgencies(self) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from celeriac.engines.base import Answer, Delivery, Hold, Incarnation, Outcome, Verdict
 from celeriac.engines.memory import chords
 from celeriac.engines.memory.broker import bury
+from celeriac.engines.memory.history import note
 from celeriac.engines.memory.parcels import Parcel, pack, post_all
 from celeriac.engines.memory.results import keep
 from celeriac.engines.memory.state import Entry, Lease, Store, Waiter
@@ -39,10 +40,11 @@ class Request:
 class MemoryConsumer:
     """See :class:`celeriac.engines.base.Consumer`."""
 
-    def __init__(self, store: Store, owner: Incarnation, dead_max: int) -> None:
+    def __init__(self, store: Store, owner: Incarnation, dead_max: int, history_max: int) -> None:
         self.owner = owner
         self._store = store
         self._dead_max = dead_max
+        self._history_max = history_max
         self._number = 0
         self._request: Request | None = None
 
@@ -155,6 +157,8 @@ class MemoryConsumer:
             store.free(outcome.unique)
         if outcome.forget_checkpoint:
             store.checkpoints.pop(outcome.task_id, None)
+        if outcome.attempt is not None:
+            note(store, (outcome.attempt,), self._history_max)
         post_all(store, settlement.parcels, now)
         return chords.record(store, outcome.parts, self.owner.name, now)
 

@@ -7,6 +7,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
+from celeriac.engines.history import Attempt
+from celeriac.engines.memory.history import note
 from celeriac.engines.memory.state import Kept, Store
 from celeriac.engines.results import Presence, ResultRecord
 from celeriac.states import SUCCESS
@@ -109,11 +111,13 @@ class MemoryResults:
 
     state: Store
     tombstone_expires: float
+    history_max: int
     _caller: Caller
 
-    def store(self, records: Sequence[ResultRecord]) -> list[str]:
-        """Store and announce states; return the ids that were refused."""
+    def store(self, records: Sequence[ResultRecord], attempts: Sequence[Attempt] = ()) -> list[str]:
+        """Store and announce states, and note attempts; return the ids that were refused."""
         with self.state.lock:
+            note(self.state, attempts, self.history_max)
             self._expire(record.id for record in records)
             return [record.id for record in records if not keep(self.state, record)]
 

@@ -20,6 +20,7 @@ from celeriac.clock import now as wall_clock
 from celeriac.engines import schedule
 from celeriac.engines.base import Answer, DeadLetter, Delivery, Hold, Incarnation, Loss, NodeInfo
 from celeriac.engines.envelopes import after_loss
+from celeriac.engines.history import Attempt
 from celeriac.engines.results import ResultRecord
 from celeriac.routing.queues import Binding
 
@@ -195,6 +196,9 @@ class Store:
     """Task id -> until when it is remembered that its result has expired."""
     listeners: dict[str, list[Any]] = field(default_factory=dict)
     """Task id -> open subscriptions."""
+    history: deque[tuple[int, Attempt]] = field(default_factory=deque)
+    """Attempts with their numbers, oldest first."""
+    attempts: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     bindings: dict[Binding, str] = field(default_factory=dict)
     """Tie of a queue to an exchange -> the node whose own the queue is, or ""."""
     lower_first: bool = False

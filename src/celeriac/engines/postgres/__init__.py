@@ -26,6 +26,7 @@ from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.postgres import schema
 from celeriac.engines.postgres.broker import PostgresBroker
 from celeriac.engines.postgres.coordinator import PostgresCoordinator
+from celeriac.engines.postgres.history import PostgresHistory
 from celeriac.engines.postgres.listener import Listener
 from celeriac.engines.postgres.location import Location
 from celeriac.engines.postgres.remote import PostgresRemote
@@ -34,7 +35,9 @@ from celeriac.engines.postgres.schedules import PostgresSchedules
 from celeriac.engines.postgres.store import Store
 
 
-class PostgresEngine(PostgresBroker, PostgresResults, PostgresSchedules, PostgresCoordinator, PostgresRemote):
+class PostgresEngine(
+    PostgresBroker, PostgresResults, PostgresSchedules, PostgresCoordinator, PostgresRemote, PostgresHistory
+):
     """One process's door to the store (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "postgres"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from celeriac.engines.attempts import PACK
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome
+from celeriac.engines.postgres.history import ARGUMENTS, notes
 from celeriac.engines.postgres.parcels import columns
 from celeriac.engines.postgres.recovery import end_owner
 from celeriac.engines.postgres.settling import Settlement, prepare, settle
@@ -14,10 +16,14 @@ from celeriac.engines.postgres.step import ADMITTED, ONCE, SEATED, record_column
 from celeriac.engines.postgres.store import Store
 from celeriac.exceptions import Fenced, OperationalError
 
-EXCHANGE = """SELECT * FROM @exchange(%s, %s, %s, %s, %s, %s::bigint[], %s::text[],
+_EXCHANGE = """@exchange(%s, %s, %s, %s, %s, %s::bigint[], %s::text[],
 %s::bigint[], %s::text[], %s::text[], %b::bytea[], %s::float8[], %s::text[],
 %s::bigint[], %s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], %s::float8[],
 %s::text[], %s::text[], %s)"""
+EXCHANGE = f"SELECT * FROM {_EXCHANGE}"
+# The last row tells what was refused: so the attempts are stored in the same step, and those not.
+_NOTING = f"""SELECT e.*, CASE WHEN o_token IS NULL THEN @note(o_refused, {ARGUMENTS}) END
+FROM {_EXCHANGE} e"""
 _TAKE = "SELECT * FROM @take(%s, %s, %s, %s, %s::bigint[], %s::text[], %s, %s::text[], %s)"
 _RECORDED = "SELECT * FROM @recorded(%s, %s, %s::text[])"
 _HOLD = "SELECT @hold(%s)"
@@ -58,7 +64,7 @@ class PostgresConsumer:
         simple = all(settlement.simple for settlement in settlements)
         if simple and len(settlements) > 1:
             ids = [one.outcome.result.id for one in settlements if one.outcome.result is not None]
-            simple = len(set(ids)) == len(ids)
+            simple = len(set(ids)) == len(ids) and len(settlements) <= PACK
         self._requests += 1
         self._request = Request(self._requests, settlements, list(dict.fromkeys(queues)), limit, simple)
         self._doubtful = False
@@ -116,7 +122,17 @@ class PostgresConsumer:
             if rows:
                 return self._answer(rows)
         if request.simple:
-            rows = self._connection.run(EXCHANGE, self._arguments(request), binary=True)
+            arguments = self._arguments(request)
+            attempts = [
+                (one.outcome.token, one.outcome.attempt)
+                for one in request.settlements
+                if one.outcome.attempt is not None
+            ]
+            if not attempts:
+                rows = self._connection.run(EXCHANGE, arguments, binary=True)
+            else:
+                (noted,) = notes(attempts)
+                rows = self._connection.run(_NOTING, (*noted, *arguments), binary=True)
             for settlement in request.settlements:
                 self._store.known_queues.update(item.publication.queue for item in settlement.parcels)
             return self._answer(rows)
@@ -160,7 +176,7 @@ class PostgresConsumer:
         ]
         if deliveries:
             self._highest = max(self._highest, deliveries[-1].token)
-        refused, owed, now, due, version = rows[-1][5:]
+        refused, owed, now, due, version = rows[-1][5:10]
         return Answer(deliveries, refused, now, due, version, owed)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from celeriac.engines.history import Attempt
 from celeriac.engines.listener import Interest
 from celeriac.engines.postgres.chords import PostgresGroups, drop_expired
 from celeriac.engines.postgres.dead import expire_dead
+from celeriac.engines.postgres.history import NOTE, notes
 from celeriac.engines.postgres.listener import Listener
 from celeriac.engines.postgres.step import KEEP, Step, record_columns, step, waves
 from celeriac.engines.postgres.store import Store
@@ -43,8 +45,13 @@ class PostgresResults(PostgresGroups):
     _store: Store
     _listener: Listener
 
-    def store(self, records: Sequence[ResultRecord]) -> list[str]:
-        """Store and announce states; return the ids that were refused."""
+    def store(self, records: Sequence[ResultRecord], attempts: Sequence[Attempt] = ()) -> list[str]:
+        """Store and announce states, and note attempts; return the ids that were refused."""
+        if attempts:
+            with step(self._store) as work:
+                for arguments in notes([(0, attempt) for attempt in attempts]):
+                    work.run(NOTE, arguments)
+                return [record.id for record in records if not _keep_if_held(work, record)]
         if any(record.lease is not None for record in records):
             with step(self._store) as work:
                 return [record.id for record in records if not _keep_if_held(work, record)]

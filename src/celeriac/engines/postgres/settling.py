@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from celeriac.engines.base import Outcome, Verdict
 from celeriac.engines.groups import ChordPart
+from celeriac.engines.history import Attempt
 from celeriac.engines.postgres import chords, unique
 from celeriac.engines.postgres.dead import bury
+from celeriac.engines.postgres.history import NOTE, notes
 from celeriac.engines.postgres.parcels import Parcel, pack, plain
 from celeriac.engines.postgres.step import Lease, Step
 from celeriac.engines.results import ResultRecord
@@ -53,6 +55,7 @@ def settle(
     records: list[ResultRecord] = []
     parts: list[ChordPart] = []
     parcels: list[Parcel] = []
+    attempts: list[tuple[int, Attempt]] = []
     for settlement in settlements:
         outcome = settlement.outcome
         lease = held.pop(outcome.token, None)
@@ -70,11 +73,15 @@ def settle(
         if outcome.result is not None:
             records.append(outcome.result)
         parcels += settlement.parcels
+        if outcome.attempt is not None:
+            attempts.append((outcome.token, outcome.attempt))
     if done:
         work.run(_SETTLE, (number, [one.token for one in done], [one.queue for one in done]))
     if parcels:
         work.publish(parcels)
     work.keep_all(records)
+    for arguments in notes(attempts):
+        work.run(NOTE, arguments)
     return refused, chords.record(work, parts, name) if parts else []
 
 

@@ -40,6 +40,7 @@ from celeriac.engines.redis.coordinator import RedisCoordinator
 from celeriac.engines.redis.diagnosis import diagnose
 from celeriac.engines.redis.events import RedisEvents
 from celeriac.engines.redis.groups import RedisGroups
+from celeriac.engines.redis.history import RedisHistory
 from celeriac.engines.redis.inspection import RedisInspection
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.redis.listener import Listener
@@ -61,6 +62,7 @@ class RedisEngine(
     RedisBindings,
     RedisRemote,
     RedisEvents,
+    RedisHistory,
 ):
     """One server as broker, result backend and coordinator (:class:`celeriac.engines.base.Engine`)."""
 
@@ -76,10 +78,13 @@ class RedisEngine(
         self.publish_timeout = options.get("publish_timeout")
         self.mailbox: Callable[[], Mailbox] = options.get("mailbox", Mailbox)
         self.dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
+        most = options.get("history_max")
+        self.history_max = 100_000 if most is None else int(most)
         own: dict[str, float] = {
             "dead_max": int(options.get("dead_letters_max", 10_000)),
             "dead_age": self.dead_expires,
             "tombstone": float(options.get("result_tombstone_expires", 7 * DAY)),
+            "history_max": self.history_max,
         }
         self.scope = str(options.get("schedule_scope", ""))
         self.scripts = Scripts(Layout.of(self.keys, self.address.db, own, self.scope))

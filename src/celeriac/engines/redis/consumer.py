@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from redis import exceptions as errors
 
+from celeriac.engines.attempts import encode
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
 from celeriac.engines.readiness import readable
@@ -72,8 +73,13 @@ class RedisConsumer:
         if outcomes:
             index = {name: number for number, name in enumerate(names, 1)}
             ids = self._ids_in_store(outcomes)
-            for item in _in_settling_order(outcomes):
+            outcomes = _in_settling_order(outcomes)
+            for item in outcomes:
                 self._add_words(words, item, index[item.queue], ids)
+            attempts = [item.attempt for item in outcomes]
+            if any(attempts):
+                words.append("1" if all(attempts) else "0")
+                words += [encode(attempt) if attempt else b"" for attempt in attempts]
         self._request = Request(words, names)
         return self.repeat()
 

@@ -49,6 +49,8 @@ store:
 ``schedule:removed``           ZSET    the same -> version at which it was removed
 ``schedule:leader``            HASH    ``holder``, ``token``, ``expires``, ``ttl`` of the scheduler that leads
                                        (with a scope, the keys of the schedule end ``:<scope>``)
+``history``                    LIST    attempts (``engines/attempts.py``), the newest first
+``history:dropped``            STRING  how many have been dropped at its end
 ``queues``                     SET     queues we have seen
 ``bound:<exchange>``           HASH    for fanout exchanges: queue -> the node whose own it is, or ""
 ``exchanges:<node>``           SET     the exchanges to which it has bound queues of its own

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from celeriac.engines.attempts import encode
+from celeriac.engines.history import Attempt
 from celeriac.engines.redis.address import Address
 from celeriac.engines.redis.connection import Links, Word, pack
 from celeriac.engines.redis.consumer import record_words
@@ -36,20 +38,21 @@ class RedisResults:
     _listener: Listener | None
     _reply: str | None
 
-    def store(self, records: Sequence[ResultRecord]) -> list[str]:
-        """Store and announce states, in order; return the ids that were refused."""
+    def store(self, records: Sequence[ResultRecord], attempts: Sequence[Attempt] = ()) -> list[str]:
+        """Store and announce states, in order, and note attempts; return the ids that were refused."""
         refused: list[str] = []
         leases = self.lease_store or (self if self.is_broker else None)
-        for start in range(0, len(records), STORE_CHUNK):
+        for start in range(0, max(len(records), len(attempts)), STORE_CHUNK):
             chunk = records[start : start + STORE_CHUNK]
             # Leases are looked at from the broker's side, whose script knows where the results are.
             checked = leases is not None and any(record.lease for record in chunk)
             engine = leases if checked and leases is not None else self
-            words: list[Word] = []
+            words: list[Word] = [len(chunk)]
             for record in chunk:
                 owner, queue, token = record.lease if checked and record.lease else ("", "", 0)
                 words += record_words(record)
                 words += (owner, queue, token)
+            words += map(encode, attempts[start : start + STORE_CHUNK])
             with engine.links.borrow() as link:
                 indices = engine.scripts["store"].run(link, [], words)
             refused += [chunk[index].id for index in indices]

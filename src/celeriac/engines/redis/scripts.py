@@ -29,13 +29,14 @@ class Layout(NamedTuple):
     dead_max: float
     dead_age: float
     tombstone: float
+    history_max: int
     scope: str
 
     @classmethod
     def of(cls, keys: Keys, db: int, options: dict[str, float], scope: str = "") -> Layout:
         """The layout in which results lie beside the messages."""
         lanes = tuple(keys.suffixes)
-        return cls(keys.prefix, lanes, db, keys.prefix, db, scope=scope, **options)
+        return cls(keys.prefix, lanes, db, keys.prefix, db, scope=scope, **options)  # type: ignore[arg-type]
 
 
 class Script:
@@ -86,6 +87,7 @@ def _constants(layout: Layout) -> str:
         f"local PREFIX, LANES, DB = {_quoted(layout.prefix)}, {{ {lanes} }}, {layout.db}\n"
         f"local RESULT_PREFIX, RESULT_DB = {_quoted(layout.result_prefix)}, {result_db}\n"
         f"local DEAD_MAX, DEAD_AGE, TOMBSTONE = {layout.dead_max}, {layout.dead_age}, {layout.tombstone}\n"
+        f"local HISTORY_MAX = {layout.history_max}\n"
         f"local SCOPE = {_quoted(':' + layout.scope if layout.scope else '')}\n"
         f"local OWED_AGAIN, CLOCK_STEP = {groups.OWED_AGAIN}, {schedule.CLOCK_STEP}\n"
     )

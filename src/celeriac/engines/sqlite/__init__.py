@@ -24,6 +24,7 @@ from celeriac.engines.base import HIGHER_FIRST, LOWER_FIRST
 from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.sqlite.broker import SQLiteBroker
 from celeriac.engines.sqlite.coordinator import SQLiteCoordinator
+from celeriac.engines.sqlite.history import SQLiteHistory
 from celeriac.engines.sqlite.listener import Listener
 from celeriac.engines.sqlite.location import Location
 from celeriac.engines.sqlite.remote import SQLiteRemote
@@ -32,7 +33,9 @@ from celeriac.engines.sqlite.schedules import SQLiteSchedules
 from celeriac.engines.sqlite.store import Store
 
 
-class SQLiteEngine(SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinator, SQLiteRemote):
+class SQLiteEngine(
+    SQLiteBroker, SQLiteResults, SQLiteSchedules, SQLiteCoordinator, SQLiteRemote, SQLiteHistory
+):
     """One process's door to a store in a file (:class:`celeriac.engines.base.Engine`)."""
 
     scheme = "sqlite"

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from celeriac.engines.attempts import encode
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
 from celeriac.engines.groups import ChordPart
+from celeriac.engines.history import Attempt
 from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import chords, clock, rooms, unique
 from celeriac.engines.sqlite.dead import bury
+from celeriac.engines.sqlite.history import note
 from celeriac.engines.sqlite.recovery import end_owner
 from celeriac.engines.sqlite.step import Parcel, Place, Step, pack
 from celeriac.engines.sqlite.store import Store
@@ -64,6 +67,8 @@ class Settlement(NamedTuple):
     outcome: Outcome
     body: bytes | None
     parcels: list[Parcel]
+    attempt: bytes
+    """For the history; empty if there is none."""
     plain: bool
     """It has no parts of chords, unique key or checkpoint to be seen to."""
 
@@ -197,6 +202,8 @@ class SQLiteConsumer:
         done: list[tuple[int]] = []
         records: list[ResultRecord] = []
         parts: list[ChordPart] = []
+        attempts: list[Attempt] = []
+        bodies: list[bytes] = []
         for settlement in settlements:
             outcome = settlement.outcome
             place = held.pop(outcome.token, None)
@@ -218,12 +225,17 @@ class SQLiteConsumer:
                 records.append(outcome.result)
             if settlement.parcels:
                 work.publish(settlement.parcels)
+            if outcome.attempt is not None:
+                attempts.append(outcome.attempt)
+                bodies.append(settlement.attempt)
         if len(ended) == count:
             work.handle.execute(_END_RANGE, (tokens[0], tokens[-1], self._number))
         else:
             work.handle.executemany(_END_LEASE, ended)
         work.handle.executemany(_DROP_PAYLOAD, done)
         work.keep_all(records)
+        if attempts:
+            note(work, attempts, bodies)
         return refused, chords.record(work, parts, self.owner.name) if parts else []
 
     # -- claiming --------------------------------------------------------------------------------------
@@ -283,7 +295,8 @@ def _take_ready(handle: sqlite3.Connection, queues: Sequence[str], limit: int) -
 def _prepare(outcome: Outcome) -> Settlement:
     body = None if outcome.message is None else encode_envelope(outcome.message)
     plain = not (outcome.parts or outcome.records or outcome.unique or outcome.forget_checkpoint)
-    return Settlement(outcome, body, pack(outcome.publications), plain)
+    attempt = b"" if outcome.attempt is None else encode(outcome.attempt)
+    return Settlement(outcome, body, pack(outcome.publications), attempt, plain)
 
 
 def _let_go(work: Step, outcome: Outcome) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from celeriac.engines.attempts import encode
+from celeriac.engines.history import Attempt
 from celeriac.engines.listener import Interest
 from celeriac.engines.results import Presence, ResultRecord
 from celeriac.engines.sqlite import clock, rooms
 from celeriac.engines.sqlite.chords import SQLiteGroups, drop_expired
 from celeriac.engines.sqlite.dead import expire_dead
+from celeriac.engines.sqlite.history import note
 from celeriac.engines.sqlite.listener import Listener
 from celeriac.engines.sqlite.step import Step, step
 from celeriac.engines.sqlite.store import Store
@@ -38,9 +41,12 @@ class SQLiteResults(SQLiteGroups):
     _store: Store
     _listener: Listener
 
-    def store(self, records: Sequence[ResultRecord]) -> list[str]:
-        """Store and announce states; return the ids that were refused."""
+    def store(self, records: Sequence[ResultRecord], attempts: Sequence[Attempt] = ()) -> list[str]:
+        """Store and announce states, and note attempts; return the ids that were refused."""
+        bodies = [encode(attempt) for attempt in attempts]
         with step(self._store) as work:
+            if attempts:
+                note(work, attempts, bodies)
             return [record.id for record in records if not _keep_if_held(work, record)]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, bytes]:

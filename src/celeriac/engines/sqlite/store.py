@@ -20,7 +20,15 @@ from celeriac.engines.sqlite.news import News
 from celeriac.engines.sqlite.wake import Bell
 from celeriac.exceptions import OperationalError, SchemaError, StoreFull
 
-MIGRATIONS = ("schema.sql", "schema_2.sql", "bindings.sql", "schedules.sql", "scopes.sql", "remote.sql")
+MIGRATIONS = (
+    "schema.sql",
+    "schema_2.sql",
+    "bindings.sql",
+    "schedules.sql",
+    "scopes.sql",
+    "remote.sql",
+    "history.sql",
+)
 """What brings a file from version i to i + 1; append, never change."""
 
 APPLICATION_ID = 0x43454C52

@@ -9,6 +9,7 @@ from celeriac.settings.kinds import (
     INTEGER,
     LIMIT,
     MAPPING,
+    POSITIVE,
     RATE,
     REFERENCE,
     SECONDS,
@@ -117,6 +118,25 @@ ROWS = (
         None,
         "Record at publish that a task is queued, for AsyncResult.presence; None means on where the store is "
         "an SQL one and off elsewhere.",
+    ),
+    own(
+        "task_history",
+        BOOLEAN,
+        True,
+        "Keep a record of each attempt to run a task, for `celeriac history` and app.history.",
+    ),
+    own(
+        "task_history_max",
+        POSITIVE,
+        None,
+        "Attempts that are kept; beyond it the oldest go first. None means 1,000,000 in an SQL store, "
+        "100,000 on Redis and 10,000 in memory.",
+    ),
+    own(
+        "task_history_expires",
+        SECONDS,
+        7 * 86400.0,
+        "Seconds for which attempts are kept, if task_history_max lets them.",
     ),
     works("task_ignore_result", BOOLEAN, False, "Do not store results."),
     works(

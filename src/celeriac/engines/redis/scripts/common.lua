@@ -1,6 +1,7 @@
 -- What the scripts share. In front of it stand, written by scripts.py:
 --   PREFIX (of all keys), LANES (endings of a queue's lists, most urgent first), DB (the broker's database),
 --   RESULT_PREFIX, RESULT_DB (false: the broker's own), DEAD_MAX, DEAD_AGE, TOMBSTONE (seconds, 0: none),
+--   HISTORY_MAX (attempts),
 --   SCOPE (what keys of the schedule end with), OWED_AGAIN, CLOCK_STEP (seconds).
 -- Envelopes are bytes here: never parsed, never encoded again (cjson would ruin numbers and empty lists).
 

@@ -11,6 +11,8 @@
 --         n, n x (queue, lane, how, when, id, envelope)                 publications
 --         DELAY: how, when, id, envelope or ''                PARK: bucket (\1<place> to wait for a place), id
 --         DEAD: JSON, envelope or ''                          REQUEUE: envelope or ''
+--       then, if there are attempts for the history: '1' if each outcome has one, else '0', and for each outcome its
+--       attempt or ''
 -- Returns { now in us, version, next due in us or -1, '' or what is wrong with a queue, number of refused, refused ...,
 --           then for each delivery: queue (index), token, lane, flags, envelope,
 --           then, if there are any, { chord that is owed because of this exchange ... } }
@@ -294,6 +296,23 @@ local function settle_all()
   return failure
 end
 
+-- The attempts of the outcomes that were not refused.
+local function note_attempts()
+  -- include: history
+  local first, count = at + 2, #ARGV - at - 1
+  if ARGV[at + 1] == '1' and #refused == 0 then return note(first, count) end
+  local refusals, attempts, outcome = {}, {}, 6 + total
+  for i = 1, #refused do refusals[refused[i]] = true end
+  for i = 1, count do
+    if ARGV[first + i - 1] ~= '' and not refusals[ARGV[outcome + 3]] then
+      attempts[#attempts + 1] = ARGV[first + i - 1]
+    end
+    outcome = outcome + 4 + tonumber(ARGV[outcome + 4])
+  end
+  for i = 1, #attempts do ARGV[first + i - 1] = attempts[i] end
+  note(first, #attempts)
+end
+
 -- claiming ------------------------------------------------------------------------------------------------
 
 -- Move what is due to ready; returns when the next one is due, or nil.
@@ -435,6 +454,7 @@ if record[1] == seq then
 end
 local failure = settle_all()
 if failure then return redis.error_reply('FAILED ' .. failure) end
+if ARGV[at + 1] then note_attempts() end
 local next_due, version = claim_all()
 for queue in pairs(woken) do wake(queue) end
 local claimed = {}

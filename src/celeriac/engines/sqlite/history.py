@@ -1,0 +1,154 @@
+"""The SQLite engine's history: attempts, stored with the settles they belong to."""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from celeriac.engines.attempts import (
+    LATE,
+    PACK,
+    SKEW,
+    Row,
+    collect,
+    encode,
+    key,
+    mark,
+    needle,
+    number_of,
+    rows,
+    texts,
+    unpack,
+)
+from celeriac.engines.history import Attempt, Wanted
+from celeriac.engines.sqlite import clock
+from celeriac.engines.sqlite.step import Step, step
+from celeriac.engines.sqlite.store import Store
+
+CHUNK: Final = 500
+"""Rows that a pruning transaction deletes: the gate is held for a few milliseconds."""
+PAGE: Final = 256
+"""Rows that are read at once."""
+
+_LAST = "SELECT max(id) FROM attempt"
+_ADD = "INSERT INTO attempt (id, at, count, key, body) VALUES (?, ?, ?, ?, ?)"
+_ADD_MARKS = "INSERT INTO attempt_marks (id, marks) VALUES (?, ?)"
+_ROWS = """SELECT id, at, count, key IS NOT NULL, body FROM attempt a
+WHERE id <= ?{conditions} ORDER BY id DESC LIMIT ?"""
+_OF_TASK = """ AND id IN (SELECT id FROM attempt WHERE key = ?
+UNION ALL SELECT id FROM attempt_marks WHERE instr(marks, ?))"""
+_FITS = """ AND CASE WHEN key IS NULL
+THEN EXISTS (SELECT 1 FROM attempt_marks m WHERE m.id = a.id AND ({marks})) ELSE {bodies} END"""
+_AT = "SELECT at FROM attempt WHERE id >= ? ORDER BY id LIMIT 1"
+_OLDEST = "SELECT id, at, count FROM attempt ORDER BY id LIMIT ?"
+_DROP = "DELETE FROM attempt WHERE id <= ?"
+_DROP_MARKS = "DELETE FROM attempt_marks WHERE id <= ?"
+
+
+class SQLiteHistory:
+    """The part of the engine that is a :class:`celeriac.engines.history.HistoryStore`."""
+
+    _store: Store
+    history_max = 1_000_000
+
+    def note_attempts(self, attempts: Sequence[Attempt]) -> None:
+        """Store attempts that no settle brought along."""
+        bodies = [encode(attempt) for attempt in attempts]
+        with step(self._store) as work:
+            note(work, attempts, bodies)
+
+    def attempts(self, wanted: Wanted, limit: int = 100, before: str = "") -> tuple[list[Attempt], str]:
+        """A page, newest first, and where the next one begins."""
+        with self._store.read() as handle:
+            return collect(_found(handle, wanted, number_of(before)), wanted, limit, before)
+
+    def prune_history(self, keep: int, age: float) -> int:
+        """Delete what is too much or too old, in small transactions."""
+        dropped = 0
+        while True:
+            with self._store.read() as handle:
+                last, _ = _overdue(handle, keep, age)
+            if not last:
+                return dropped
+            with step(self._store) as work:
+                last, count = _overdue(work.handle, keep, age)
+                work.handle.execute(_DROP, (last,))
+                work.handle.execute(_DROP_MARKS, (last,))
+            dropped += count
+
+
+def note(work: Step, attempts: Sequence[Attempt], bodies: Sequence[bytes]) -> None:
+    """Store encoded attempts within a step."""
+    number = work.handle.execute(_LAST).fetchone()[0] or 0
+    for row in rows(attempts, bodies):
+        number += row.size
+        _add(work, number, row)
+
+
+def _add(work: Step, number: int, row: Row) -> None:
+    work.handle.execute(_ADD, (number, work.now, row.size, row.key, row.body))
+    if row.marks:
+        work.handle.execute(_ADD_MARKS, (number, row.marks))
+
+
+def _overdue(handle: sqlite3.Connection, keep: int, age: float) -> tuple[int, int]:
+    """The id of the last of the oldest rows that are to go (0: none), and how many attempts they hold."""
+    newest = handle.execute(_LAST).fetchone()[0] or 0
+    horizon = clock.now() - age
+    last = dropped = 0
+    for id, at, count in handle.execute(_OLDEST, (CHUNK,)):
+        if id > newest - keep and at > horizon:
+            break
+        last, dropped = id, dropped + count
+    return last, dropped
+
+
+def _found(handle: sqlite3.Connection, wanted: Wanted, below: int | None) -> Iterator[tuple[int, Attempt]]:
+    """Attempts that may be wanted, with their numbers, newest first."""
+    newest = handle.execute(_LAST).fetchone()[0] or 0
+    # A row is known by its last attempt, so the one that holds the number before may come later.
+    top = newest if below is None else min(newest, below - 1 + PACK)
+    if wanted.until is not None:
+        top = min(top, _first_after(handle, newest, wanted.until + LATE + SKEW) - 1)
+    conditions, arguments = _conditions(wanted)
+    sql, chunk = _ROWS.format(conditions=conditions), 8
+    while True:
+        found = handle.execute(sql, (top, *arguments, chunk)).fetchall()
+        for id, at, count, single, body in found:
+            if wanted.since is not None and at < wanted.since - SKEW:
+                return
+            yield from unpack(id, count, bool(single), body)
+        if len(found) < chunk:
+            return
+        top, chunk = found[-1][0] - 1, min(PAGE, 2 * chunk)
+
+
+def _conditions(wanted: Wanted) -> tuple[str, list[int | bytes]]:
+    """What must be true of a row, in SQL, and its arguments."""
+    sql = ""
+    arguments: list[int | bytes] = []
+    for either in texts(wanted):
+        if wanted.id and either == (wanted.id,):
+            sql += _OF_TASK
+            arguments += (key(wanted.id), mark(wanted.id))
+            continue
+        some = len(either)
+        sql += _FITS.format(
+            marks=" OR ".join(["instr(m.marks, ?)"] * some),
+            bodies=" OR ".join(["instr(body, ?)"] * some),
+        )
+        arguments += [*map(mark, either), *map(needle, either)]
+    return sql, arguments
+
+
+def _first_after(handle: sqlite3.Connection, newest: int, moment: float) -> int:
+    """A number such that whatever has it or a higher one was stored after ``moment``."""
+
+    def is_after(number: int) -> bool:
+        row = handle.execute(_AT, (number,)).fetchone()
+        return row is not None and row[0] > moment
+
+    oldest = next((id for id, _, _ in handle.execute(_OLDEST, (1,))), 1)
+    return bisect_left(range(newest + 1), True, lo=oldest, key=is_after)
