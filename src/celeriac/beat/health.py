@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,8 @@ from celeriac.monitor.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
     from celeriac.beat.service import Beat
+
+logger = logging.getLogger("celeriac.beat")
 
 HUNG: Final = 30.0
 """Seconds without a sign from the loop, over what it sleeps, after which the beat counts as hung."""
@@ -22,10 +25,13 @@ class Health:
     def __init__(self, beat: Beat, listening: socket.socket) -> None:
         self._beat = beat
         pages = {"/livez": self.live, "/readyz": self.prepared, "/metrics": self.metrics}
+        host, port = listening.getsockname()[:2]
+        self._address = f"{host}:{port}"
         self._endpoint = Endpoint(listening, pages)
 
     def start(self) -> None:
         self._endpoint.start()
+        logger.info("Health checks and metrics at http://%s/", self._address)
 
     def live(self) -> Page:
         """Whether the loop goes round; the store may be away."""
