@@ -49,7 +49,7 @@ from celeriac.worker.channel import (
 from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.control.service import Service
 from celeriac.worker.helpers import Helpers
-from celeriac.worker.node import process_lives, refresh
+from celeriac.worker.node import is_outdated, process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
 from celeriac.worker.presence import Presence
@@ -178,6 +178,8 @@ class Agent:
         self.channel.close()
 
     def _work(self, interval: float) -> None:
+        if is_outdated(self.node, self.board):
+            self.hasten(self.beat)
         self._every(self.beat, interval)
         self._every(self.bind, BIND_INTERVAL)
         self._every(self.recover, interval * random.uniform(0.8, 1.2))
