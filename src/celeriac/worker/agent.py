@@ -10,12 +10,13 @@ Responsibilities:
 5. Watch for orders: revoked tasks that run here are named to the supervisor, who alone kills.
 6. Send the worker's signals (``worker_ready``, ``worker_shutting_down``, ``worker_shutdown``): handlers may
    open connections, which the supervisor must not have.
-7. Tie the node's queues to their exchanges, and bring in what foreign clients broadcast where the engine
-   offers to (``relay_foreign``).
-8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
-   offers to (``watch_foreign``).
+7. Tie the node's queues to their exchanges.
+8. Measure the backlog, for autoscaling.
 9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 10. Send events: the worker's own, and its tasks' (``Sender``).
+11. Take orders by remote control and answer them (``control.Service``): what concerns the pool goes to the
+    supervisor, what children must know is posted on the board (``Notice``).
+12. Keep the threads that listen to other programs (``Helpers``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
