@@ -144,7 +144,6 @@ def test_no_command_takes_an_option_away_from_the_global_ones() -> None:
     ("arguments", "said"),
     [
         (["wroker"], "Did you mean worker"),
-        (["events"], "comes with task events"),
         (["inspect", "pong"], "Did you mean ping"),
         (["inspect"], "inspect --list"),
         (["inspect", "pool_grow"], "'celeriac control'"),

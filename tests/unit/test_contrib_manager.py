@@ -14,7 +14,10 @@ from celeriac.contrib.testing import drain
 from celeriac.contrib.testing.manager import Manager, Sentinel
 from celeriac.contrib.testing.mocks import TaskMessage, task_message_from_sig
 from celeriac.contrib.testing.worker import start_worker
+from celeriac.engines.remote import Order
 from celeriac.message import decode_body
+from tests.conformance.helpers import eventually
+from tests.listening import Node
 
 
 @pytest.fixture
@@ -72,3 +75,22 @@ def test_messages_without_a_sender(app: Celeriac) -> None:
     signature = app.tasks["add"].s(1, y=2).set(task_id="given")
     made = task_message_from_sig(app, signature)
     assert (made.headers["id"], list(decode_body(made, app.accept_content)[0])) == ("given", [1])
+
+
+def test_what_workers_say_of_tasks(app: Celeriac) -> None:
+    states = {"a": "active", "b": "reserved", "c": "scheduled"}
+
+    def handle(order: Order) -> dict[str, list[str]]:
+        return {task_id: [states[task_id], ""] for task_id in order.arguments["ids"] if task_id in states}
+
+    manager = Manager(app)
+    node = Node(app.broker, "w@h", handle)
+    eventually(lambda: manager.is_accepted(["a"]))
+    assert manager.query_task_states("abcd") == {"active": {"a"}, "reserved": {"b"}, "scheduled": {"c"}}
+    assert manager.is_received(["a", "b"])
+    assert not manager.is_accepted(["a", "b"])
+    assert not manager.is_received(["c"])
+    manager.assert_received(["a", "b"])
+    with pytest.raises(Sentinel):
+        manager.assert_accepted(["a", "b"], max_retries=1, interval_start=0.01)
+    node.stop()

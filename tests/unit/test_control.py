@@ -172,6 +172,15 @@ def test_kept_orders_are_stored_and_told(app: Celeriac, start: Start) -> None:
     assert control.rate_limits == {"t": "3/m"}
 
 
+def test_a_result_s_revoke_may_wait_for_the_workers(app: Celeriac, start: Start) -> None:
+    taken = start("w@h")
+    app.AsyncResult("one").revoke(wait=True)
+    app.ResultSet([app.AsyncResult("two")]).revoke(terminate=True, wait=True, timeout=5)
+    app.AsyncResult("one").revoke_by_stamped_headers({"batch": "1"}, wait=True)
+    assert [order.ticket is not None for order in taken] == [True] * 3
+    assert [order.arguments.get("task_id") for order in taken] == [["one"], ["two"], None]
+
+
 def test_without_a_store_an_order_must_be_taken_by_somebody(
     app: Celeriac, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "queues": ("queues:queues", "Show queues; pause and resume them."),
     "purge": ("queues:purge", "Delete all waiting messages of queues."),
     "dead": ("dead:dead", "List, show, replay and purge dead letters."),
+    "amqp": ("amqp:amqp", "Declare, bind, delete, get and publish on RabbitMQ."),
     "schema": ("schema:schema", "Look at and upgrade the tables of a PostgreSQL store."),
     "report": ("report:report", "Show what a bug report should contain."),
     "shell": ("shell:shell", "Start a Python shell with the application's tasks."),
@@ -47,7 +48,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 LATER: Final[dict[str, str]] = {
     "multi": "is not there yet; use --detach with --pidfile and --logfile, or a service manager",
-    "amqp": "comes with the RabbitMQ broker",
     "migrate": "is not there yet",
     "graph": "draws Celery's inner parts, which Celeriac does not have",
     "logtool": "is not there yet",

@@ -17,7 +17,7 @@ from celeriac.result.progress import Progress, achanges, changes, progress_of
 from celeriac.result.promise import Promise
 from celeriac.result.stored import forget
 from celeriac.result.tuples import result_from_tuple
-from celeriac.result.waiting import await_end, unended_parents, wait_for_end
+from celeriac.result.waiting import await_end, reply_options, unended_parents, wait_for_end
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -395,10 +395,12 @@ class AsyncResult(ResultBase, Generic[R]):
     ) -> None:
         """Do not let the task run; with ``terminate`` kill it if it runs (``signal``, default SIGTERM).
 
-        See ``app.control.revoke``. ``wait`` and ``timeout`` have no meaning: the order is stored when this
-        returns.
+        See ``app.control.revoke``: the order is stored when this returns. With ``wait`` the workers that run
+        now have taken it as well, or ``timeout`` seconds (default 1) have passed.
         """
-        self.app.control.revoke(self.id, terminate=terminate, signal=signal or "SIGTERM")
+        self.app.control.revoke(
+            self.id, terminate=terminate, signal=signal or "SIGTERM", **reply_options(wait, timeout)
+        )
 
     def revoke_by_stamped_headers(
         self,
@@ -413,7 +415,9 @@ class AsyncResult(ResultBase, Generic[R]):
 
         See ``app.control.revoke_by_stamped_headers``; otherwise as :meth:`revoke`.
         """
-        self.app.control.revoke_by_stamped_headers(headers, terminate=terminate, signal=signal or "SIGTERM")
+        self.app.control.revoke_by_stamped_headers(
+            headers, terminate=terminate, signal=signal or "SIGTERM", **reply_options(wait, timeout)
+        )
 
     # -- the tasks it called ---------------------------------------------------------------------------
 

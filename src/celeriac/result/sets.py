@@ -16,6 +16,7 @@ from celeriac.result.feed import Feed
 from celeriac.result.gathering import Gathering, OnMessage, acompleted, completed
 from celeriac.result.promise import Promise
 from celeriac.result.stored import forget, look_up
+from celeriac.result.waiting import reply_options
 
 if TYPE_CHECKING:
     from celeriac.engines.results import ResultBackend
@@ -234,7 +235,9 @@ class ResultSet(ResultBase, Generic[R]):
                 leaf.revoke()
             else:
                 stored.append(leaf.id)
-        self.app.control.revoke(stored, terminate=terminate, signal=signal or "SIGTERM")
+        self.app.control.revoke(
+            stored, terminate=terminate, signal=signal or "SIGTERM", **reply_options(wait, timeout)
+        )
 
     # -- as a collection -------------------------------------------------------------------------------
 

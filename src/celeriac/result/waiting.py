@@ -84,3 +84,8 @@ def _arrived(
         if parent.id == task_id and parent.take(payload):
             parent.maybe_throw()
     return False
+
+
+def reply_options(wait: bool, timeout: float | None) -> dict[str, Any]:
+    """What ``app.control`` has to be told so that it waits, or does not, for what workers say."""
+    return {"reply": True, "timeout": 1.0 if timeout is None else timeout} if wait else {}

@@ -1,14 +1,11 @@
-"""Waiting and asserting on many results: what Celery's own integration tests use.
-
-Of Celery's class the questions to workers (``inspect``, ``is_accepted``, ``is_received``, ``query_tasks`` and
-what is built on them) are not here: they need remote control.
-"""
+"""Waiting and asserting on many results: what Celery's own integration tests use."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,6 +16,7 @@ from celeriac.result import AsyncResult, allow_join_result
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+    from celeriac.app.inspector import Inspect
 
 
 class Sentinel(Exception):
@@ -142,6 +140,55 @@ class ManagerMixin:
         if not value:
             raise Sentinel
         return value
+
+    # -- what workers say ------------------------------------------------------------------------------
+
+    def inspect(self, timeout: float = 3.0) -> Inspect:
+        """Questions to workers (``app.control.inspect``)."""
+        made: Inspect = self.app.control.inspect(timeout=timeout)
+        return made
+
+    def query_tasks(self, ids: Iterable[str], timeout: float = 0.5) -> Iterator[tuple[str, Any]]:
+        """What each worker knows of these tasks: ``(node, {id: [state, record]})``."""
+        yield from (self.inspect(timeout).query_task(*ids) or {}).items()
+
+    def query_task_states(self, ids: Iterable[str], timeout: float = 0.5) -> dict[str, set[str]]:
+        """The ids by what they are in the workers: ``"active"``, ``"reserved"``, ``"scheduled"``."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for _, reply in self.query_tasks(ids, timeout):
+            for task_id, (state, _) in reply.items():
+                found[state].add(task_id)
+        return found
+
+    def is_received(self, ids: Iterable[str], timeout: float = 0.5) -> bool:
+        """Whether workers have claimed all of these tasks."""
+        return self._are(("reserved", "active", "ready"), ids, timeout)
+
+    def is_accepted(self, ids: Iterable[str], timeout: float = 0.5) -> bool:
+        """Whether workers run all of these tasks."""
+        return self._are(("active", "ready"), ids, timeout)
+
+    def _are(self, wanted: Iterable[str], ids: Iterable[str], timeout: float) -> bool:
+        states = self.query_task_states(ids := list(ids), timeout)
+        return set(ids) <= {task_id for state in wanted for task_id in states.get(state, ())}
+
+    def assert_received(self, ids: Sequence[str], interval: float = 0.5, **policy: Any) -> Any:
+        """Wait until :meth:`is_received`."""
+        policy = {"desc": "tasks to be received", **policy}
+        return self.assert_task_worker_state(self.is_received, ids, interval, **policy)
+
+    def assert_accepted(self, ids: Sequence[str], interval: float = 0.5, **policy: Any) -> Any:
+        """Wait until :meth:`is_accepted`."""
+        policy = {"desc": "tasks to be accepted", **policy}
+        return self.assert_task_worker_state(self.is_accepted, ids, interval, **policy)
+
+    def assert_task_worker_state(
+        self, fun: Callable[..., Any], ids: Sequence[str], interval: float = 0.5, **policy: Any
+    ) -> Any:
+        """Wait until ``fun(ids, timeout=interval)`` is true."""
+        return self.wait_for(partial(self.true_or_raise, fun, ids, timeout=interval), (Sentinel,), **policy)
+
+    # -- what results say ------------------------------------------------------------------------------
 
     def assert_result_tasks_in_progress_or_completed(
         self, async_results: Sequence[AsyncResult[Any]], interval: float = 0.5, desc: str = "", **policy: Any

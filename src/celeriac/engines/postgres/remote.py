@@ -83,7 +83,8 @@ class PostgresRemote:
             yield from gather(receive, timeout, limit, self._post(order, inbox, left))
         finally:
             ear.close()
-            self._store.read(_ANSWERS, (inbox,))
+            with suppress(OperationalError):  # they expire
+                self._store.read(_ANSWERS, (inbox,))
 
     def serve_orders(self, node: str, handle: Handler, stop: int) -> None:
         """Take orders for the worker named ``node`` until ``stop`` is readable. Blocks."""

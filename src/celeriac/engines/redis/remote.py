@@ -10,6 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from redis import exceptions as errors
@@ -20,7 +21,7 @@ from celeriac.engines.redis.address import SEP, Address
 from celeriac.engines.redis.connection import Link, Links, Word, pack
 from celeriac.engines.redis.keys import Keys
 from celeriac.engines.remote import Order
-from celeriac.exceptions import DecodeError
+from celeriac.exceptions import DecodeError, OperationalError
 from celeriac.message import Message, decode_envelope, encode_envelope, new_id
 
 SILENCE: Final = 10.0
@@ -70,7 +71,8 @@ class RedisRemote:
             try:
                 yield from gather(receive, timeout, limit, reached)
             finally:
-                self._close(link, mailbox, [asker, *lost])
+                with suppress(OperationalError):  # others clear up, in time
+                    self._close(link, mailbox, [asker, *lost])
 
     def serve_orders(self, node: str, handle: Handler, stop: int) -> None:
         """Take orders for the worker named ``node`` until ``stop`` is readable. Blocks."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,7 +79,7 @@ class SQLiteRemote:
                 yield from gather(receive, timeout, limit, self._post(order, inbox.name))
             finally:
                 if seen:
-                    with self._store.write() as handle:
+                    with suppress(OperationalError), self._store.write() as handle:
                         handle.execute(_FETCHED, (inbox.name,))
 
     def serve_orders(self, node: str, handle: Handler, stop: int) -> None:
