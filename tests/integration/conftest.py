@@ -171,6 +171,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" in metafunc.fixturenames:
         elsewhere = metafunc.module.__name__.rpartition(".")[2] in NOT_ON_POSTGRES
         engines = ["sqlite", "redis", "rabbitmq", *([] if elsewhere else ["postgres"])]
+        if "carrier" in metafunc.fixturenames:
+            engines = ["redis", "rabbitmq"]  # the others carry no events
         metafunc.parametrize("site", engines, indirect=True)
 
 
