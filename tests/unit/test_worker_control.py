@@ -24,6 +24,7 @@ from celeriac.worker.holdings import Holdings
 from celeriac.worker.node import new_node
 from celeriac.worker.notice import Notice, read
 from celeriac.worker.options import resolve
+from celeriac.worker.worker import _store_notes
 
 CELERY: dict[str, Any] = json.loads((Path(__file__).parent.parent / "data/control_replies.json").read_text())
 """What Celery 5.7's worker answered to the same, by name of the command (with a suffix for a variant)."""
@@ -290,6 +291,11 @@ def test_time_limits_are_told_to_the_children(rig: Rig) -> None:
     assert rig.wire.said == [Wake(), Wake()]
 
 
+def test_time_limits_that_a_pool_cannot_keep_are_named() -> None:
+    for pool, said in (("solo", "keeps none"), ("threads", "no hard ones")):
+        assert said in Rig(pool).ask("time_limit", task_name="cap.add", hard=2)["ok"]
+
+
 def test_what_no_store_keeps_is_refused_but_what_runs_is_killed(rig: Rig, monkeypatch: Any) -> None:
     monkeypatch.setattr(Celeriac, "coordinator", None)
     rig.claim(0, ("cap.sleep", "long", (60,), {}))
@@ -311,6 +317,16 @@ def test_hello_tells_and_keeps_what_is_revoked(rig: Rig) -> None:
     assert (answer["revoked"], type(answer["clock"])) == (["ours"], int)
     assert sorted(rig.ask("revoked")) == ["ours", "theirs"]
     assert rig.ask("hello", from_node="w1@vm") is None
+
+
+def test_a_broker_that_carries_no_orders_is_named_at_start_up(rig: Rig, monkeypatch: Any) -> None:
+    assert not any("remote control" in note for note in _store_notes(rig.app, rig.options))
+    monkeypatch.setattr(Celeriac, "broker", object())
+    assert any("carries no remote control" in note for note in _store_notes(rig.app, rig.options))
+    near, far = socket.socketpair()
+    rig.service.serve(near.fileno())  # nothing to do, nothing to wait for
+    far.close()
+    near.close()
 
 
 # -- the pool ------------------------------------------------------------------------------------------

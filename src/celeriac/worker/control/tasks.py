@@ -17,6 +17,10 @@ from celeriac.worker.plan import interval
 
 logger = logging.getLogger("celeriac.worker.control")
 
+_UNKEPT = {
+    "solo": ", but the solo pool keeps none",
+    "threads": ", but the threads pool keeps no hard ones",
+}
 _IDS = "[id1 [id2 [... [idN]]]]"
 
 
@@ -114,7 +118,8 @@ def time_limit(
     limits = tuple(None if each is None else float(each) for each in (soft, hard))
     state.agent.tell_children(limits={**state.agent.posting.last.limits, task_name: limits})
     logger.info("Time limits of %s by order: soft=%s hard=%s", task_name, *limits)
-    return ok("time limits set successfully")
+    kept = _UNKEPT.get(state.pool, "")
+    return ok(f"time limits set successfully{kept}")
 
 
 @control_command()
