@@ -90,7 +90,9 @@ class Rig:
         deliveries = []
         for token, (name, task_id, args, kwargs) in enumerate(calls, 10 * child + 1):
             task = self.app.tasks[name]
+            stamps = kwargs.pop("stamps", {})
             built = self.app.publisher.build(name, args, kwargs, task=task, task_id=task_id, priority=3)
+            built.message.headers.update({"stamps": stamps} if stamps else {})
             deliveries.append(Delivery(token, "celery", encode_envelope(built.message)))
         Holdings(self.board, child).hold(0, deliveries)
         record.note_claims([(each.token, 0) for each in deliveries])
@@ -265,6 +267,12 @@ def test_tasks_are_revoked_by_their_stamps(rig: Rig) -> None:
     )
     assert rig.ask("revoked") == []
     assert rig.app.coordinator.control(0).revoked == ['stamp:["a", "b"]']  # type: ignore[union-attr]
+    long = "an id of a task that is longer than what the board shows of it"
+    rig.claim(0, ("cap.sleep", long, (60,), {"stamps": {"a": "b"}}))
+    answer = rig.ask("revoke_by_stamped_headers", headers={"a": ["b"]}, terminate=True, signal="SIGKILL")
+    assert answer["ok"].endswith("revoked")
+    assert rig.wire.said == [Terminate(0, 1, "SIGKILL")]
+    assert rig.ask("revoked") == [long]
 
 
 def test_rate_limits_are_kept_in_the_store(rig: Rig) -> None:

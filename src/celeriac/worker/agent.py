@@ -36,7 +36,7 @@ from celeriac import signals
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import OperationalError
 from celeriac.routing.queues import Binding
-from celeriac.worker.board import Board, ChildRecord
+from celeriac.worker.board import Board, ChildRecord, noted
 from celeriac.worker.channel import (
     Channel,
     Death,
@@ -279,6 +279,7 @@ class Agent:
         return f"{self.node.id}:{child}:{epoch}"
 
     def _order_kills(self, orders: dict[str, str]) -> None:
+        orders = {noted(task_id): signal for task_id, signal in orders.items()}
         for record in self.records:
             for running in record.running():
                 if running.task_id in orders:
