@@ -10,14 +10,15 @@ Responsibilities:
 5. Watch for orders: revoked tasks that run here are named to the supervisor, who alone kills.
 6. Send the worker's signals (``worker_ready``, ``worker_shutting_down``, ``worker_shutdown``): handlers may
    open connections, which the supervisor must not have.
-7. Tie the node's queues to their exchanges, and bring in what foreign clients broadcast where the engine
-   offers to (``relay_foreign``).
-8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
-   offers to (``watch_foreign``).
+7. Tie the node's queues to their exchanges.
+8. Measure the backlog, for autoscaling.
 9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 10. Send events: the worker's own, and its tasks' (``Sender``).
-11. Note in the history what dead children ran, and delete what is too old there (``History``).
-12. Answer for the node's health (``Health``).
+11. Take orders by remote control and answer them (``control.Service``): what concerns the pool goes to the
+    supervisor, what children must know is posted on the board (``Notice``).
+12. Keep the threads that listen to other programs (``Helpers``).
+13. Note in the history what dead children ran, and delete what is too old there (``History``).
+14. Answer for the node's health (``Health``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -38,7 +39,7 @@ from celeriac import signals
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import OperationalError
 from celeriac.routing.queues import Binding
-from celeriac.worker.board import Board, ChildRecord
+from celeriac.worker.board import Board, ChildRecord, noted
 from celeriac.worker.channel import (
     Channel,
     Death,
@@ -53,7 +54,7 @@ from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.control.service import Service
 from celeriac.worker.helpers import Helpers
 from celeriac.worker.history import History
-from celeriac.worker.node import process_lives, refresh
+from celeriac.worker.node import is_outdated, process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
 from celeriac.worker.presence import Presence
@@ -204,6 +205,8 @@ class Agent:
         self.channel.close()
 
     def _work(self, interval: float) -> None:
+        if is_outdated(self.node, self.board):
+            self.hasten(self.beat)
         self._every(self.beat, interval)
         if self.options.heartbeat_file:
             self._every(self.touch, interval)
@@ -314,6 +317,7 @@ class Agent:
         return f"{self.node.id}:{child}:{epoch}"
 
     def _order_kills(self, orders: dict[str, str]) -> None:
+        orders = {noted(task_id): signal for task_id, signal in orders.items()}
         for record in self.records:
             for running in record.running():
                 if running.task_id in orders:
