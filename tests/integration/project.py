@@ -273,3 +273,10 @@ def only_one(name, seconds=0.0):
     note(f"only {name}")
     time.sleep(seconds)
     return name
+
+
+@app.task(bind=True)
+def report(self, done):
+    self.send_event("task-progress", done=done)
+    self.send_event("shop-paid", amount=done)
+    return done

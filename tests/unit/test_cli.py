@@ -144,6 +144,7 @@ def test_no_command_takes_an_option_away_from_the_global_ones() -> None:
     ("arguments", "said"),
     [
         (["wroker"], "Did you mean worker"),
+        (["events", "--detach"], "--camera"),
         (["inspect", "pong"], "Did you mean ping"),
         (["inspect"], "inspect --list"),
         (["inspect", "pool_grow"], "'celeriac control'"),
@@ -156,7 +157,6 @@ def test_no_command_takes_an_option_away_from_the_global_ones() -> None:
         (["worker", "-l", "inof"], "Did you mean INFO"),
         (["worker", "-c", "0"], "-c"),
         (["worker", "--autoscale", "x,1"], "10,3"),
-        (["worker", "-E"], "events"),
         (["worker", "--scheduler", "x"], "give -B as well"),
         (["worker", "-P", "custom"], "prefork"),
         (["worker", "--soft-time-limit", "5", "--time-limit", "2"], "shorter"),

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import platform
+import re
 import threading
 import time
 from collections import deque
@@ -40,6 +41,7 @@ PROBE: Final = 4 * 1024
 BUFFERED: Final = 8 * 1024 * 1024
 """Bytes of events that wait for a broker that is away."""
 RETRY: Final = 1.0
+_CLOCK: Final = re.compile(rb'"clock":(\d{1,18})')
 COMPLAIN: Final = 60.0
 """Seconds between two lines in the log about events that were lost."""
 
@@ -206,6 +208,5 @@ class Sender(threading.Thread):
 
 def _clock_of(record: bytes) -> int:
     """The logical clock of the last event in a record."""
-    at = record.rfind(b'"clock":') + 8
-    digits = record[at : at + 20].partition(b",")[0]
-    return int(digits) if digits.isdigit() else 0
+    found = _CLOCK.match(record, max(0, record.rfind(b'"clock":')))
+    return int(found[1]) if found else 0

@@ -64,13 +64,16 @@ class Moment(NamedTuple):
     task: weakref.ref[Task]
 
     def __lt__(self, other: tuple[Any, ...]) -> bool:
-        mine, theirs = self.clock, other[0]
-        if not (mine and theirs):
-            return bool(self.timestamp < other[1])
-        return bool(self.origin < other[2]) if mine == theirs else bool(mine < theirs)
+        return _is_before(self, other)
 
     def __gt__(self, other: tuple[Any, ...]) -> bool:
-        return Moment.__lt__(other, self)  # type: ignore[arg-type]
+        return _is_before(other, self)
+
+
+def _is_before(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    if not (one[0] and other[0]):
+        return bool(one[1] < other[1])
+    return bool(one[2] < other[2]) if one[0] == other[0] else bool(one[0] < other[0])
 
 
 class Index(defaultdict[str, "weakref.WeakSet[Task]"]):
@@ -207,10 +210,10 @@ class State:
         heap = self._taskheap
         if len(heap) >= self.max_tasks_in_memory * self.heap_multiplier:
             del heap[0]
-        if heap and moment < heap[-1]:
-            bisect.insort(heap, moment)
-        else:
+        if heap and moment > heap[-1]:
             heap.append(moment)
+        else:
+            bisect.insort(heap, moment)
 
     def _relate(self, task: _Task) -> None:
         """Make it known to its parent, and its children to it, whichever of them is told of first."""
@@ -220,8 +223,9 @@ class State:
                 parent.children.add(task)
             else:
                 self._orphans.setdefault(task.parent_id, weakref.WeakSet()).add(task)
-        if task.uuid in self._orphans:
-            task.children.update(self._orphans.pop(task.uuid))
+        waiting = self._orphans.pop(str(task.uuid), None)
+        if waiting is not None:
+            task.children.update(waiting)
 
     # -- looking -----------------------------------------------------------------------------------
 

@@ -28,9 +28,14 @@ class Task:
     """A task. Every field of its events is an attribute; the times (``received``, ``started``, ...) are when
     the event of that name was, epoch seconds."""
 
-    name = received = sent = started = succeeded = failed = retried = revoked = rejected = None
-    args = kwargs = eta = expires = retries = worker = result = exception = timestamp = runtime = None
-    traceback = exchange = routing_key = root_id = parent_id = client = None
+    name: Any = None
+    received = sent = started = succeeded = failed = retried = revoked = rejected = None
+    args = kwargs = eta = expires = retries = result = exception = timestamp = runtime = None
+    traceback = exchange = routing_key = client = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    worker: Any = None
+    """The :class:`Worker` that told of it last."""
     state = states.PENDING
     clock = 0
     uuid: str | None
