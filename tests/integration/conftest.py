@@ -167,13 +167,15 @@ NOT_ON_POSTGRES = ("test_extensions", "test_security", "test_bad_input")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses ``site`` on every engine that outlives a process."""
+    """Run what uses ``site`` on every engine that outlives a process, or on those that ``engines`` marks: for
+    what has nothing to do with the store one will do."""
     if "site" in metafunc.fixturenames:
+        marked = metafunc.definition.get_closest_marker("engines")
         elsewhere = metafunc.module.__name__.rpartition(".")[2] in NOT_ON_POSTGRES
         engines = ["sqlite", "redis", "rabbitmq", *([] if elsewhere else ["postgres"])]
         if "carrier" in metafunc.fixturenames:
             engines = ["redis", "rabbitmq"]  # the others carry no events
-        metafunc.parametrize("site", engines, indirect=True)
+        metafunc.parametrize("site", marked.args if marked else engines, indirect=True)
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_a_cancelled_queue_keeps_its_messages_until_it_is_added_again(site: Any)
     assert waiting.get(timeout=PATIENCE) == "waiting"
 
 
+@pytest.mark.engines("redis")
 def test_the_pool_grows_shrinks_and_is_replaced(site: Any) -> None:
     worker = site.worker("-c", "1", worker_pool_restarts=True)
     ask(site, "pool_grow", n=2)
@@ -103,6 +104,7 @@ def test_the_pool_grows_shrinks_and_is_replaced(site: Any) -> None:
     assert site.send("add", 1, 1).get(timeout=PATIENCE) == 2
 
 
+@pytest.mark.engines("sqlite")
 def test_time_limits_change_while_it_runs(site: Any) -> None:
     site.worker("-c", "1")
     assert site.send("nap", 0.01).get(timeout=PATIENCE) == "nap"
@@ -140,6 +142,7 @@ def test_a_dead_worker_is_gone_within_its_lease(site: Any) -> None:
     site.await_true(lambda: not nodes())
 
 
+@pytest.mark.engines("redis")
 def test_a_solo_worker_answers_unless_it_must_not(site: Any) -> None:
     worker = site.worker("-P", "solo")
     nap = site.send("nap", 2)

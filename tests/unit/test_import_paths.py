@@ -48,6 +48,7 @@ PATHS = [
     "celeriac.schedules:BaseSchedule,crontab,schedule,solar,crontab_parser,maybe_schedule,schedstate,ParseException",
     "celeriac.security:setup_security,disable_untrusted_serializers",
     "celeriac.signals:task_prerun,worker_ready",
+    "celeriac.worker.control:Panel,control_command,inspect_command",
     "celeriac.states:SUCCESS,READY_STATES",
     "celeriac.task:Task",
     "celeriac.utils:uuid,get_current_task",

@@ -103,6 +103,8 @@ class Beat:
         """One-off entries that have had their tick and are to be disabled."""
         self._behind = ""
         self._stopping = False
+        self.ticked = time.monotonic()
+        """When the loop went round last (``time.monotonic()``)."""
         self._pause = FIRST_PAUSE
         self._away: float | None = None
         # Not a pipe's bare descriptors: stop() may come when they are closed, and belong to another file.
@@ -132,6 +134,7 @@ class Beat:
 
     def attempt(self) -> float:
         """:meth:`step`, patient with a store that is away; return for how many seconds to sleep."""
+        self.ticked = time.monotonic()
         try:
             pause = self.step()
         except OperationalError as error:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 SETTLED: Final[dict[str, str]] = {
     "schedule_filename": "-s: there is no schedule file: the store keeps when each periodic task ran last.",
-    "enable_remote_control": "--enable-remote-control: beat answers no remote control; who leads and what "
-    "is due stand in the store.",
 }
 """Flags that the design answers in another way, and what is said about them at start."""
 
@@ -35,7 +33,11 @@ SHOWN: Final = 1000
 @option("--max-interval", type=click.FloatRange(min=0, min_open=True), help="Longest sleep, in seconds.")
 @option("-S", "--scheduler", metavar="CLASS", help="Scheduler class [setting: beat_scheduler].")
 @option("-s", "--schedule", "schedule_filename", metavar="PATH", help="Not needed: the store keeps it.")
-@option("--enable-remote-control/--no-enable-remote-control", default=None, help="Not needed: see the store.")
+@option(
+    "--enable-remote-control/--no-enable-remote-control",
+    default=None,
+    help="Answer 'celeriac inspect ping' [setting: beat_enable_remote_control].",
+)
 @option("--detach", is_flag=True, help="Run in the background.")
 @option("-f", "--logfile", help="Log to this file [standard error]; %n and %h are filled in.")
 @option("--pidfile", help="Write the process id here, and start only if no other beat holds the file.")
@@ -89,7 +91,14 @@ def beat(session: Session, /, **flags: Any) -> int:
             signal.signal(number, lambda *_: service.stop())
     if ready:
         ready()
-    service.run()
+    asked = flags["enable_remote_control"]
+    if app.conf.beat_enable_remote_control if asked is None else asked:
+        from celeriac.beat.answering import Answering
+
+        with Answering(service):
+            service.run()
+    else:
+        service.run()
     return 0
 
 

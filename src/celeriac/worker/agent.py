@@ -10,12 +10,13 @@ Responsibilities:
 5. Watch for orders: revoked tasks that run here are named to the supervisor, who alone kills.
 6. Send the worker's signals (``worker_ready``, ``worker_shutting_down``, ``worker_shutdown``): handlers may
    open connections, which the supervisor must not have.
-7. Tie the node's queues to their exchanges, and bring in what foreign clients broadcast where the engine
-   offers to (``relay_foreign``).
-8. Measure the backlog, for autoscaling, and wake children for messages of foreign producers where the engine
-   offers to (``watch_foreign``).
+7. Tie the node's queues to their exchanges.
+8. Measure the backlog, for autoscaling.
 9. Send the bodies of chords whose worker died before it could (``ChordRecovery``).
 10. Send events: the worker's own, and its tasks' (``Sender``).
+11. Take orders by remote control and answer them (``control.Service``): what concerns the pool goes to the
+    supervisor, what children must know is posted on the board (``Notice``).
+12. Keep the threads that listen to other programs (``Helpers``).
 
 If it dies the supervisor starts another one; nothing it knows is lost with it.
 """
@@ -35,7 +36,7 @@ from celeriac import signals
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import OperationalError
 from celeriac.routing.queues import Binding
-from celeriac.worker.board import Board, ChildRecord
+from celeriac.worker.board import Board, ChildRecord, noted
 from celeriac.worker.channel import (
     Channel,
     Death,
@@ -49,7 +50,7 @@ from celeriac.worker.channel import (
 from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.control.service import Service
 from celeriac.worker.helpers import Helpers
-from celeriac.worker.node import process_lives, refresh
+from celeriac.worker.node import is_outdated, process_lives, refresh
 from celeriac.worker.notice import Posting
 from celeriac.worker.options import SINGLE_SLOT, Options
 from celeriac.worker.presence import Presence
@@ -178,6 +179,8 @@ class Agent:
         self.channel.close()
 
     def _work(self, interval: float) -> None:
+        if is_outdated(self.node, self.board):
+            self.hasten(self.beat)
         self._every(self.beat, interval)
         self._every(self.bind, BIND_INTERVAL)
         self._every(self.recover, interval * random.uniform(0.8, 1.2))
@@ -276,6 +279,7 @@ class Agent:
         return f"{self.node.id}:{child}:{epoch}"
 
     def _order_kills(self, orders: dict[str, str]) -> None:
+        orders = {noted(task_id): signal for task_id, signal in orders.items()}
         for record in self.records:
             for running in record.running():
                 if running.task_id in orders:

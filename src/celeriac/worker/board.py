@@ -43,7 +43,8 @@ _HEAD_SIZE = 64
 # Offsets within it.
 _LEASED_UNTIL, _BACKLOG, _NOTICED, _USED, _WANTED, _RANGE, _BORN = 0, 16, 24, 28, 32, 36, 48
 _CHILD_SIZE = 64
-_SLOT = struct.Struct("<QdddII40s80s")
+_ID_SIZE = 40
+_SLOT = struct.Struct(f"<QdddII{_ID_SIZE}s80s")
 _SLOT_SIZE = 160
 _CLAIM_HEAD_SIZE = 16
 # Single bytes, because a byte is written in one piece. At 0 the number of claims.
@@ -89,6 +90,11 @@ class Running(NamedTuple):
     """It must not be repeated (``acks_late=False``)."""
     task_id: str
     task: str
+
+
+def noted(task_id: str) -> str:
+    """A task's id as the board shows it: the first 40 bytes of it."""
+    return task_id.encode()[:_ID_SIZE].decode("utf-8", "replace")
 
 
 class Board:
@@ -279,7 +285,7 @@ class ChildRecord:
             now + hard if hard else 0.0,
             queue,
             once,
-            task_id.encode()[:40],
+            task_id.encode()[:_ID_SIZE],
             task.encode()[:80],
         )
         return True

@@ -33,7 +33,7 @@ _NAME_SIZE = 118
 _TOTALS_SIZE = 8 + NAMES * _TOTAL.size
 _FRAME = struct.Struct("@II")
 _ONE = struct.Struct("@IIQQ")
-_KEPT = ("id", "task", "eta", "expires", "retries", "root_id", "parent_id", "group", "redelivered")
+_KEPT = ("id", "task", "eta", "expires", "retries", "root_id", "parent_id", "group", "redelivered", "stamps")
 """What is left of the headers of a message that is too long."""
 _ATTEMPTS = 20
 _PAUSE = 0.0005

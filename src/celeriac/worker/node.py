@@ -73,10 +73,19 @@ def refresh(node: NodeInfo, board: Board, records: Sequence[ChildRecord], queues
     node.queues = queues
     details["processed"] = sum(sum(holdings.totals().values()) for holdings in _holdings(board, records))
     details["active"] = sum(1 for record in records for _ in record.running())
-    if details["pool"] == "prefork":
-        details["concurrency"] = board.wanted
-        details["autoscale"] = board.autoscale and list(board.autoscale)
+    details.update(_size(node, board))
     details["loadavg"] = load_average()
+
+
+def is_outdated(node: NodeInfo, board: Board) -> bool:
+    """Whether the pool has another size than the node has told of."""
+    return any(node.details[name] != value for name, value in _size(node, board).items())
+
+
+def _size(node: NodeInfo, board: Board) -> dict[str, Any]:
+    if node.details["pool"] != "prefork":
+        return {}
+    return {"concurrency": board.wanted, "autoscale": board.autoscale and list(board.autoscale)}
 
 
 def load_average() -> list[float]:

@@ -4,7 +4,8 @@ Responsibilities:
 
 1. Start the agent, the children and (``-B``) the embedded beat, and replace those that end.
 2. Tell the agent whose leases a dead child held and how its task ended, so that they are settled at once.
-3. Keep time limits and the number of processes, through the board and signals.
+3. Keep time limits and the number of processes (``Sizing``), through the board and signals, and do what the
+   agent passes on of remote control.
 4. Shut down: warm, soft or cold.
 
 It has no thread, no connection and runs no task (and of hooks only the signal

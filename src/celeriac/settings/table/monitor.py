@@ -47,15 +47,14 @@ ROWS = (
         "beat_enable_remote_control",
         BOOLEAN,
         False,
-        "The scheduler answers remote control commands.",
-        pending="remote control",
+        "The scheduler answers pings of remote control (celeriac inspect ping).",
     ),
     works(
         "beat_remote_control_max_tick_age",
         SECONDS,
         None,
-        "Seconds since its last tick after which the scheduler does not answer a ping; None means never.",
-        pending="remote control",
+        "Seconds without a round of its loop after which the scheduler answers no ping; None means 60, or "
+        "twice beat_max_loop_interval, and 0 never.",
     ),
     settled(
         "beat_schedule_filename",

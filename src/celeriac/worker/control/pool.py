@@ -40,7 +40,6 @@ def _resize(state: State, by: int, verb: str) -> dict[str, Any]:
             "(start it with a larger --concurrency for more)"
         )
     state.agent.channel.send(Resize(by))
-    state.agent.hasten(state.agent.beat)
     return ok(f"pool will {verb}")
 
 
@@ -58,7 +57,6 @@ def autoscale(state: State, max: int | None = None, min: int | None = None, **kw
             f"{board.children}, and min is not over max (start it with a larger --autoscale for more)"
         )
     state.agent.channel.send(Autoscale(high, low))
-    state.agent.hasten(state.agent.beat)
     return ok(f"autoscale now max={high} min={low}")
 
 
@@ -92,6 +90,7 @@ def pool_restart(
         listed = list(dict.fromkeys([*last.modules, *modules]))
         agent.tell_children(modules=listed, reload=bool(reload) or last.reload)
     agent.node.details["tasks"] = sorted(state.app.tasks)
+    agent.hasten(agent.beat)
     agent.channel.send(Replace())
     return ok("reload started")
 

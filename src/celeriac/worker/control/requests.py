@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac.exceptions import CeleriacError, DecodeError, ImproperlyConfigured
 from celeriac.message import Message, decode_body, decode_envelope
-from celeriac.worker.board import ChildRecord, Running
+from celeriac.worker.board import ChildRecord
 from celeriac.worker.holdings import Holdings
 
 if TYPE_CHECKING:
@@ -73,15 +73,15 @@ def find(agent: Agent, ids: Iterable[str]) -> dict[str, tuple[str, dict[str, Any
     return found
 
 
-def stamped(agent: Agent) -> Iterator[tuple[ChildRecord, Running, dict[str, Any]]]:
-    """What runs and carries stamps, with these."""
+def stamped(agent: Agent) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The ids of tasks that run and carry stamps, with these."""
     for child in agent.records:
         held = Holdings(agent.board, child.number).held()
         for running in child.running():
             message = _read(held.get(running.token, b""))
             stamps = message.headers.get("stamps") if message is not None else None
-            if isinstance(stamps, dict):
-                yield child, running, stamps
+            if message is not None and isinstance(stamps, dict):
+                yield str(message.headers.get("id")), stamps
 
 
 def info(app: Celeriac, hostname: str, message: Message, queue: str, safe: bool = False) -> dict[str, Any]:

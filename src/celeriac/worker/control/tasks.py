@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celeriac.app.control import signal_name
 from celeriac.app.stamps import marks
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.worker.board import noted
 from celeriac.worker.channel import Terminate
 from celeriac.worker.control import requests
 from celeriac.worker.control.panel import control_command, inspect_command, nok, ok
@@ -17,6 +18,10 @@ from celeriac.worker.plan import interval
 
 logger = logging.getLogger("celeriac.worker.control")
 
+_UNKEPT = {
+    "solo": ", but the solo pool keeps none",
+    "threads": ", but the threads pool keeps no hard ones",
+}
 _IDS = "[id1 [id2 [... [idN]]]]"
 
 
@@ -66,7 +71,7 @@ def revoke_by_stamped_headers(
     keep_revoked(state, sorted(wanted), "")
     if not terminate:
         return ok(f"headers {dict(headers)} flagged as revoked, but not terminated")
-    running = [run.task_id for _, run, stamps in requests.stamped(state.agent) if wanted & set(marks(stamps))]
+    running = [each for each, stamps in requests.stamped(state.agent) if wanted & set(marks(stamps))]
     if running:
         name = signal_name(signal or "SIGTERM")
         keep_revoked(state, running, name)
@@ -114,7 +119,8 @@ def time_limit(
     limits = tuple(None if each is None else float(each) for each in (soft, hard))
     state.agent.tell_children(limits={**state.agent.posting.last.limits, task_name: limits})
     logger.info("Time limits of %s by order: soft=%s hard=%s", task_name, *limits)
-    return ok("time limits set successfully")
+    kept = _UNKEPT.get(state.pool, "")
+    return ok(f"time limits set successfully{kept}")
 
 
 @control_command()
@@ -176,13 +182,14 @@ def keep_revoked(state: State, ids: Sequence[str], signal: str) -> None:
         state.agent.hasten(state.agent.follow_orders)
 
 
-def _kill(state: State, ids: Collection[str], signal: str) -> list[str]:
+def _kill(state: State, ids: Sequence[str], signal: str) -> list[str]:
     """Have those ended that run here; return their ids."""
+    wanted = {noted(each): each for each in ids}
     killed = []
     for child in state.agent.records:
         for run in child.running():
-            if run.task_id in ids:
-                killed.append(run.task_id)
+            if run.task_id in wanted:
+                killed.append(wanted[run.task_id])
                 state.agent.channel.send(Terminate(child.number, run.token, signal))
     return killed
 
