@@ -373,3 +373,36 @@ def test_the_dump_has_celery_s_form() -> None:
         "w@h [1970-01-01 00:00:02.500000+00:00] task started: add(t1) args=() kwargs={} clock=8",
         "w@h [1970-01-01 00:00:03+00:00] heartbeat: freq=2.0",
     ]
+
+
+def test_the_table_shows_workers_and_the_newest_tasks_and_no_markup_of_theirs() -> None:
+    from rich.console import Console
+
+    from celeriac.cli.live import picture
+
+    state = State()
+    now = time.time()
+    beat = {
+        "type": "worker-heartbeat",
+        "hostname": "w@h",
+        "timestamp": now,
+        "local_received": now,
+        "freq": 2.0,
+    }
+    state.event({**beat, "active": 1, "processed": 7, "loadavg": [0.5, 0.25, 0.1], "sw_ident": "py-celeriac"})
+    for number in range(40):
+        state.event({**_received(f"t{number}", number + 1), "name": f"[red]add{number}\x1b[2J"})
+    state.event({"type": "task-succeeded", "uuid": "t39", "hostname": "w@h", "timestamp": now, "clock": 50,
+                 "result": "1", "runtime": 0.25})  # fmt: skip
+    console = Console(file=io.StringIO(), width=120, height=30)
+    console.print(picture(state, "trouble", console))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = shown.splitlines()
+    assert "42 events, 40 tasks, 1 workers" in lines[0]
+    assert any(line.split()[:4] == ["w@h", "ONLINE", "1", "7"] for line in lines)
+    assert "trouble" in shown
+    assert "[red]add39?[2J" in shown
+    assert "SUCCESS" in shown
+    assert "0.250 s" in shown
+    assert "add1?" not in shown, "there is room for the newest only"
+    assert len(lines) <= 30

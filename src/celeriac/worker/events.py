@@ -110,7 +110,7 @@ class Recorder:
     """Writes one child's task events on its tape. What does not fit is dropped there: it never waits.
 
     While tasks are short the events of a batch are kept and written together when its outcomes are settled:
-    that takes 3 us a task instead of 9, and a process that dies loses the events of what it had not settled.
+    that takes 4 us a task instead of 9, and a process that dies loses the events of what it had not settled.
     """
 
     def __init__(self, tape: Tape, hostname: str, pid: int) -> None:
