@@ -225,7 +225,9 @@ class Runner:
 
     def _noted(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome with its attempt, if the job has ended with it."""
-        if self.attempts is not None and job.state:
+        if self.attempts is None:
+            job.value = None  # an idle worker does not hold on to its last result
+        elif job.state:
             outcome.attempt = self.attempts.of(job)
         return outcome
 
