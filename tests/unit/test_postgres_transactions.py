@@ -178,6 +178,7 @@ def test_effects_result_and_ack_commit_together(
     assert outcome.settled
     assert effects(postgres_server) == [7]
     assert app.AsyncResult("effect 7").get(timeout=5) == 7
+    assert [one.result for one in app.history("effect 7")] == ["7"]
     assert app.broker.depth(["celery"])["celery"][:3] == (0, 0, 0)
 
 
@@ -209,6 +210,7 @@ def test_a_lost_lease_undoes_the_effects(
     assert outcome.settled, "nothing is left to be done here"
     assert effects(postgres_server) == []
     assert app.AsyncResult("effect 7").state != "SUCCESS"
+    assert app.history("effect 7") == []
     assert app.broker.depth(["celery"])["celery"].ready == 1
 
 

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 
-class Attempt(msgspec.Struct, array_like=True):
+class Attempt(msgspec.Struct, array_like=True, gc=False):
     """One delivery of a task that was brought to an end, as its worker saw it. Times are epoch seconds.
 
     It is stored as an array, which takes half the time and room: append fields, never move one. For an object

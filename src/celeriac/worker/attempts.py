@@ -1,6 +1,6 @@
 """Attempts: how a job ended, as the history shows it (``engines/history.py``).
 
-It is made once, when the outcome is complete, and costs some 2 us a task with its encoding: the arguments'
+It is made once, when the outcome is complete, and costs 2 to 3 us a task with its encoding: the arguments'
 text is the client's, the times are two readings of a clock. Whatever is shown is redacted and shortened here.
 """
 

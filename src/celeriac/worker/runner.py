@@ -243,6 +243,7 @@ class Runner:
                 self.counters.ended(job)
             if self.attempts is not None:
                 outcome.attempt = self.attempts.of(job)
+        job.value = None  # an idle worker does not hold on to its last result
         return outcome
 
     def _freed(self, job: Job, outcome: Outcome) -> Outcome:

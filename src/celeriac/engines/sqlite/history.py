@@ -69,11 +69,11 @@ class SQLiteHistory:
         dropped = 0
         while True:
             with self._store.read() as handle:
-                last, _ = _overdue(handle, keep, age)
+                last, _ = _overdue(handle, keep, age, 1)
             if not last:
                 return dropped
             with step(self._store) as work:
-                last, count = _overdue(work.handle, keep, age)
+                last, count = _overdue(work.handle, keep, age, CHUNK)
                 work.handle.execute(_DROP, (last,))
                 work.handle.execute(_DROP_MARKS, (last,))
             dropped += count
@@ -93,12 +93,12 @@ def _add(work: Step, number: int, row: Row) -> None:
         work.handle.execute(_ADD_MARKS, (number, row.marks))
 
 
-def _overdue(handle: sqlite3.Connection, keep: int, age: float) -> tuple[int, int]:
+def _overdue(handle: sqlite3.Connection, keep: int, age: float, most: int) -> tuple[int, int]:
     """The id of the last of the oldest rows that are to go (0: none), and how many attempts they hold."""
     newest = handle.execute(_LAST).fetchone()[0] or 0
     horizon = clock.now() - age
     last = dropped = 0
-    for id, at, count in handle.execute(_OLDEST, (CHUNK,)):
+    for id, at, count in handle.execute(_OLDEST, (most,)):
         if id > newest - keep and at > horizon:
             break
         last, dropped = id, dropped + count
