@@ -20,7 +20,7 @@ from celeriac.engines.base import (
     Recovered,
 )
 from celeriac.engines.envelopes import for_replay
-from celeriac.engines.rabbitmq import dead, keys, ledger, topology
+from celeriac.engines.rabbitmq import dead, forward, keys, ledger, topology
 from celeriac.engines.rabbitmq.address import parse
 from celeriac.engines.rabbitmq.connection import Dialler
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
@@ -41,6 +41,10 @@ class RabbitBroker:
 
     urgencies = HIGHER_FIRST
     keeps_keys = True
+    all_or_none = False
+    """A batch is not one step: when its connection breaks, its first messages may have been stored."""
+    lists_queues = False
+    """Clients are not told which queues there are."""
     reaches_leases = False
     """Messages are on the connection of the child that holds them: nobody else can give them back."""
 
@@ -246,6 +250,12 @@ class RabbitBroker:
         """None, for the same reason."""
         return {}
 
+    def bring_forward(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> int:
+        """Make delayed messages ready before their time, in no order. Each is sent, confirmed and then acked:
+        if the process is killed in between, that one is there twice."""
+        with self.session("take out delayed messages") as session:
+            return forward.bring_forward(self, session, queue, limit, ids)
+
     def queues(self) -> list[str]:
         """The queues that this process has used: RabbitMQ does not tell its clients of others."""
         return sorted(self._used)
@@ -310,6 +320,11 @@ class RabbitBroker:
                 session.desk.queue_bind(binding.queue, binding.exchange, binding.routing_key)
                 self.topology.tie_to_delays(session, binding.queue)
 
+    def ties(self) -> list[Binding]:
+        """What this process has tied: RabbitMQ does not tell its clients of others."""
+        own = {queue for queues in self._own.values() for queue in queues}
+        return [tie for ties in self._tied.values() for tie in ties if tie.queue not in own]
+
     def bindings(self, exchange: str) -> list[Binding]:
         """What this process has tied to it. Of an exchange that it does not know, only the server knows
         whom it leads to: the message is sent there as it is."""
@@ -342,6 +357,12 @@ class RabbitBroker:
         """Delete dead letters; return how many."""
         with self.session("purge dead letters") as session:
             return dead.take(session, _wanted(keys, queue), lambda letters: None)
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters of another store, the oldest first. Their age counts from now on."""
+        with self.session("keep dead letters") as session:
+            self.declare_dead(session)
+            self.post(session, [dead.moved(letter) for letter in letters])
 
     # -- the connection --------------------------------------------------------------------------------
 

@@ -68,7 +68,9 @@ class Entry:
 class Buffer:
     """Messages by queue, in the order of their arrival."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: bool = True) -> None:
+        """``starts=False``: what is taken here is not started, so what came back is as good as any other."""
+        self._starts = starts
         self._lines: dict[str, deque[Entry]] = {}
         self._suspects: deque[Entry] = deque()
         self._parked: dict[str, deque[Entry]] = {}
@@ -79,6 +81,7 @@ class Buffer:
     def add(self, queue: str, content: Any) -> None:
         """A message has arrived."""
         entry = Entry(queue, content)
+        entry.suspect = entry.suspect and self._starts
         self.count += 1
         if entry.suspect:
             self._suspects.append(entry)

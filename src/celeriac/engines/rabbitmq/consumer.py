@@ -24,7 +24,7 @@ from celeriac.engines.rabbitmq.buffer import Buffer, Entry
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.keeper import Keeper
 from celeriac.engines.rabbitmq.session import Parcel, Session
-from celeriac.engines.rabbitmq.topology import whole_seconds
+from celeriac.engines.rabbitmq.topology import exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import to_wire
 from celeriac.engines.readiness import readable
 from celeriac.exceptions import CeleriacError, EncodeError, OperationalError
@@ -46,7 +46,7 @@ class RabbitConsumer:
         self._lock = RLock()
         self._session: Session | None = None
         self._channel: Any = None
-        self._buffer = Buffer()
+        self._buffer = Buffer(starts=owner.slots > 0)
         self._out: dict[int, Entry] = {}
         """What has been handed out and not settled, by token."""
         self._open: dict[int, None] = {}
@@ -336,7 +336,10 @@ class RabbitConsumer:
             self._channel.basic_cancel(tag)
 
     def _consume(self, session: Session, queue: str, count: int) -> None:
-        self._broker.declare(session, queue)
+        if self.owner.slots:
+            self._broker.declare(session, queue)
+        elif exists(session, queue) is None:
+            return  # who only moves messages takes queues as they are
         self._channel.basic_qos(0, count, False)
         self._numbers += 1
         tag = f"celeriac-{self._numbers}"
@@ -370,7 +373,8 @@ class RabbitConsumer:
             except NotFound:
                 session.declared.clear()
                 self._tags.pop(queue, None)
-                self._consume(session, queue, self.owner.slots)
+                if self.owner.slots:
+                    self._consume(session, queue, self.owner.slots)
         self._proof = time.monotonic()
         session.link.pump()
 
