@@ -12,6 +12,7 @@ channel, so that a break leaves at most one message whose note is missing.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -25,6 +26,8 @@ QUEUE: Final = "celeriac.migrating"
 _PAGE: Final = 200
 _NOTES_AT_MOST: Final = 16
 """Notes of settled batches that may lie there before they are deleted."""
+_HIDDEN_AT_MOST: Final = 600.0
+"""Seconds after which RabbitMQ has surely noticed that a connection is gone, and offers what was on it again."""
 
 
 class Ledger:
@@ -38,9 +41,9 @@ class Ledger:
         self._whole = getattr(destination, "all_or_none", True)
         self._taken: list[Outcome] = []
         self._notes = 0
-        self._pending = Counter(
-            identity for note in self._read() if note["source"] == source for identity in note["messages"]
-        )
+        found = [note for note in self._read() if note["source"] == source]
+        self._pending = Counter(identity for note in found for identity in note["messages"])
+        self._newest = max((note["at"] for note in found), default=0.0)
 
     def known(self, identity: str) -> bool:
         """Whether an earlier run brought this message here already; it is counted once."""
@@ -74,17 +77,22 @@ class Ledger:
             self._destination.purge([QUEUE])
             self._notes = 0
 
-    def close(self, complete: bool) -> None:
-        """End; with ``complete`` nothing that stands in any note is left at the source."""
-        if complete or not +self._pending:
+    def close(self, complete: bool, certain: bool) -> None:
+        """End; with ``complete`` all of the source was moved that could be seen there.
+
+        ``certain`` says that nothing could be hidden from us; otherwise what an earlier run held is given some
+        minutes to come back, before its notes are deleted.
+        """
+        over = certain or time.time() - self._newest > _HIDDEN_AT_MOST
+        if (complete and over) or not +self._pending:
             self._consumer.exchange(self._taken, [], 0)
             self._destination.purge([QUEUE])
 
     def _note(self, identities: Sequence[str]) -> Publication:
         task_id = new_id()
         headers = {"id": task_id, "task": "celeriac.migrating", "lang": "py"}
-        body = json.dumps({"source": self._source, "messages": list(identities)}).encode()
-        return Publication(Message(headers, {"correlation_id": task_id, "delivery_mode": 2}, body), QUEUE)
+        body = json.dumps({"source": self._source, "messages": list(identities), "at": time.time()})
+        return Publication(Message(headers, {"correlation_id": task_id, "delivery_mode": 2}, body.encode()), QUEUE)
 
     def _read(self) -> Iterator[dict[str, Any]]:
         for payload in self._payloads():

@@ -108,7 +108,7 @@ class Mover:
                 self._carry_orders()
                 self._release(there)
                 complete = self._rounds(ledger, there)
-                ledger.close(complete)
+                ledger.close(complete, getattr(self._source, "reaches_leases", True))
             finally:
                 there.consumer.close()
         return self.report
@@ -321,7 +321,7 @@ class Mover:
                 f"{held} held by workers of Celery: stop these in order, or wait for their visibility_timeout",
             )
         whole = not (self._stopping or self._wanted.queues or self._wanted.tasks or self._wanted.limit)
-        return whole and not leased and not paused and getattr(self._source, "reaches_leases", True)
+        return whole and not leased and not paused
 
     # -- small things --------------------------------------------------------------------------------
 
