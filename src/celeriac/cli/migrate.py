@@ -44,8 +44,8 @@ _TELL_EVERY: Final = 5.0
     "--ack-messages",
     "acks",
     is_flag=True,
-    help="For Celery's sake: there, messages are copied without it. Here they are always moved, for a message "
-    "in both places would run twice.",
+    help="For Celery's sake: there, messages are copied without it. Here they are always moved, for a "
+    "message in both places would run twice.",
 )
 @option("-T", "--tasks", type=COMMA_LIST, help="Only messages of these tasks (names with commas).")
 @option("-Q", "--queues", type=COMMA_LIST, help="Only these queues; NAME:OTHER gives one another name there.")

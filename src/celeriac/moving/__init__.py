@@ -1,1 +1,1 @@
-"""Moving messages from one store to another (``celeriac migrate``): see :class:`celeriac.moving.mover.Mover`."""
+"""Moving messages from one store to another (``celeriac migrate``); :mod:`celeriac.moving.mover` does it."""

@@ -27,14 +27,14 @@ _PAGE: Final = 200
 _NOTES_AT_MOST: Final = 16
 """Notes of settled batches that may lie there before they are deleted."""
 _HIDDEN_AT_MOST: Final = 600.0
-"""Seconds after which RabbitMQ has surely noticed that a connection is gone, and offers what was on it again."""
+"""Seconds after which RabbitMQ has surely noticed that a connection is gone, and offers its messages again."""
 
 
 class Ledger:
     """The notes at one destination about messages from one source."""
 
     def __init__(self, destination: Any, consumer: Consumer, source: str) -> None:
-        """``consumer`` is attached to the destination: where a queue cannot be looked at, it takes the notes."""
+        """``consumer`` is attached to the destination: it takes the notes where there is no looking at a queue."""
         self._destination = destination
         self._consumer = consumer
         self._source = source
@@ -80,8 +80,8 @@ class Ledger:
     def close(self, complete: bool, certain: bool) -> None:
         """End; with ``complete`` all of the source was moved that could be seen there.
 
-        ``certain`` says that nothing could be hidden from us; otherwise what an earlier run held is given some
-        minutes to come back, before its notes are deleted.
+        ``certain`` says that nothing could be hidden from us; otherwise what an earlier run held is given
+        some minutes to come back, before its notes are deleted.
         """
         over = certain or time.time() - self._newest > _HIDDEN_AT_MOST
         if (complete and over) or not +self._pending:
@@ -92,7 +92,9 @@ class Ledger:
         task_id = new_id()
         headers = {"id": task_id, "task": "celeriac.migrating", "lang": "py"}
         body = json.dumps({"source": self._source, "messages": list(identities), "at": time.time()})
-        return Publication(Message(headers, {"correlation_id": task_id, "delivery_mode": 2}, body.encode()), QUEUE)
+        return Publication(
+            Message(headers, {"correlation_id": task_id, "delivery_mode": 2}, body.encode()), QUEUE
+        )
 
     def _read(self) -> Iterator[dict[str, Any]]:
         for payload in self._payloads():

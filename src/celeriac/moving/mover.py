@@ -1,12 +1,12 @@
 """Moves ready, delayed, parked and dead messages from one store to another.
 
-A message is claimed in the source under a lease, as a worker would; published at the destination together with a
-note (``ledger.py``); and acknowledged in the source. Wherever the power goes out in between, a lease comes back
-to its line, and a note tells the next run what has arrived already.
+A message is claimed in the source under a lease, as a worker would; published at the destination together
+with a note (``ledger.py``); and acknowledged in the source. Wherever the power goes out in between, a lease
+comes back to its line, and a note tells the next run what has arrived already.
 
 Delayed and parked messages are made ready first, before their time (``Broker.bring_forward``), and say
-themselves when they are due. Dead letters are stored at the destination before they are deleted in the source;
-one that is there already is not stored again.
+themselves when they are due. Dead letters are stored at the destination before they are deleted in the
+source; one that is there already is not stored again.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Mover:
     def run(self) -> Report:
         """Move what is wanted, and return the report.
 
-        Raises ``ImproperlyConfigured`` if another move is under way here or there, or the source does not tell
-        its queues; ``OperationalError`` if a store cannot be reached: run it again then.
+        Raises ``ImproperlyConfigured`` if another move is under way here or there, or the source does not
+        tell its queues; ``OperationalError`` if a store cannot be reached: run it again then.
         """
         with _signed_on(self._node, self._source, self._destination, self._alive):
             there = self._attach(self._destination)
@@ -142,7 +142,8 @@ class Mover:
     def _queues(self) -> dict[str, str]:
         if self._wanted.queues:
             return dict(self._wanted.queues)
-        found = [name for name in self._source.queues() if name not in _OWN_QUEUES]
+        ties = [tie for tie in self._source.ties() if _of_tasks(tie)]
+        found = sorted({*self._source.queues(), *(tie.queue for tie in ties)} - set(_OWN_QUEUES))
         if not found and not getattr(self._source, "lists_queues", True):
             raise ImproperlyConfigured(
                 f"{self._source.url} does not tell its queues: name them with -Q, or the application with -A"
@@ -184,9 +185,7 @@ class Mover:
 
     # -- a batch -------------------------------------------------------------------------------------
 
-    def _move(
-        self, here: End, ledger: Ledger, deliveries: Sequence[Delivery], goal: str, now: float
-    ) -> None:
+    def _move(self, here: End, ledger: Ledger, deliveries: Sequence[Delivery], goal: str, now: float) -> None:
         """Bring a batch over. The two ends know of one another only by the notes: publish first, then ack."""
         fresh: list[tuple[Delivery, Parcel]] = []
         outcomes: list[Outcome] = []
@@ -246,8 +245,8 @@ class Mover:
         for queue, key, holder in staging.release(self._destination, there.consumer):
             self.report.leave(
                 queue,
-                f"a message waits in {staging.QUEUE} at the destination: its unique key {key!r} is held there "
-                f"by task {holder}. Run this command again when that has ended",
+                f"a message waits in {staging.QUEUE} at the destination: its unique key {key!r} is held "
+                f"there by task {holder}. Run this command again when that has ended",
             )
 
     # -- dead letters --------------------------------------------------------------------------------
@@ -309,7 +308,9 @@ class Mover:
             if depth.leased:
                 names = [node.name for node in nodes if queue in node.queues and node.id != self._node.id]
                 whose = f"by {', '.join(sorted(names))}" if names else "by workers that have not been seen"
-                self.report.leave(queue, f"{depth.leased} leased {whose}: run this again when they have ended")
+                self.report.leave(
+                    queue, f"{depth.leased} leased {whose}: run this again when they have ended"
+                )
             if queue in paused and depth.ready:
                 self.report.leave(
                     queue, f"{depth.ready} ready, but the queue is paused: 'celeriac queues resume {queue}'"
@@ -318,7 +319,7 @@ class Mover:
         if held:
             self.report.leave(
                 "unacked",
-                f"{held} held by workers of Celery: stop these in order, or wait for their visibility_timeout",
+                f"{held} held by workers of Celery: stop these in order, or wait for the visibility_timeout",
             )
         whole = not (self._stopping or self._wanted.queues or self._wanted.tasks or self._wanted.limit)
         return whole and not leased and not paused
@@ -397,4 +398,9 @@ def _letter_identity(letter: DeadLetter) -> tuple[Any, ...]:
 
 
 def _carried(tie: Binding, names: Mapping[str, str]) -> bool:
-    return tie.queue in names and not tie.exchange.endswith("pidbox") and tie.exchange != "celeryev"
+    return tie.queue in names and _of_tasks(tie)
+
+
+def _of_tasks(tie: Binding) -> bool:
+    """Whether it is none of the exchanges of Celery's remote control and events."""
+    return not tie.exchange.endswith("pidbox") and tie.exchange != "celeryev"

@@ -52,6 +52,7 @@ class MemoryBroker(MemoryBindings):
     """The part of the engine that is a :class:`celeriac.engines.base.Broker`."""
 
     state: Store
+    dead_max: int
     dead_expires: float
 
     def publish(self, batch: Sequence[Publication]) -> dict[int, str]:

@@ -77,9 +77,12 @@ class RedisBindings:
         """All bindings of queues that are no node's own, Celery's and ours."""
         prefix = self.keys.bindings("")
         with self.links.borrow() as link:
-            exchanges, cursor = set(), b"0"
+            exchanges: set[str] = set()
+            cursor = b"0"
             while True:
-                cursor, found = link.call(pack(("SCAN", cursor, "MATCH", f"{_literal(prefix)}*", "COUNT", 1000)))
+                cursor, found = link.call(
+                    pack(("SCAN", cursor, "MATCH", f"{_literal(prefix)}*", "COUNT", 1000))
+                )
                 exchanges.update(name.decode()[len(prefix) :] for name in found)
                 if cursor == b"0":
                     break

@@ -63,8 +63,9 @@ class RedisInspection(RedisBroker):
                 chunk = waiting[start : min(start + REPLAY_CHUNK, limit)]
                 for what in ("parked", "delayed:payload"):
                     some = [one for one in chunk if bool(one[0]) == (what == "parked")]
-                    commands = ("HMGET", self.keys.of(queue, what), *(member for _, member, _ in some))
-                    values = link.call(pack(commands)) if some else []
+                    members = [member for _, member, _ in some]
+                    command: tuple[Word, ...] = ("HMGET", self.keys.of(queue, what), *members)
+                    values = link.call(pack(command)) if some else []
                     for (bucket, member, due), value in zip(some, values, strict=True):
                         if value is not None:
                             words += (bucket, member, value, value if bucket else _forward(value, due))

@@ -29,7 +29,8 @@ ORDER BY {order} LIMIT ? OFFSET ?"""
 _PURGE_PAYLOADS = "DELETE FROM payload WHERE id IN (SELECT id FROM {table} WHERE queue = ?)"
 _PURGE = "DELETE FROM {table} WHERE queue = ?"
 _CANCEL = "DELETE FROM {table} WHERE task_id = ? RETURNING id"
-_WAITING = """SELECT task_id FROM (SELECT DISTINCT task_id, 0 AS late, seq AS place FROM parked WHERE queue = ?1
+_WAITING = """SELECT task_id FROM (
+SELECT DISTINCT task_id, 0 AS late, seq AS place FROM parked WHERE queue = ?1
 UNION ALL SELECT task_id, 1, due FROM delayed WHERE queue = ?1) ORDER BY late, place LIMIT ?2"""
 _TAKE_PARKED = "DELETE FROM parked WHERE queue = ? AND task_id = ? RETURNING id, rank"
 _TAKE_DELAYED = "DELETE FROM delayed WHERE queue = ? AND task_id = ? RETURNING id, rank, due"

@@ -87,7 +87,6 @@ class DeadLetters:
             work.handle.executemany(_DROP_PAYLOAD, [(id,) for _, id, _, _ in taken])
         return len(taken)
 
-
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Store dead letters of another store, the oldest first."""
         with step(self._store, durable=True) as work:
