@@ -27,14 +27,14 @@ _PAGE: Final = 200
 _NOTES_AT_MOST: Final = 16
 """Notes of settled batches that may lie there before they are deleted."""
 _HIDDEN_AT_MOST: Final = 600.0
-"""Seconds after which RabbitMQ has surely noticed that a connection is gone, and offers its messages again."""
+"""Seconds after which RabbitMQ has surely noticed of a lost connection, and offers its messages again."""
 
 
 class Ledger:
     """The notes at one destination about messages from one source."""
 
     def __init__(self, destination: Any, consumer: Consumer, source: str) -> None:
-        """``consumer`` is attached to the destination: it takes the notes where there is no looking at a queue."""
+        """``consumer`` is attached to the destination: it takes the notes where queues cannot be read."""
         self._destination = destination
         self._consumer = consumer
         self._source = source
