@@ -36,6 +36,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "purge": ("queues:purge", "Delete all waiting messages of queues."),
     "dead": ("dead:dead", "List, show, replay and purge dead letters."),
     "migrate": ("migrate:migrate", "Move messages from one store to another."),
+    "migrate-from-celery": (
+        "from_celery:migrate_from_celery",
+        "Say what changes for a project that runs on Celery.",
+    ),
     "schema": ("schema:schema", "Look at and upgrade the tables of a PostgreSQL store."),
     "report": ("report:report", "Show what a bug report should contain."),
     "shell": ("shell:shell", "Start a Python shell with the application's tasks."),
