@@ -225,7 +225,6 @@ class RabbitRig(Rig):
 
         broker: Any = engine
         content = Content(payload, delivery_mode=2)
-        content.prepare()
         with broker.session("inject") as session:
             broker.declare(session, queue)
             session.publish([Parcel("", queue, content)], 5.0)

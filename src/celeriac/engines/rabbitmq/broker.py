@@ -26,6 +26,7 @@ from celeriac.engines.rabbitmq.connection import Dialler
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.session import Parcel, Session, unroutable
+from celeriac.engines.rabbitmq.tables import Known
 from celeriac.engines.rabbitmq.topology import TOP, Topology, exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import Content, to_wire
 from celeriac.exceptions import CeleriacError, DecodeError, ImproperlyConfigured, OperationalError
@@ -117,8 +118,9 @@ class RabbitBroker:
         """The messages of a batch with their addresses, everything they need declared."""
         made = []
         sent: set[tuple[int, str, str]] = set()
+        known: Known = {}
         for publication in batch:
-            content = to_wire(publication.message, publication.priority)
+            content = to_wire(publication.message, publication.priority, known)
             seconds = whole_seconds(publication.delay, publication.due)
             if publication.exchange and not seconds:
                 kind = self.topology.kind(publication.exchange)
@@ -409,12 +411,9 @@ def _fresh(payload: bytes) -> Content:
     try:
         message = decode_envelope(for_replay(payload))
     except DecodeError:
-        made = Content(payload, delivery_mode=2)
-        made.prepare()
-        return made
+        return Content(payload, delivery_mode=2)
     message.headers.pop("redelivered", None)
-    fresh: Content = to_wire(message)
-    return fresh
+    return to_wire(message)
 
 
 def _wanted(keys: Sequence[str] | None, queue: str | None) -> Callable[[DeadLetter], bool]:
