@@ -56,9 +56,7 @@ class RabbitBroker:
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
-        self.ack_timeout = float(options.get("consumer_timeout", 1800.0))
-        """Seconds that a task may run before the server takes its message back (``consumer_timeout`` in
-        rabbitmq.conf, there in milliseconds). Clients are not told it: the transport option says it here."""
+        self._ack_timeout = float(options.get("consumer_timeout", 1800.0))
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._pid = os.getpid()
@@ -66,6 +64,15 @@ class RabbitBroker:
         self._used: set[str] = set()
         self._own: dict[str, set[str]] = {}
         self._tied: dict[str, dict[Binding, None]] = {}
+
+    def ack_timeout(self, queues: Sequence[str]) -> float:
+        """Seconds that a task of these queues may run before the server takes its message back.
+
+        It is the queues' ``x-consumer-timeout`` where the application declares it (RabbitMQ 3.12), else the
+        server's ``consumer_timeout``. Clients are not told that one: the transport option says it here.
+        """
+        declared = [self.topology.queue(queue).queue_arguments.get("x-consumer-timeout") for queue in queues]
+        return min((float(told) / 1000 if told else self._ack_timeout for told in declared), default=0.0)
 
     # -- publishing --------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from amqp.exceptions import RecoverableConnectionError, UnexpectedFrame
 from amqp.method_framing import frame_writer
 
 from celeriac.engines.rabbitmq.address import Address, Host
-from celeriac.engines.rabbitmq.errors import FAILURES, translate
+from celeriac.engines.rabbitmq.errors import CONNECT, FAILURES, translate
 from celeriac.engines.rabbitmq.frames import frame_reader
 from celeriac.engines.readiness import readable
 from celeriac.exceptions import OperationalError
@@ -185,7 +185,8 @@ class Link(amqp.Connection):  # type: ignore[misc]
 
     def _receive(self) -> None:
         try:
-            data = self.transport.sock.recv(_CHUNK)
+            with self.write_lock:  # OpenSSL must not be used for reading and writing at once
+                data = self.transport.sock.recv(_CHUNK)
         except OSError:
             self.transport.connected = False
             raise
@@ -240,7 +241,7 @@ class Dialler:
                 link.open()
             except FAILURES as error:
                 link.drop()
-                failure = translate(error, host.shown, "connect")
+                failure = translate(error, host.shown, CONNECT)
                 continue
             self._next = host
             return link

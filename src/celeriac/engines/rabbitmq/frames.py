@@ -36,7 +36,9 @@ def address_frame(channel: int, exchange: str, routing_key: str, mandatory: bool
     """The frame that announces a message. Raises ``FrameSyntaxError`` for names over 255 bytes."""
     place, key = exchange.encode(), routing_key.encode()
     if len(place) > 255 or len(key) > 255:
-        raise FrameSyntaxError(f"exchange and routing key have 255 bytes at most: {exchange!r} {routing_key!r}")
+        raise FrameSyntaxError(
+            f"exchange and routing key have 255 bytes at most: {exchange!r} {routing_key!r}"
+        )
     method = b"".join((
         _publish(*spec.Basic.Publish, 0), bytes((len(place),)), place, bytes((len(key),)), key,
         bytes((mandatory,)),

@@ -31,8 +31,8 @@ _TRUE: Final = b"t\x01"
 _FALSE: Final = b"t\x00"
 
 Known = dict[str, tuple[Any, bytes]]
-"""Headers that have been written for an earlier message of a batch, by name: value and bytes. What is the same
-object again is not written again. Nobody may change the messages while the batch is written."""
+"""Headers that have been written for an earlier message of a batch, by name: value and bytes. What is the
+same object again is not written again. Nobody may change the messages while the batch is written."""
 
 
 def write_properties(properties: Mapping[str, Any], known: Known | None = None) -> bytes:
