@@ -117,6 +117,10 @@ class Line:
         except OperationalError as error:
             logger.warning("Could not sign off at the broker (others will notice): %s", error)
 
+    @staticmethod
+    def _forget_checkpoint(store: Coordinator, task_id: str) -> None:
+        persist("forget a checkpoint", lambda: store.keep_checkpoint(task_id, b"", 0.0, None))
+
     def _settle_only(self, outcomes: Sequence[Outcome]) -> Answer:
         """A full store takes no new leases: settle, which frees room, and claim later."""
         return persist("settle", lambda: self.consumer.exchange(outcomes, self.queues, 0))
@@ -150,6 +154,9 @@ class Line:
         records.extend(record for outcome in outcomes for record in outcome.records)
         if records:
             persist("store results", lambda: backend.store(records))
+        for outcome in outcomes:
+            if outcome.forget_checkpoint and self._orders is not None:
+                self._forget_checkpoint(self._orders, outcome.task_id)
         parts = [part for outcome in outcomes for part in outcome.parts]
         if not parts:
             return []
@@ -178,4 +185,5 @@ def _bare(outcome: Outcome) -> Outcome:
         task_id=outcome.task_id,
         unique=outcome.unique,
         place=outcome.place,
+        forget_checkpoint=outcome.forget_checkpoint,
     )

@@ -41,7 +41,8 @@ class RabbitBroker:
     """The engine's :class:`celeriac.engines.base.Broker`."""
 
     urgencies = HIGHER_FIRST
-    keeps_keys = True
+    keys_are_queues = True
+    """A unique key costs the server a queue, so what comes often (a tick) gets none of its own."""
     reaches_leases = False
     """Messages are on the connection of the child that holds them: nobody else can give them back."""
 
@@ -108,6 +109,11 @@ class RabbitBroker:
             else:
                 left_out[index] = holder
         return left_out
+
+    def holder(self, key: str) -> str | None:
+        """The task id that holds a unique key now."""
+        with self.session("ask for a unique key") as session:
+            return keys.holder(session, key)
 
     def _free_keys(self, taken: Sequence[Publication]) -> None:
         """Give up the keys of messages that were not sent; where the server is away they go by their time."""
