@@ -145,3 +145,25 @@ def test_a_task_that_outlives_consumer_timeout(server: TlsServer, tmp_path: Path
         assert worker.stop() == 0
     finally:
         site.close()
+
+
+# -- shutting down -----------------------------------------------------------------------------------
+
+
+def test_a_server_that_shuts_down_is_said_and_survived(server: TlsServer, tmp_path: Path) -> None:
+    site = Site(server.fresh_url(), tmp_path, f"sqlite:///{tmp_path}/results.db")
+    site.app.conf.update(broker_publish_timeout=1.0, task_publish_retry=False)
+    try:
+        worker = site.worker("-c", "1")
+        assert site.send("add", 1, 1).get(timeout=20) == 2
+        server.control("stop_app")
+        try:
+            worker.await_line("shutting down, or an operator closed the connection")
+            with pytest.raises(OperationalError, match=r"shutting down|refused|closed"):
+                site.send("add", 1, 2)
+        finally:
+            server.control("start_app")
+        site.app.conf.broker_publish_timeout = 20.0
+        assert site.send("add", 2, 2).get(timeout=30) == 4
+    finally:
+        site.close()

@@ -43,7 +43,7 @@ class Checkpoint:
         return cls(signed["checkpoint"], stored=True)
 
     def store(self, app: Celeriac, task_id: str, lease: tuple[str, str, int] | None) -> bool:
-        """Keep it in the store; ``False`` if the lease (of the same store) is lost. Raises ``EncodeError``."""
+        """Keep it in the store; ``False`` if the lease there is lost. Raises ``EncodeError``."""
         parts = {"checkpoint": self.state}
         if app.signing is None:
             payload = json_dumps(self.state, parts)

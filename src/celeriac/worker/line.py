@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celeriac import signals
-from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome
+from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome, Publication
 from celeriac.engines.coordinator import Coordinator
 from celeriac.exceptions import OperationalError, StoreFull
 from celeriac.worker.persist import persist
@@ -144,7 +144,7 @@ class Line:
 
         Parts come last: a message that comes back and has a result already gets its part recorded then.
         """
-        follow_ups = [publication for outcome in outcomes for publication in outcome.publications]
+        follow_ups = [p for outcome in outcomes for p in outcome.publications if not _waits(p, outcome)]
         if follow_ups:
             persist("publish", lambda: self.app.broker.publish(follow_ups))
         records = [outcome.result for outcome in outcomes if outcome.result is not None]
@@ -169,12 +169,20 @@ def _orders_apart(app: Celeriac) -> Coordinator | None:
     return None if coordinator is app.broker else app.coordinator
 
 
+def _waits(publication: Publication, outcome: Outcome) -> bool:
+    """Whether a follow-up wants the very key that its task's end frees: it goes out with that end."""
+    return (
+        bool(outcome.unique) and publication.unique is not None and publication.unique.key == outcome.unique
+    )
+
+
 def _bare(outcome: Outcome) -> Outcome:
     """The outcome without what has been stored elsewhere already."""
     return Outcome(
         outcome.token,
         outcome.queue,
         outcome.verdict,
+        publications=[p for p in outcome.publications if _waits(p, outcome)] if outcome.unique else (),
         message=outcome.message,
         delay=outcome.delay,
         due=outcome.due,

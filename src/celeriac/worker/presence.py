@@ -31,7 +31,7 @@ class Presence:
         try:
             self._store.beat(self._node)
         except Fenced:
-            # It was out of touch with this store for long: no lease is lost by that, so it goes on as another.
+            # It was out of touch with this store for long. No lease is lost by that: it goes on as another.
             self._node = msgspec.structs.replace(self._node, id=f"{self._node.id}.{uuid.uuid4().hex[:8]}")
             self._store.beat(self._node)
 

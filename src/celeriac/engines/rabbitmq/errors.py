@@ -100,6 +100,8 @@ def _remedy(error: Exception, code: int, text: str) -> str:
             "queue: raise consumer_timeout in rabbitmq.conf (milliseconds) above the longest task, or give "
             "it a time limit"
         )
+    if code == 530 and "refused for user" in text:
+        return "Check the virtual host in the URL and the user's rights there (rabbitmqctl set_permissions)"
     if code == 530 and "vhost" in text:
         return "Check the virtual host at the end of the URL; 'rabbitmqctl add_vhost' makes one"
     if code == 403 or isinstance(error, amqp.AccessRefused):
