@@ -90,6 +90,13 @@ class Rig:
 
         consumer._roundtrip = broken
 
+    def die(self, consumer: Consumer) -> None:
+        """End the consumer's process, as far as the store notices that by itself."""
+
+    def released(self, count: int) -> int:
+        """What ``release`` returns for a dead owner's ``count`` messages."""
+        return count
+
     def shorten_owed(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         """Let an owed body that was taken be taken by another after so many seconds."""
         for name, module in list(sys.modules.items()):
@@ -211,6 +218,8 @@ class RabbitRig(Rig):
     def __init__(self, request: pytest.FixtureRequest) -> None:
         super().__init__(request)
         self._url = request.getfixturevalue("rabbit_server").fresh_url()
+        # No agent notes here what became of a lost delivery: there is no need to give it time.
+        request.getfixturevalue("monkeypatch").setattr("celeriac.engines.rabbitmq.buffer.SUSPECT_WAIT", 0.0)
 
     def url(self) -> str:
         return str(self._url)
@@ -223,13 +232,32 @@ class RabbitRig(Rig):
         # A consumer that holds no more than it was asked for, so that tests can say who gets what.
         return {"exact_prefetch": True, "queues": lambda: Queues(None, "q", max_priority=9)}
 
+    def advance(self, seconds: float) -> None:
+        # Delays are rounded up to whole seconds, and the server takes a moment to move what is due.
+        time.sleep(seconds + 0.5)
+
+    def die(self, consumer: Any) -> None:
+        held = {entry.queue for entry in consumer._out.values()}
+        before = {queue: self._ready(consumer, queue) for queue in held}
+        consumer.close(detach=False)
+        # The server takes back what was on the connection when it notices that it has ended.
+        deadline = time.monotonic() + 10
+        while any(self._ready(consumer, queue) == count for queue, count in before.items()):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def released(self, count: int) -> int:
+        return 0  # the server has taken them back before
+
+    def _ready(self, consumer: Any, queue: str) -> int:
+        return int(consumer._broker.depth([queue])[queue].ready)
+
     def inject(self, engine: Engine, queue: str, payload: bytes) -> None:
         from celeriac.engines.rabbitmq.session import Parcel
         from celeriac.engines.rabbitmq.wire import Content
 
         broker: Any = engine
         content = Content(payload, delivery_mode=2)
-        content.prepare()
         with broker.session("inject") as session:
             broker.declare(session, queue)
             session.publish([Parcel("", queue, content)], 5.0)

@@ -102,12 +102,13 @@ def test_replay_of_a_queue_and_of_all(engine: Engine, consumer: Consumer) -> Non
     assert engine.dead_letters() == []
 
 
-def test_replay_clears_count_and_mark(engine: Engine) -> None:
+def test_replay_clears_count_and_mark(engine: Engine, rig: Rig) -> None:
     engine.publish([pub("a")])
     for epoch in (1, 2):
         consumer = engine.attach(incarnation(epoch=epoch))
         (delivery,) = claim(consumer)
-        engine.release(consumer.owner.name, {delivery.token: Loss(mark="once")})
+        rig.die(consumer)
+        engine.release(consumer.owner.name, {delivery.token: Loss(mark="once", task_id="a")})
     consumer = engine.attach(incarnation(epoch=3))
     (delivery,) = claim(consumer)
     assert (notes_of(delivery).deliveries, notes_of(delivery).lost) == (2, "once")

@@ -11,6 +11,7 @@ from celeriac.exceptions import Fenced
 from tests.conformance.helpers import (
     always,
     claim,
+    claim_all,
     drain,
     id_of,
     ids_of,
@@ -43,18 +44,19 @@ def test_release_gives_back_in_claim_order_to_the_front(engine: Engine, consumer
     other.close()
 
 
-def test_release_notes_losses_on_the_started_ones_only(engine: Engine, consumer: Consumer) -> None:
+def test_release_notes_losses_on_the_started_ones_only(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     engine.publish(pubs("abcd"))
     first, second, third, _ = claim(consumer)
     losses = {
-        first.token: Loss(),
-        second.token: Loss(counted=False, mark="timeout:5"),
-        third.token: Loss(counted=False),
+        first.token: Loss(task_id="a"),
+        second.token: Loss(counted=False, mark="timeout:5", task_id="b"),
+        third.token: Loss(counted=False, task_id="c"),
     }
-    assert engine.release(consumer.owner.name, losses) == 4
+    rig.die(consumer)
+    assert engine.release(consumer.owner.name, losses) == rig.released(4)
     other = engine.attach(incarnation(child=2))
     # Marked ones may come first: where others' workers share the queue, they wait in a line of their own.
-    deliveries = sorted(claim(other), key=lambda delivery: id_of(delivery.payload))
+    deliveries = sorted(claim_all(other), key=lambda delivery: id_of(delivery.payload))
     noted = [notes_of(delivery) for delivery in deliveries]
     assert [(note.deliveries, note.lost) for note in noted] == [
         (1, None),
@@ -65,23 +67,25 @@ def test_release_notes_losses_on_the_started_ones_only(engine: Engine, consumer:
     other.close()
 
 
-def test_release_counts_on(engine: Engine) -> None:
+def test_release_counts_on(engine: Engine, rig: Rig) -> None:
     engine.publish([pub("a")])
     for epoch in range(1, 4):
         consumer = engine.attach(incarnation(epoch=epoch))
         (delivery,) = claim(consumer)
         assert notes_of(delivery).deliveries == epoch - 1
-        engine.release(consumer.owner.name, {delivery.token: Loss()})
+        rig.die(consumer)
+        engine.release(consumer.owner.name, {delivery.token: Loss(task_id="a")})
 
 
-def test_a_loss_keeps_the_rest_of_the_envelope(engine: Engine, consumer: Consumer) -> None:
+def test_a_loss_keeps_the_rest_of_the_envelope(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     from celeriac.message import decode_envelope
 
     publication = pub("a")
-    publication.message.headers |= {"celeriac": {"reply": "r1", "sent": 5.5}, "big": 2**70, "none": []}
+    publication.message.headers |= {"celeriac": {"reply": "r1", "sent": 5.5}, "big": 2**62, "none": []}
     engine.publish([publication])
     (before,) = claim(consumer)
-    engine.release(consumer.owner.name, {before.token: Loss()})
+    rig.die(consumer)
+    engine.release(consumer.owner.name, {before.token: Loss(task_id="a")})
     other = engine.attach(incarnation(child=2))
     (after,) = claim(other)
     old, new = decode_envelope(before.payload), decode_envelope(after.payload)
@@ -114,11 +118,12 @@ def test_release_of_an_unknown_owner_is_nothing(engine: Engine) -> None:
     assert engine.release("n:7:7", {5: Loss()}) == 0
 
 
-def test_release_ignores_tokens_that_were_settled(engine: Engine, consumer: Consumer) -> None:
+def test_release_ignores_tokens_that_were_settled(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     engine.publish(pubs("ab"))
     first, _ = claim(consumer)
     settle(consumer, outcome(first))
-    assert engine.release(consumer.owner.name, {first.token: Loss()}) == 1
+    rig.die(consumer)
+    assert engine.release(consumer.owner.name, {first.token: Loss(task_id="a")}) == rig.released(1)
     other = engine.attach(incarnation(child=2))
     (again,) = claim(other)
     assert (ids_of([again]), notes_of(again).deliveries) == (["b"], 0)
@@ -128,35 +133,40 @@ def test_release_ignores_tokens_that_were_settled(engine: Engine, consumer: Cons
 # -- acks_late=False ---------------------------------------------------------------------------------------
 
 
-def test_a_lost_message_marked_once_comes_back_marked(engine: Engine, consumer: Consumer) -> None:
+def test_a_lost_message_marked_once_comes_back_marked(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     engine.publish(pubs("ab"))
     first, _ = claim(consumer)
     assert consumer.mark_once(first)
+    rig.die(consumer)
     engine.release(consumer.owner.name, {first.token: Loss()})
     other = engine.attach(incarnation(child=2))
-    assert [notes_of(delivery).lost for delivery in claim(other)] == ["once", None]
+    deliveries = claim_all(other)
+    assert [notes_of(delivery).lost for delivery in deliveries] == ["once", None]
     other.close()
 
 
-def test_the_mark_of_a_kill_outranks_once(engine: Engine, consumer: Consumer) -> None:
+def test_the_mark_of_a_kill_outranks_once(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     engine.publish([pub("a")])
     (first,) = claim(consumer)
     assert consumer.mark_once(first)
-    engine.release(consumer.owner.name, {first.token: Loss(counted=False, mark="terminated:9")})
+    rig.die(consumer)
+    engine.release(consumer.owner.name, {first.token: Loss(counted=False, mark="terminated:9", task_id="a")})
     other = engine.attach(incarnation(child=2))
     assert [notes_of(delivery).lost for delivery in claim(other)] == ["terminated:9"]
     other.close()
 
 
 @pytest.mark.parametrize("way", ["release", "close", "leave", "recover"])
-def test_however_it_is_lost_a_message_marked_once_comes_back_marked(engine: Engine, way: str) -> None:
+def test_however_it_is_lost_a_message_marked_once_comes_back_marked(
+    engine: Engine, rig: Rig, way: str
+) -> None:
     engine.beat(node())
     consumer = engine.attach(incarnation())
     engine.publish([pub("a")])
     (first,) = claim(consumer)
     assert consumer.mark_once(first)
     ways: dict[str, Callable[[], object]] = {
-        "release": lambda: engine.release(consumer.owner.name, {}),
+        "release": lambda: (rig.die(consumer), engine.release(consumer.owner.name, {})),
         "close": consumer.close,
         "leave": lambda: engine.leave("n"),
         "recover": lambda: engine.recover("host", always(False)),
@@ -188,7 +198,7 @@ def test_close_gives_back_and_forgets(engine: Engine) -> None:
     claim(consumer, 2)
     consumer.close()
     other = engine.attach(incarnation())  # the same name, which is free again
-    deliveries = claim(other)
+    deliveries = claim_all(other)
     assert ids_of(deliveries) == ["a", "b", "c"]
     assert [notes_of(delivery).deliveries for delivery in deliveries] == [0, 0, 0]
     other.close()
@@ -374,6 +384,7 @@ def test_a_beat_brings_the_store_s_clock(engine: Engine, consumer: Consumer, rig
 def test_undecodable_bytes_survive_a_loss(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     rig.inject(engine, "q", b"\xff\x00 no envelope")
     (first,) = claim(consumer)
+    rig.die(consumer)
     engine.release(consumer.owner.name, {first.token: Loss()})
     other = engine.attach(incarnation(child=2))
     (again,) = claim(other)

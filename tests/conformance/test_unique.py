@@ -168,11 +168,12 @@ def test_what_only_goes_on_frees_nothing(engine: Engine, consumer: Consumer) -> 
     assert engine.publish([unique("b")]) == {0: "a"}
 
 
-def test_the_death_of_its_worker_frees_nothing(engine: Engine) -> None:
+def test_the_death_of_its_worker_frees_nothing(engine: Engine, rig: Rig) -> None:
     engine.publish([unique("a")])
     one = engine.attach(incarnation(child=7))
     (delivery,) = claim(one)
-    engine.release(one.owner.name, {delivery.token: Loss()})
+    rig.die(one)
+    engine.release(one.owner.name, {delivery.token: Loss(task_id="a")})
     assert engine.holder("k") == "a"
     two = engine.attach(incarnation(child=8))
     assert ids_of(claim(two)) == ["a"]

@@ -65,3 +65,10 @@ def test_a_purged_queue_frees_its_keys(site: Any) -> None:
     assert call(site, "only_one", "b").id == first.id
     assert site.app.control.purge() == 1
     assert call(site, "only_one", "b").id != first.id
+
+
+def test_a_callback_may_want_the_key_that_its_task_frees(site: Any) -> None:
+    again = site.app.signature(f"{project.__name__}.only_one", ("again",), immutable=True)
+    site.worker("-c", "1")
+    site.send("only_one", "again", link=again)
+    site.await_journal(lambda lines: lines == ["only again"] * 2)

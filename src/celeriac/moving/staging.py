@@ -45,7 +45,7 @@ def release(destination: Any, consumer: Consumer) -> Iterator[tuple[str, str, st
             unique = publication.unique
             assert unique is not None
             outcome = Outcome(delivery.token, QUEUE)
-            if hasattr(destination, "holder"):
+            if getattr(destination, "all_or_none", True):
                 holder = destination.holder(unique.key)
                 outcome.publications = [publication]
             else:

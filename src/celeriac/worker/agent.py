@@ -2,7 +2,8 @@
 
 Responsibilities:
 
-1. Beat: renew the node's leases every fifth of their time, and note on the board until when they hold.
+1. Beat: renew the node's leases every fifth of their time, and note on the board until when they hold. Where
+   the broker cannot tell who is there, also beat in the store of results (``Presence``).
 2. Recover: take over the leases of nodes that died.
 3. Release what dead children of this node held, as the supervisor reports them.
 4. Give back what a child claimed and cannot start because a task overruns: also where that task's C code
@@ -41,6 +42,7 @@ from celeriac.worker.board import Board
 from celeriac.worker.chord_recovery import ChordRecovery
 from celeriac.worker.node import process_lives
 from celeriac.worker.options import SINGLE_SLOT, Options
+from celeriac.worker.presence import presence_of
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -160,6 +162,7 @@ class Agent:
         self._warned: set[str] = set()
         self.hostname = options.name
         """The node's name, for the receivers of signals."""
+        self._presence = presence_of(app, node)
         self._steps: Steps | None = None
         if any(app.steps.values()):
             from celeriac.worker.steps import Steps
@@ -184,6 +187,8 @@ class Agent:
             chords.stop()
         signals.worker_shutdown.send(sender=self)
         self._try("sign off", lambda: self.app.broker.leave(self.node.id))
+        if self._presence is not None:
+            self._try("sign off where results are", self._presence.leave)
         self._end_helpers()
         self.channel.close()
 
@@ -191,6 +196,8 @@ class Agent:
         self._every(self.beat, interval)
         self._every(self.bind, BIND_INTERVAL)
         self._every(self.recover, interval * random.uniform(0.8, 1.2))
+        if self._presence is not None:
+            self._every(self.show_presence, interval)
         self._every(self.follow_orders, CONTROL_INTERVAL)
         if self.options.autoscale:
             self._every(self.measure, BACKLOG_INTERVAL)
@@ -238,6 +245,13 @@ class Agent:
                 )
 
         self._try("look for dead workers", step)
+
+    def show_presence(self) -> None:
+        """Tell where results are kept that this worker is there."""
+        presence = self._presence
+        assert presence is not None
+        if self._try("tell where results are that this worker is there", presence.beat):
+            self._try("forget workers that have gone", lambda: presence.forget_dead(process_lives))
 
     def follow_orders(self) -> None:
         coordinator = self.app.coordinator

@@ -26,6 +26,7 @@ from celeriac.engines.rabbitmq.connection import Dialler
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.session import Parcel, Session, unroutable
+from celeriac.engines.rabbitmq.tables import Known
 from celeriac.engines.rabbitmq.topology import TOP, Topology, exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import Content, to_wire
 from celeriac.exceptions import CeleriacError, DecodeError, ImproperlyConfigured, OperationalError
@@ -40,7 +41,8 @@ class RabbitBroker:
     """The engine's :class:`celeriac.engines.base.Broker`."""
 
     urgencies = HIGHER_FIRST
-    keeps_keys = True
+    keys_are_queues = True
+    """A unique key costs the server a queue, so what comes often (a tick) gets none of its own."""
     all_or_none = False
     """A batch is not one step: when its connection breaks, its first messages may have been stored."""
     lists_queues = False
@@ -59,9 +61,7 @@ class RabbitBroker:
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
-        self.ack_timeout = float(options.get("consumer_timeout", 1800.0))
-        """Seconds that a task may run before the server takes its message back (``consumer_timeout`` in
-        rabbitmq.conf, there in milliseconds). Clients are not told it: the transport option says it here."""
+        self._ack_timeout = float(options.get("consumer_timeout", 1800.0))
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._pid = os.getpid()
@@ -69,6 +69,15 @@ class RabbitBroker:
         self._used: set[str] = set()
         self._own: dict[str, set[str]] = {}
         self._tied: dict[str, dict[Binding, None]] = {}
+
+    def ack_timeout(self, queues: Sequence[str]) -> float:
+        """Seconds that a task of these queues may run before the server takes its message back.
+
+        It is the queues' ``x-consumer-timeout`` where the application declares it (RabbitMQ 3.12), else the
+        server's ``consumer_timeout``. Clients are not told that one: the transport option says it here.
+        """
+        declared = [self.topology.queue(queue).queue_arguments.get("x-consumer-timeout") for queue in queues]
+        return min((float(told) / 1000 if told else self._ack_timeout for told in declared), default=0.0)
 
     # -- publishing --------------------------------------------------------------------------------
 
@@ -105,6 +114,11 @@ class RabbitBroker:
                 left_out[index] = holder
         return left_out
 
+    def holder(self, key: str) -> str | None:
+        """The task id that holds a unique key now."""
+        with self.session("ask for a unique key") as session:
+            return keys.holder(session, key)
+
     def _free_keys(self, taken: Sequence[Publication]) -> None:
         """Give up the keys of messages that were not sent; where the server is away they go by their time."""
         with suppress(CeleriacError), self.session("free unique keys") as session:
@@ -121,8 +135,9 @@ class RabbitBroker:
         """The messages of a batch with their addresses, everything they need declared."""
         made = []
         sent: set[tuple[int, str, str]] = set()
+        known: Known = {}
         for publication in batch:
-            content = to_wire(publication.message, publication.priority)
+            content = to_wire(publication.message, publication.priority, known)
             seconds = whole_seconds(publication.delay, publication.due)
             if publication.exchange and not seconds:
                 kind = self.topology.kind(publication.exchange)
@@ -430,12 +445,9 @@ def _fresh(payload: bytes) -> Content:
     try:
         message = decode_envelope(for_replay(payload))
     except DecodeError:
-        made = Content(payload, delivery_mode=2)
-        made.prepare()
-        return made
+        return Content(payload, delivery_mode=2)
     message.headers.pop("redelivered", None)
-    fresh: Content = to_wire(message)
-    return fresh
+    return to_wire(message)
 
 
 def _wanted(keys: Sequence[str] | None, queue: str | None) -> Callable[[DeadLetter], bool]:

@@ -221,6 +221,8 @@ class RabbitConsumer:
                 continue
             taken[outcome.token] = outcome, entry
             if outcome.publications:
+                if outcome.unique:  # what follows may want the key that this end frees
+                    keys.release(session, outcome.unique, outcome.task_id)
                 parcels += self._broker.follow_ups(session, outcome.publications)
             if outcome.verdict not in (Verdict.ACK, Verdict.PARK):
                 parcels.append(self._onward(session, outcome, entry))
@@ -243,7 +245,7 @@ class RabbitConsumer:
             self._never_started(session, entry)
         elif entry.note is not None:
             ledger.erase(session, entry.task_id)
-        if outcome.unique:
+        if outcome.unique and not outcome.publications:
             keys.release(session, outcome.unique, outcome.task_id)
         acks.add(entry.tag)
 

@@ -51,7 +51,6 @@ def parcel(outcome: Outcome, payload: bytes) -> Parcel:
         "task_id": outcome.task_id,
     }
     content = Content(payload, delivery_mode=2, application_headers={_HEADER: about})
-    content.prepare()
     return Parcel("", QUEUE, content)
 
 
