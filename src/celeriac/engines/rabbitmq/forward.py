@@ -58,11 +58,9 @@ def _ready(content: Any, queue: str, level: int) -> Parcel:
     """The message as one that is ready, which says itself when it is due."""
     payload = brought_forward(envelope(content, queue, False), _due(content, level))
     try:
-        made = to_wire(decode_envelope(payload))
+        return Parcel("", queue, to_wire(decode_envelope(payload)))
     except DecodeError:
-        made = Content(payload, delivery_mode=2)
-        made.prepare()
-    return Parcel("", queue, made)
+        return Parcel("", queue, Content(payload, delivery_mode=2))
 
 
 def _due(content: Any, level: int) -> float:
