@@ -1,4 +1,8 @@
-"""Fixtures of the conformance suite: every test runs once an engine, each time with an empty store."""
+"""The conformance suite on our own engines: every test runs once an engine, each time with an empty store.
+
+The tests are those of ``celeriac.contrib.conformance``; the modules here import them, so that the fixtures of
+this folder are theirs.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from celeriac.engines.base import Consumer, Engine
 from tests.conformance.cannot import RABBITMQ, RABBITMQ_HAS_NO, RABBITMQ_WAITS
-from tests.conformance.helpers import incarnation
-from tests.conformance.rigs import RIGS, Rig
+from tests.conformance.rigs import RIGS, Rig, consumer, engine
+
+__all__ = ["consumer", "engine"]
 
 
 @pytest.fixture(params=sorted(RIGS))
@@ -18,20 +22,6 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     rig = RIGS[request.param](request)
     yield rig
     rig.close()
-
-
-@pytest.fixture
-def engine(rig: Rig) -> Engine:
-    """The engine, opened once."""
-    return rig.open()
-
-
-@pytest.fixture
-def consumer(engine: Engine) -> Iterator[Consumer]:
-    """A consumer with one slot, of child 1 of node ``n``."""
-    consumer = engine.attach(incarnation())
-    yield consumer
-    consumer.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from celeriac.contrib.conformance import helpers
+from celeriac.contrib.conformance.helpers import always, claim, incarnation, node, pub
 from celeriac.engines.base import Loss
 from tests.conformance.cannot import RABBITMQ, RABBITMQ_HAS_NO, RABBITMQ_WAITS
-from tests.conformance.helpers import always, claim, incarnation, node, pub
 from tests.conformance.rigs import RabbitRig
 
-HERE = Path(__file__).parent
+HERE = Path(helpers.__file__).parent
 
 
 @pytest.fixture
@@ -51,3 +52,8 @@ def test_nobody_else_gives_back_or_recovers_what_a_connection_holds(rabbit: Rabb
     assert engine.release(consumer.owner.name, {delivery.token: Loss(task_id="a")}) == 0
     assert engine.depth(["q"])["q"].ready == 0, "it is still the connection's"
     consumer.close()
+
+
+def test_every_module_of_the_suite_runs_on_our_engines() -> None:
+    here = {path.name for path in Path(__file__).parent.glob("test_*.py")} - {"test_cannot.py"}
+    assert here == {path.name for path in HERE.glob("test_*.py")}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from celeriac.engines import ENGINES
+from celeriac.engines import ENGINES, schemes_of_others
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.fromcelery.catalogue import ATTENTION
 from celeriac.fromcelery.project import Project
@@ -149,12 +149,12 @@ def _type_error(name: str, value: Any) -> str:
 
 def _of_settings(given: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     broker = _first_url(given.get("broker_url"))
-    if broker and _kind(broker) not in ENGINES:
+    if broker and _kind(broker) not in (*ENGINES, *schemes_of_others()):
         yield "broker", [f"broker_url = {mask_url(broker)}"]
     backend = str(given.get("result_backend") or "")
     if backend.startswith(("db+", "database")):
         yield "database", [f"result_backend = {mask_url(backend)}"]
-    elif backend and _kind(backend) not in (*ENGINES, *_RESULTS):
+    elif backend and _kind(backend) not in (*ENGINES, *_RESULTS, *schemes_of_others()):
         yield "backend", [f"result_backend = {mask_url(backend)}"]
     formats = [
         f"{name} = {given[name]!r}"
