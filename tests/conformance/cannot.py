@@ -40,7 +40,7 @@ another store's."""
 
 RABBITMQ: Final = (
     Cannot(
-        "What waits is moved level by level; rate limits, pauses and others' leases are not there to be moved.",
+        "What waits is moved level by level; limits, pauses and others' leases are not there to be moved.",
         (AssertionError, AttributeError, ImproperlyConfigured, IndexError),
         (
             "moving::a_key_held_while_delayed_is_free_once_it_is_brought_forward",
