@@ -17,7 +17,7 @@ def test_nothing_is_lost_or_doubled(rig: Rig, request: pytest.FixtureRequest) ->
     run_state_machine_as_test(
         lambda: Carrier(lambda: type(rig)(request)),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=10,
+            max_examples=100 if rig.drives_clock else 10,
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
             stateful_step_count=25,
             deadline=None,
