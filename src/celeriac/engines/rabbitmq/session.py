@@ -96,15 +96,11 @@ class Session:
         sent = False
         try:
             channel = self._confirming()
-            pieces = self._pieces(channel.channel_id, parcels)
-            piece = next(pieces)
-            for following in pieces:
+            for piece in self._pieces(channel.channel_id, parcels):
+                if sent:
+                    self.link.pump()
                 sent = True
                 self.link.send(piece)
-                self.link.pump()
-                piece = following
-            sent = True
-            self.link.send(piece)
             self._await_confirms(deadline)
         except FAILURES as error:
             raise translate(error, self.shown, "publish", maybe_done=sent) from error
