@@ -69,7 +69,8 @@ def test_a_purged_queue_frees_its_keys(site: Any) -> None:
 
 
 def test_a_callback_may_want_the_key_that_its_task_frees(site: Any) -> None:
-    again = site.app.signature(f"{project.__name__}.only_one", ("again",), immutable=True)
+    unique = {"unique_for": 60, "unique_key": "again"}
+    again = site.app.signature(f"{project.__name__}.only_one", ("again",), immutable=True, options=unique)
     site.worker("-c", "1")
-    site.send("only_one", "again", link=again)
+    call(site, "only_one", "again", link=again)
     site.await_journal(lambda lines: lines == ["only again"] * 2)
