@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from celeriac.worker.board import Board, Order, barrier
+from celeriac.worker.board import ANNEXES, Board, Order, barrier
 
 
 def test_a_started_message_is_seen_by_another_process() -> None:
@@ -29,6 +29,30 @@ def test_a_started_message_is_seen_by_another_process() -> None:
     assert not board.child(0).busy
     board.child(1).note_end(0)
     assert not board.child(1).busy
+
+
+def test_a_notice_is_read_by_another_process() -> None:
+    board = Board(children=2, slots=1)
+    assert (board.notice_version, board.notice()) == (0, b"")
+    pid = os.fork()
+    if pid == 0:
+        Board(2, 1, board.fd).post_notice(b'{"events": true}')
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (board.notice_version, board.notice()) == (1, b'{"events": true}')
+    with pytest.raises(ValueError, match="too long"):
+        board.post_notice(bytes(1 << 20))
+
+
+def test_the_areas_of_children_do_not_overlap() -> None:
+    board = Board(children=2, slots=1)
+    board.post_notice(b"n" * 1000)
+    areas = [board.annex(name, child) for child in (0, 1) for name in ANNEXES]
+    for start, size in areas:
+        board.memory[start : start + size] = b"x" * size
+    assert board.notice() == b"n" * 1000
+    assert not board.child(1).busy
+    assert sum(size for _, size in areas) == len({byte for a, n in areas for byte in range(a, a + n)})
 
 
 def test_an_order_reaches_the_child() -> None:

@@ -46,6 +46,7 @@ import msgspec
 
 from celeriac.engines.coordinator import Coordinator
 from celeriac.engines.groups import ChordPart
+from celeriac.engines.history import Attempt
 from celeriac.engines.results import ResultBackend, ResultRecord
 from celeriac.message import Message
 from celeriac.routing.queues import Binding
@@ -189,6 +190,8 @@ class Outcome(msgspec.Struct):
     """The concurrency limit under which the lease holds a place, to be freed; with PARK: to wait for."""
     forget_checkpoint: bool = False
     """Delete what :meth:`Coordinator.keep_checkpoint` kept for ``task_id``."""
+    attempt: Attempt | None = None
+    """For the history, stored in the same step (``engines/history.py``)."""
     settled: bool = False
     """It has been carried out already, with the task's own transaction (``Task.transactional``): the worker
     leaves it out of the exchange. Engines need not look here."""

@@ -32,6 +32,10 @@ from typing import NamedTuple
 
 MAX_CLAIMS = 255
 """The most messages a child may hold unstarted."""
+NOTICE_SIZE = 64 * 1024
+"""Bytes for the notice: what the agent tells all children."""
+ANNEXES = {"tape": 256 * 1024, "holdings": 256 * 1024, "counters": 64 * 1024}
+"""Further areas a child, by name, in bytes. Memory that nobody writes to is not there."""
 
 _HEAD = struct.Struct("<dIIQ")
 _HEAD_SIZE = 64
@@ -90,7 +94,9 @@ class Board:
         self.children = children
         self.slots = slots
         self._stride = _CHILD_SIZE + slots * _SLOT_SIZE + _CLAIM_HEAD_SIZE + MAX_CLAIMS * _CLAIM.size
-        size = _HEAD_SIZE + children * self._stride
+        self._notice = _HEAD_SIZE + children * self._stride
+        self._annexes = self._notice + NOTICE_SIZE
+        size = self._annexes + children * sum(ANNEXES.values())
         self.fd = _anonymous_file(size) if fd is None else fd
         self.memory = mmap.mmap(self.fd, size)
 
@@ -104,6 +110,45 @@ class Board:
 
     def records(self) -> list[ChildRecord]:
         return [self.child(number) for number in range(self.children)]
+
+    def annex(self, name: str, number: int) -> tuple[int, int]:
+        """Where one child's area of this name (:data:`ANNEXES`) is in ``memory``: start and size."""
+        start = self._annexes + number * sum(ANNEXES.values())
+        for each, size in ANNEXES.items():
+            if each == name:
+                return start, size
+            start += size
+        raise KeyError(name)
+
+    # -- the notice: written by the agent, read by children when its version has changed -----------------
+
+    @property
+    def notice_version(self) -> int:
+        """Grows with each notice."""
+        return int(_U32.unpack_from(self.memory, 24)[0])
+
+    def post_notice(self, text: bytes) -> None:
+        """Tell all children something, in place of the last notice (one thread; it does not wake them)."""
+        if len(text) > NOTICE_SIZE - 8:
+            raise ValueError(f"a notice of {len(text)} bytes is too long")
+        with self._locked(24):
+            _U32.pack_into(self.memory, self._notice, len(text))
+            self.memory[self._notice + 8 : self._notice + 8 + len(text)] = text
+            _U32.pack_into(self.memory, 24, self.notice_version + 1)
+
+    def notice(self) -> bytes:
+        """The last notice; empty if there was none."""
+        with self._locked(24):
+            length = _U32.unpack_from(self.memory, self._notice)[0]
+            return bytes(self.memory[self._notice + 8 : self._notice + 8 + length])
+
+    @contextmanager
+    def _locked(self, byte: int) -> Iterator[None]:
+        lockf(self.fd, LOCK_EX, 1, byte)
+        try:
+            yield
+        finally:
+            lockf(self.fd, LOCK_UN, 1, byte)
 
     # -- the header: written by the agent ----------------------------------------------------------
 
