@@ -158,7 +158,7 @@ def test_a_server_that_shuts_down_is_said_and_survived(server: TlsServer, tmp_pa
         assert site.send("add", 1, 1).get(timeout=20) == 2
         server.control("stop_app")
         try:
-            worker.await_line("shutting down, or an operator closed the connection")
+            worker.await_line("Lost the broker")
             with pytest.raises(OperationalError, match=r"shutting down|refused|closed"):
                 site.send("add", 1, 2)
         finally:

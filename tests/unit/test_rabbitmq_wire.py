@@ -128,8 +128,13 @@ def test_tls_checks_the_server_unless_told_otherwise() -> None:
     import ssl
 
     assert parse("amqps://h", {}).hosts[0].tls == {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "h"}
-    given = {"ssl": {"ssl_cert_reqs": ssl.CERT_NONE, "ca_certs": "f"}}
-    assert parse("amqp://h", given).hosts[0].tls == {"cert_reqs": ssl.CERT_NONE, "ca_certs": "f"}
+    given: Any = {"ssl": {"ssl_cert_reqs": ssl.CERT_NONE, "ca_certs": __file__}}
+    assert parse("amqp://h", given).hosts[0].tls == {"cert_reqs": ssl.CERT_NONE, "ca_certs": __file__}
+    given = {"ssl": {"context": {"cafile": "f"}}}
+    assert parse("amqps://h", given).hosts[0].tls == {
+        "context": {"check_hostname": True, "cafile": "f"},
+        "server_hostname": "h",
+    }
 
 
 @pytest.mark.parametrize(

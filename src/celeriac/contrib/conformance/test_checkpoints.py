@@ -74,3 +74,13 @@ def test_it_expires(engine: Engine, consumer: Consumer, rig: Rig) -> None:
     assert keep(engine, consumer, delivery, b"one", rig.unit)
     rig.advance(1.5 * rig.unit)
     assert engine.checkpoint("a") is None
+
+
+def test_without_a_lease_it_is_kept_in_any_case_and_forgotten_on_request(engine: Engine, rig: Rig) -> None:
+    """As for tasks whose messages, and leases, are another store's."""
+    assert engine.keep_checkpoint("a", b"1", 1000.0, None)
+    assert engine.keep_checkpoint("a", b"2", 1000.0, None)
+    assert rig.open().checkpoint("a") == b"2"
+    assert engine.keep_checkpoint("a", b"", 0.0, None)
+    rig.advance(rig.unit)
+    assert engine.checkpoint("a") is None

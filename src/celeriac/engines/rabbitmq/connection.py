@@ -119,7 +119,6 @@ class Link(amqp.Connection):  # type: ignore[misc]
             if self._transport is None:
                 raise RecoverableConnectionError("the connection is closed")
             self._transport.write(frames)
-        self.bytes_sent += 1  # py-amqp's count of frames: it sends heartbeats where this stands still
 
     def beat(self) -> None:
         """Send a heartbeat. May be called from another thread."""

@@ -57,6 +57,8 @@ class RabbitConsumer:
         self._numbers = 0
         self._unanswered: tuple[Sequence[Outcome], Sequence[str], int] | None = None
         self._proof = 0.0
+        self._unproven = False
+        """Whether acks have been sent since. An idle worker starts its next task without asking first."""
         self.exchanged = time.monotonic()
         self.busy = False
         """Whether its child is at work: between an exchange and the next wait."""
@@ -174,9 +176,9 @@ class RabbitConsumer:
                 self._keeper.wake()
             if self._broker.exact:
                 self._unsubscribe()
-        if self._broker.exact or self.exchanged - self._proof > PROOF_EVERY:
+        if self._broker.exact or (self._unproven and self.exchanged - self._proof > PROOF_EVERY):
             session.alive()
-            self._proof = time.monotonic()
+            self._proven()
         next_due = self._buffer.next_ready(0.0)
         now = time.time()
         due = now + next_due - time.monotonic() if next_due else None
@@ -267,6 +269,7 @@ class RabbitConsumer:
 
     def _ack(self, tags: set[int]) -> None:
         """Ack: with one frame what is settled without a gap from the oldest on, the others one by one."""
+        self._unproven = True
         last = 0
         for tag in self._open:
             if tag not in tags:
@@ -377,8 +380,13 @@ class RabbitConsumer:
                 self._tags.pop(queue, None)
                 if self.owner.slots:
                     self._consume(session, queue, self.owner.slots)
-        self._proof = time.monotonic()
+        self._proven()
         session.link.pump()
+
+    def _proven(self) -> None:
+        """What had been sent before the server answered has arrived."""
+        self._proof = time.monotonic()
+        self._unproven = False
 
     # -- the connection ----------------------------------------------------------------------------
 
@@ -391,7 +399,7 @@ class RabbitConsumer:
             session.link.drop()
             raise translate(error, session.shown, "open a channel") from error
         self._session, self._channel = session, channel
-        self._proof = time.monotonic()
+        self._proven()
 
     def _given_up(self, error: Exception, doing: str) -> OperationalError:
         """Let go of the connection after an error, and return what to raise."""

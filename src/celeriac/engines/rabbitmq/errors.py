@@ -51,6 +51,8 @@ def _words(error: Exception) -> str:
         return "it did not answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "the connection was refused: does the server run, and is this its port?"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "the server or the network ended the connection"
     text = getattr(error, "reply_text", "") or str(error)
     return text or type(error).__name__
 

@@ -96,15 +96,11 @@ class Session:
         sent = False
         try:
             channel = self._confirming()
-            pieces = self._pieces(channel, parcels)
-            piece = next(pieces)
-            for following in pieces:
+            for piece in self._pieces(channel.channel_id, parcels):
+                if sent:
+                    self.link.pump()
                 sent = True
                 self.link.send(piece)
-                self.link.pump()
-                piece = following
-            sent = True
-            self.link.send(piece)
             self._await_confirms(deadline)
         except FAILURES as error:
             raise translate(error, self.shown, "publish", maybe_done=sent) from error
@@ -117,19 +113,16 @@ class Session:
             raise failed
         return self._returned
 
-    def _pieces(self, channel: Any, parcels: Sequence[Parcel]) -> Iterator[bytes]:
+    def _pieces(self, channel: int, parcels: Sequence[Parcel]) -> Iterator[bytes]:
         """The frames of a batch, in pieces between which to look for confirms."""
-        number, most = channel.channel_id, self.link.frame_max
-        addresses: dict[tuple[str, str, bool], bytes] = {}
+        most = self.link.frame_max
+        places = {(parcel.exchange, parcel.routing_key, parcel.mandatory) for parcel in parcels}
+        addresses = {place: address_frame(channel, *place) for place in places}
         frames: list[bytes] = []
         size = 0
         for exchange, routing_key, content, mandatory in parcels:
-            address = addresses.get((exchange, routing_key, mandatory))
-            if address is None:
-                address = address_frame(number, exchange, routing_key, mandatory)
-                addresses[exchange, routing_key, mandatory] = address
-            frames.append(address)
-            frames += content_frames(number, content, most)
+            frames.append(addresses[exchange, routing_key, mandatory])
+            frames += content_frames(channel, content, most)
             self._sent += 1
             self._waiting.add(self._sent)
             size += len(content.body) + _AROUND
