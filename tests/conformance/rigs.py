@@ -122,6 +122,10 @@ class RabbitRig(Rig):
         # A consumer that holds no more than it was asked for, so that tests can say who gets what.
         return {"exact_prefetch": True, "queues": lambda: Queues(None, "q", max_priority=9)}
 
+    def advance(self, seconds: float) -> None:
+        # Delays are rounded up to whole seconds, and the server takes a moment to move what is due.
+        super().advance(seconds + 0.5)
+
     def die(self, consumer: Any) -> None:
         held = {entry.queue for entry in consumer._out.values()}
         before = {queue: self._ready(consumer, queue) for queue in held}

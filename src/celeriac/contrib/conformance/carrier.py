@@ -1,8 +1,8 @@
 """A small state machine over what every broker gives, also one whose messages cannot be looked at.
 
 It asks for nothing but a ``Broker``: messages are published, claimed, settled, lost with their consumer,
-buried and replayed, and at the end every message must be where the model says, once. (``machine`` walks the whole
-diagram, on engines that show each state.)
+buried and replayed, and at the end every message must be where the model says, once. (``machine`` walks the
+whole diagram, on engines that show each state.)
 """
 
 from __future__ import annotations
