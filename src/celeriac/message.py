@@ -35,6 +35,8 @@ class Notes(msgspec.Struct, omit_defaults=True):
     """When the message was published, in epoch seconds of the client's clock."""
     held: bool = False
     """The store keeps the delay: a worker runs the message when it gets it and does not look at ``eta``."""
+    forward: bool = False
+    """It waited in the store and was made ready before its time, to be moved: ``eta`` says when it is due."""
     deliveries: int = 0
     """How many deliveries were started and lost with their worker."""
     lost: str | None = None

@@ -1,0 +1,5 @@
+"""The conformance suite on our own engines."""
+
+import pytest
+
+pytest.register_assert_rewrite("celeriac.contrib.conformance")

@@ -1,4 +1,8 @@
-"""Fixtures of the conformance suite: every test runs once an engine, each time with an empty store."""
+"""The conformance suite on our own engines: every test runs once an engine, each time with an empty store.
+
+The tests are those of ``celeriac.contrib.conformance``; the modules here import them, so that the fixtures of
+this folder are theirs.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from celeriac.engines.base import Consumer, Engine
-from tests.conformance.cannot import CANNOT
-from tests.conformance.helpers import incarnation
-from tests.conformance.rigs import RIGS, Rig
+from tests.conformance.cannot import RABBITMQ, RABBITMQ_HAS_NO, RABBITMQ_WAITS
+from tests.conformance.rigs import RIGS, Rig, consumer, engine
+
+__all__ = ["consumer", "engine"]
 
 
 @pytest.fixture(params=sorted(RIGS))
@@ -20,32 +24,30 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     rig.close()
 
 
-@pytest.fixture
-def engine(rig: Rig) -> Engine:
-    """The engine, opened once."""
-    return rig.open()
-
-
-@pytest.fixture
-def consumer(engine: Engine) -> Iterator[Consumer]:
-    """A consumer with one slot, of child 1 of node ``n``."""
-    consumer = engine.attach(incarnation())
-    yield consumer
-    consumer.close()
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what an engine cannot give (``cannot.py``)."""
-    left_out = [item for item in items if _cannot(item)]
+    """What RabbitMQ cannot give (``cannot.py``) must fail as it is said there; whole files are left out."""
+    left_out = []
+    for item in items:
+        if item.path.parent.name != "conformance" or "rabbitmq" not in item.name:
+            continue
+        file, test, case = _names(item)
+        if file in RABBITMQ_HAS_NO or {test, case} & RABBITMQ_WAITS.keys():
+            left_out.append(item)
+        elif (listed := _EXPECTED.get(case) or _EXPECTED.get(test)) is not None:
+            item.add_marker(pytest.mark.xfail(reason=listed.reason, raises=listed.raises, strict=True))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
-def _cannot(item: pytest.Item) -> bool:
-    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    engine = next((value for value in values if isinstance(value, str) and value in CANNOT), "")
+_EXPECTED = {name: listed for listed in RABBITMQ for name in listed.tests}
+
+
+def _names(item: pytest.Item) -> tuple[str, str, str]:
+    """A test's file, ``file::test`` and ``file::test[parameter]``, as in ``cannot.py``."""
     file = item.path.stem.removeprefix("test_")
-    name = getattr(item, "originalname", item.name).removeprefix("test_")
-    listed = CANNOT.get(str(engine), {})
-    return item.path.parent.name == "conformance" and (file in listed or f"{file}::{name}" in listed)
+    name, _, parameters = item.name.partition("[")
+    others = [one for one in parameters.rstrip("]").split("-") if one != "rabbitmq"]
+    test = f"{file}::{name.removeprefix('test_')}"
+    return file, test, f"{test}[{'-'.join(others)}]"

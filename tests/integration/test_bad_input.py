@@ -32,6 +32,9 @@ def put(site: Site, payload: bytes) -> None:
 
         redis.Redis.from_url(site.broker).lpush("celery", payload)
         return
+    if site.broker.startswith("amqp"):
+        site.put(payload)
+        return
     site.app.broker.queues()  # there is a file
     with closing(sqlite3.connect(database(site), timeout=10, isolation_level=None)) as handle:
         handle.execute("BEGIN IMMEDIATE")

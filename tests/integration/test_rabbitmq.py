@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, Queue
+from celeriac import Celeriac, Exchange, Queue
+from celeriac.engines.rabbitmq.session import Parcel
+from celeriac.engines.rabbitmq.topology import DELIVERY, TOP, declare_levels, delayed_key
+from celeriac.engines.rabbitmq.wire import to_wire
 from celeriac.exceptions import ImproperlyConfigured, OperationalError, TaskRevokedError
+from celeriac.message import decode_envelope
 from tests.integration import conftest
 from tests.integration.conftest import Site
+from tests.proxy import Proxy
 from tests.servers import RabbitServer
 
 pytestmark = pytest.mark.timeout(90)
@@ -93,6 +98,57 @@ def test_a_server_that_lets_nobody_in_is_explained(site: Site, change: Any, text
         app.send_task("t")
 
 
+def test_missing_rights_are_explained(site: Site, rabbit_server: RabbitServer) -> None:
+    vhost = site.broker.rpartition("/")[2]
+    rabbit_server.eval(
+        'rabbit_auth_backend_internal:add_user(<<"reader">>, <<"secret">>, <<"t">>), '
+        f'rabbit_auth_backend_internal:set_permissions(<<"reader">>, <<"{vhost}">>, '
+        '<<"">>, <<"">>, <<".*">>, <<"t">>).'
+    )
+    app = Celeriac(broker=site.broker.replace("guest:guest", "reader:secret"), set_as_current=False)
+    with pytest.raises(
+        OperationalError, match=r"the user's rights \(rabbitmqctl set_permissions\)"
+    ) as refused:
+        app.send_task("t")
+    assert "secret" not in str(refused.value)
+    app.close()
+    app = Celeriac(
+        broker=rabbit_server.fresh_url().replace("guest:guest", "reader:secret"), set_as_current=False
+    )
+    with pytest.raises(OperationalError, match="the user's rights there"):
+        app.send_task("t")
+    app.close()
+
+
+def test_a_connection_cut_while_a_batch_is_confirmed(site: Site, rabbit_server: RabbitServer) -> None:
+    """It is an error that says so, and the next call goes over a new connection."""
+    with Proxy(rabbit_server.host, rabbit_server.port) as proxy:
+        app = Celeriac(
+            broker=site.broker.replace(str(rabbit_server.port), str(proxy.port)), set_as_current=False
+        )
+        mark = app.task(name="tests.integration.project.mark")(lambda text: text)
+        mark.delay("before")
+        proxy.drop_replies()
+        with pytest.raises(OperationalError, match="may have been stored: the answer got lost"):
+            mark.enqueue_many([(f"n{number}",) for number in range(300)])
+        mark.delay("after")
+        app.close()
+    names = [decode_envelope(one).headers["argsrepr"] for one in site.take_all()]
+    assert (names[0], names[-1]) == ("('before',)", "('after',)")
+    assert len(names) == len(set(names))
+
+
+def test_a_connection_cut_while_tasks_are_settled(site: Site, rabbit_server: RabbitServer) -> None:
+    with Proxy(rabbit_server.host, rabbit_server.port) as proxy:
+        site.env["TEST_BROKER"] = site.broker.replace(str(rabbit_server.port), str(proxy.port))
+        site.worker("-c", "2")
+        results = [site.send("nap", 0.02, f"n{n}") for n in range(100)]
+        for done in (20, 50, 80):
+            site.await_journal(lambda lines, done=done: len(lines) > done)
+            proxy.cut()
+        assert [result.get(timeout=40) for result in results] == [f"n{n}" for n in range(100)]
+
+
 def test_an_alarm_is_an_error_at_once_and_not_a_hang(site: Site, rabbit_server: RabbitServer) -> None:
     site.app.conf.broker_publish_timeout = 3.0
     site.send("add", 1, 1)
@@ -127,3 +183,43 @@ def test_a_unique_task_is_sent_once_until_it_has_ended(site: Site) -> None:
     site.worker("-c", "1")
     assert one.get(timeout=10) == "a"
     site.await_true(lambda: not first.delay("a").duplicate)
+
+
+@pytest.mark.parametrize("kind", ["direct", "topic"])
+def test_a_queue_tied_to_delays_in_both_ways_gets_a_message_once(site: Site, kind: str) -> None:
+    """Celery ties a queue by ``#.<routing key>`` through the queue's exchange, we by its name."""
+    queue = Queue("both", Exchange("both", kind), "both")
+    site.app.conf.task_queues = [queue]
+    broker: Any = site.app.broker
+    with broker.session("tie") as session:
+        broker.topology.tie_to_delays(session, "both")
+        declare_levels(session, "classic")
+        # As Celery does it, and once more straight to the queue.
+        session.desk.exchange_bind("both", DELIVERY, "#.both")
+        session.desk.queue_bind("both", "both", "#.both")
+        session.desk.queue_bind("both", DELIVERY, "#.both")
+    site.app.send_task("ours", queue="both", countdown=1)
+    theirs = site.app.publisher.build("theirs", queue="both")
+    with broker.session("send as Celery does") as session:
+        broker.post(session, [Parcel(TOP, delayed_key(1, "both"), to_wire(theirs.message))])
+    # Sent later, due later: what is twice would have come before it.
+    site.app.send_task("last", queue="both", countdown=3)
+    names: list[bytes] = []
+    site.await_true(lambda: names.extend(site.take_all("both")) or any(b'"last"' in one for one in names))
+    found = sorted(decode_envelope(one).headers["task"] for one in names)
+    assert found == ["last", "ours", "theirs"]
+
+
+def test_who_is_there_is_told_where_results_are(site: Site) -> None:
+    coordinator = site.app.coordinator
+    assert coordinator is not None
+
+    def names() -> list[str]:
+        return sorted(node.name.partition("@")[0] for node in coordinator.nodes())
+
+    killed, other = site.worker("-c", "1"), site.worker("-c", "1")
+    site.await_true(lambda: names() == ["w1", "w2"])
+    killed.kill()
+    site.await_true(lambda: names() == ["w2"])
+    other.stop()
+    assert names() == []

@@ -39,7 +39,7 @@ class GuardedWorker(WorkerProcess):
 
 
 def client(site: Site, **settings: Any) -> Celeriac:
-    return Celeriac("client", broker=site.broker, set_as_current=False, **settings)
+    return Celeriac("client", broker=site.broker, backend=site.backend, set_as_current=False, **settings)
 
 
 # -- signed messages ---------------------------------------------------------------------------------------

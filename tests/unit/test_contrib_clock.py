@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, chord, clock
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.testing import Drained, drain, frozen
 from celeriac.contrib.testing.worker import start_worker
 from celeriac.exceptions import ImproperlyConfigured, TaskRevokedError
 from celeriac.serialization import EncodeError
-from tests.conformance.helpers import eventually
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from celeriac import Celeriac, current_app, signals
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.testing import worker as testing
 from celeriac.contrib.testing.tasks import ping
 from celeriac.contrib.testing.worker import start_worker
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.utils.log import get_task_logger
-from tests.conformance.helpers import eventually
 
 
 def make_app(broker: str) -> Celeriac:

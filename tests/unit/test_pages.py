@@ -20,8 +20,8 @@ from celeriac import Celeriac
 from celeriac.app.definition import Definition
 from celeriac.beat import Beat
 from celeriac.cli import root
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.testing.worker import start_worker
-from tests.conformance.helpers import eventually
 
 DOCS = Path(__file__).parents[2] / "docs"
 

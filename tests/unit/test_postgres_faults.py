@@ -8,11 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Outcome, Verdict
-from celeriac.engines.postgres import PostgresEngine
-from celeriac.exceptions import ImproperlyConfigured, OperationalError, StoreFull
-from tests.conformance.helpers import (
+from celeriac.contrib.conformance.helpers import (
     claim,
     drain,
     eventually,
@@ -24,6 +20,10 @@ from tests.conformance.helpers import (
     record,
     settle,
 )
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Outcome, Verdict
+from celeriac.engines.postgres import PostgresEngine
+from celeriac.exceptions import ImproperlyConfigured, OperationalError, StoreFull
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 

@@ -10,11 +10,11 @@ from unittest import mock
 import pytest
 
 from celeriac.cli.root import run
+from celeriac.contrib.conformance.helpers import pub
 from celeriac.engines import create
 from celeriac.engines.base import Engine
 from celeriac.engines.postgres import schema
 from celeriac.exceptions import SchemaError
-from tests.conformance.helpers import pub
 from tests.servers import PostgresServer
 
 

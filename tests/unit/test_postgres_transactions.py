@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from celeriac import Celeriac, group
+from celeriac.contrib.conformance.helpers import claim, drain, eventually, incarnation, record
 from celeriac.engines.base import Consumer, Delivery, Verdict
 from celeriac.worker.runner import Runner
-from tests.conformance.helpers import claim, drain, eventually, incarnation, record
 from tests.servers import PostgresServer
 
 Opened = tuple[Any, Callable[[], None], Callable[[], None]]

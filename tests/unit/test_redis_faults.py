@@ -8,11 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Outcome, Verdict
-from celeriac.engines.redis import RedisEngine
-from celeriac.exceptions import OperationalError, StoreFull
-from tests.conformance.helpers import (
+from celeriac.contrib.conformance.helpers import (
     claim,
     drain,
     ids_of,
@@ -24,6 +20,10 @@ from tests.conformance.helpers import (
     record,
     settle,
 )
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Outcome, Verdict
+from celeriac.engines.redis import RedisEngine
+from celeriac.exceptions import OperationalError, StoreFull
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 

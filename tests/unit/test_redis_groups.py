@@ -10,13 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Hold, Unique, Verdict
-from celeriac.engines.groups import ChordPart
-from celeriac.engines.redis import RedisEngine
-from celeriac.engines.results import Presence
-from celeriac.exceptions import OperationalError, StoreFull
-from tests.conformance.helpers import (
+from celeriac.contrib.conformance.helpers import (
     claim,
     ids_of,
     incarnation,
@@ -26,6 +20,12 @@ from tests.conformance.helpers import (
     record,
     settle,
 )
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Hold, Unique, Verdict
+from celeriac.engines.groups import ChordPart
+from celeriac.engines.redis import RedisEngine
+from celeriac.engines.results import Presence
+from celeriac.exceptions import OperationalError, StoreFull
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tests.unit.conftest import CeleryPeer

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
+from celeriac.contrib.conformance.helpers import drain, incarnation, pub
 from celeriac.engines import create
 from celeriac.engines.base import Publication, Unique
 from celeriac.engines.redis import RedisEngine, schedules
 from celeriac.engines.results import Presence
 from celeriac.engines.schedule import Entry, Term, Tick
 from celeriac.exceptions import OperationalError, StoreFull
-from tests.conformance.helpers import drain, incarnation, pub
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 

@@ -14,13 +14,7 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from celeriac.engines import create
-from celeriac.engines.base import Consumer, Loss, Outcome, Verdict
-from celeriac.engines.redis import RedisEngine
-from celeriac.engines.results import Presence
-from celeriac.exceptions import OperationalError
-from celeriac.message import encode_envelope
-from tests.conformance.helpers import (
+from celeriac.contrib.conformance.helpers import (
     claim,
     drain,
     eventually,
@@ -34,6 +28,12 @@ from tests.conformance.helpers import (
     record,
     settle,
 )
+from celeriac.engines import create
+from celeriac.engines.base import Consumer, Loss, Outcome, Verdict
+from celeriac.engines.redis import RedisEngine
+from celeriac.engines.results import Presence
+from celeriac.exceptions import OperationalError
+from celeriac.message import encode_envelope
 from tests.servers import RedisServer, free_port
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from celeriac.contrib.conformance.helpers import drain, message, pub
 from celeriac.engines import create
 from celeriac.engines.base import Incarnation
 from celeriac.engines.schedule import Entry, Term, Tick
@@ -19,7 +20,6 @@ from celeriac.engines.sqlite import SQLiteEngine
 from celeriac.engines.sqlite.store import APPLICATION_ID, MIGRATIONS
 from celeriac.exceptions import StoreFull
 from celeriac.message import encode_envelope
-from tests.conformance.helpers import drain, message, pub
 from tests.unit.test_sqlite_faults import integrity, process
 
 

@@ -42,8 +42,8 @@ class Checkpoint:
             raise SecurityError(f"what is stored as the checkpoint of {task_id} is none of its own")
         return cls(signed["checkpoint"], stored=True)
 
-    def store(self, app: Celeriac, task_id: str, lease: tuple[str, str, int]) -> bool:
-        """Keep it in the store; ``False`` if the lease is lost. Raises ``EncodeError``."""
+    def store(self, app: Celeriac, task_id: str, lease: tuple[str, str, int] | None) -> bool:
+        """Keep it in the store; ``False`` if the lease there is lost. Raises ``EncodeError``."""
         parts = {"checkpoint": self.state}
         if app.signing is None:
             payload = json_dumps(self.state, parts)

@@ -180,14 +180,14 @@ class Context:
         The first look asks the store.
         """
         frame = state.worker_frame()
-        if self._checkpoint is None and self.lease is not None and frame is not None:
+        if self._checkpoint is None and self.message is not None and frame is not None:
             self._checkpoint = Checkpoint.fetched(frame.task.app, str(self.id))
         return None if self._checkpoint is None else self._checkpoint.state
 
     def keep_checkpoint(self, app: Celeriac, kept: Any) -> bool:
         """Keep ``kept`` for this call's next run; see ``Task.checkpoint``."""
         self._checkpoint = Checkpoint(kept)
-        return self.lease is None or self._checkpoint.store(app, str(self.id), self.lease)
+        return self.message is None or self._checkpoint.store(app, str(self.id), self.lease)
 
     @property
     def has_checkpoint(self) -> bool:

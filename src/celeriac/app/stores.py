@@ -36,7 +36,7 @@ class Stores:
         """The broker for workers; not yet connected."""
         with self._lock:
             if self.broker is None:
-                self.broker = self._create(self._app.conf.broker_read_url)
+                self.broker = self.open_at(self._app.conf.broker_read_url)
             return self.broker
 
     def open_write_broker(self) -> Broker:
@@ -45,7 +45,7 @@ class Stores:
             if self.write_broker is None:
                 conf = self._app.conf
                 same = conf.broker_write_url == conf.broker_read_url
-                self.write_broker = self._app.broker if same else self._create(conf.broker_write_url)
+                self.write_broker = self._app.broker if same else self.open_at(conf.broker_write_url)
             return self.write_broker
 
     def open_backend(self) -> ResultBackend | None:
@@ -74,7 +74,8 @@ class Stores:
             if hasattr(store, "close"):
                 store.close()
 
-    def _create(self, url: str | None) -> Broker:
+    def open_at(self, url: str | None, **more: Any) -> Broker:
+        """A broker at ``url`` with this application's options and ``more``; the caller closes it."""
         conf = self._app.conf
         url = url or self._app.default_url
         options = {**_store_options(self._app, url), **(conf.broker_transport_options or {})}
@@ -83,7 +84,7 @@ class Stores:
         if url.startswith(("amqp", "pyamqp")):
             own = {"queues": lambda: self._app.queues, "nodes": lambda: _living(self._app)}
             options = {**_amqp_options(conf), **options, **own}
-        return engines.create(url, options)
+        return engines.create(url, {**options, **more})
 
     def _create_backend(self) -> Any:
         app, conf = self._app, self._app.conf

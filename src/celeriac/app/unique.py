@@ -57,7 +57,7 @@ def send(
         app.publisher.send((publication,), **sending)
         return publication, None
     broker = app.write_broker
-    if not (getattr(broker, "keeps_keys", False) or (app.coordinator and hasattr(broker, "holder"))):
+    if not hasattr(broker, "holder"):
         raise ImproperlyConfigured(
             f"{name} is unique or debounced, and {app.broker_shown} keeps no keys: "
             "use SQLite, PostgreSQL or Redis as broker"

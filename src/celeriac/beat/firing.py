@@ -109,8 +109,10 @@ class Firing:
         broker = app.write_broker
         self.fused: bool = getattr(store, "url", None) == broker.url
         """Whether marking a tick and publishing its message are one step."""
-        self.keyed = hasattr(broker, "holder")
-        """Whether the broker keeps unique keys."""
+        self.keeps_keys = hasattr(broker, "holder")
+        """Whether the broker keeps the unique keys that tasks ask for."""
+        self.keyed = self.keeps_keys and not getattr(broker, "keys_are_queues", False)
+        """Whether they are so cheap that each tick may have one."""
 
     def tick(self, item: Item, due: float, fire: bool) -> Tick:
         """The tick of an item. A message that cannot be written is logged, and the tick is left out."""
@@ -170,9 +172,9 @@ class Firing:
         senders: list[Tick] = []
         for tick in ticks:
             if tick.publication is not None:
-                if not self.keyed:
+                if not self.keeps_keys:
                     tick.publication.unique = None
-                elif tick.publication.unique is None:
+                elif tick.publication.unique is None and self.keyed:
                     tick.publication.unique = Unique(f"tick:{tick.task_id}", PUBLISHED_FOR, Hold.EXPIRY)
                 batch.append(tick.publication)
                 senders.append(tick)

@@ -169,7 +169,6 @@ def basic_publish(session: Session, /, msg: str, exchange: str, routing_key: str
 
     broker = _rabbit(session)
     content = Content(msg.encode(), delivery_mode=2)
-    content.prepare()
     with broker.session("publish a message") as link:
         returned = link.publish([Parcel(exchange, routing_key, content, mandatory)], broker.publish_timeout)
         if returned:

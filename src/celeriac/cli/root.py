@@ -40,6 +40,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "purge": ("queues:purge", "Delete all waiting messages of queues."),
     "dead": ("dead:dead", "List, show, replay and purge dead letters."),
     "amqp": ("amqp:amqp", "Declare, bind, delete, get and publish on RabbitMQ."),
+    "migrate": ("migrate:migrate", "Move messages from one store to another."),
+    "migrate-from-celery": (
+        "from_celery:migrate_from_celery",
+        "Say what changes for a project that runs on Celery.",
+    ),
     "schema": ("schema:schema", "Look at and upgrade the tables of a PostgreSQL store."),
     "probe": ("probe:probe", "See whether a worker or beat is well; for health checks."),
     "report": ("report:report", "Show what a bug report should contain."),

@@ -46,7 +46,7 @@ import msgspec
 
 from celeriac.engines.coordinator import Coordinator
 from celeriac.engines.groups import ChordPart
-from celeriac.engines.history import Attempt
+from celeriac.engines.history import Attempt, HistoryStore
 from celeriac.engines.results import ResultBackend, ResultRecord
 from celeriac.message import Message
 from celeriac.routing.queues import Binding
@@ -112,7 +112,7 @@ class Incarnation(NamedTuple):
     epoch: int
     """Which life of that child this is: 1, 2, ..."""
     slots: int = 1
-    """How many messages the child may have started at once."""
+    """How many messages the child may have started at once; 0: it starts none, it only moves them."""
 
     @property
     def name(self) -> str:
@@ -413,6 +413,15 @@ class Broker(Protocol):
         """The envelopes of what :meth:`cancel` would remove: delayed and parked messages of these tasks."""
         ...
 
+    def bring_forward(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> int:
+        """Make delayed and parked messages ready before their time, the soonest first; return how many.
+
+        With ``ids`` only those of these tasks. Each says then in its envelope when it is due
+        (``envelopes.brought_forward``): a worker that claims it puts it off again, and ``celeriac migrate``
+        finds its time there. Safe to repeat, and at any moment to stop.
+        """
+        ...
+
     def queues(self) -> list[str]:
         """The queues the store knows of, sorted."""
         ...
@@ -445,6 +454,10 @@ class Broker(Protocol):
         """The queues tied to an exchange, as far as the store knows."""
         ...
 
+    def ties(self) -> list[Binding]:
+        """All bindings of queues that are no node's own, as far as the store knows."""
+        ...
+
     def consumers(self, queues: Sequence[str]) -> dict[str, int]:
         """How many consumers each queue has that :meth:`Coordinator.nodes` does not tell of: workers of
         Celery's, or all where the server counts them. It may take a second."""
@@ -460,6 +473,13 @@ class Broker(Protocol):
 
     def purge_dead(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int: ...
 
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters of another store, the oldest first, as they were there, under keys of its own.
+
+        The bounds hold for them as well.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -467,7 +487,7 @@ class Broker(Protocol):
 
 
 @runtime_checkable
-class Engine(Broker, ResultBackend, Coordinator, Protocol):
+class Engine(Broker, ResultBackend, Coordinator, HistoryStore, Protocol):
     """A server that can be all three."""
 
     scheme: str

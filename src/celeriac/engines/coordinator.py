@@ -51,10 +51,13 @@ class Coordinator(ScheduleStore, Protocol):
         """The task id that holds a unique key now."""
         ...
 
-    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+    def keep_checkpoint(
+        self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int] | None
+    ) -> bool:
         """Keep a running task's checkpoint for its next delivery, in place of an earlier one.
 
-        Returns whether the lease is still held; otherwise nothing is stored.
+        Returns whether the lease is still held; otherwise nothing is stored. Without a lease, where another
+        store keeps it, it is stored in any case; a ``ttl`` of 0 then forgets it.
         """
         ...
 

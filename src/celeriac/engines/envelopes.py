@@ -1,4 +1,4 @@
-"""What losing a lease and replaying a dead letter write into an envelope, for every engine alike.
+"""What losing a lease, replaying and moving write into an envelope, for every engine alike.
 
 Stores move envelopes as bytes; only Python rewrites one, here. What cannot be decoded is left as it is:
 its next claimer finds that out for itself and makes it a dead letter.
@@ -6,11 +6,13 @@ its next claimer finds that out for itself and makes it a dead letter.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 
 from celeriac.engines.base import Loss
 from celeriac.exceptions import DecodeError
-from celeriac.message import decode_envelope, encode_envelope, notes, with_notes
+from celeriac.message import OWN_HEADER, decode_envelope, encode_envelope, notes, with_notes
 
 
 def after_loss(payload: bytes, loss: Loss) -> bytes:
@@ -44,3 +46,28 @@ def for_replay(payload: bytes) -> bytes:
         return payload
     fresh = msgspec.structs.replace(notes(message), deliveries=0, lost=None)
     return encode_envelope(with_notes(message, fresh))
+
+
+def brought_forward(payload: bytes, due: float) -> bytes:
+    """Return the envelope of a message that waited until ``due`` (epoch second), for when it is ready before.
+
+    Its header ``eta`` tells the time from now on: whoever claims the message puts it off until then.
+    """
+    try:
+        message = decode_envelope(payload)
+    except DecodeError:
+        return payload
+    told = message
+    if OWN_HEADER in message.headers:  # another program's message waits in its workers, and keeps doing so
+        told = with_notes(message, msgspec.structs.replace(notes(message), held=False, forward=True))
+    told.headers["eta"] = datetime.fromtimestamp(due, UTC).isoformat()
+    return encode_envelope(told)
+
+
+def priority_of(payload: bytes) -> int:
+    """The priority in an envelope's properties; 0 if it has none or cannot be read."""
+    try:
+        priority = decode_envelope(payload).properties.get("priority")
+    except DecodeError:
+        return 0
+    return priority if isinstance(priority, int) else 0

@@ -2,7 +2,8 @@
 
 Responsibilities:
 
-1. Beat: renew the node's leases every fifth of their time, and note on the board until when they hold.
+1. Beat: renew the node's leases every fifth of their time, and note on the board until when they hold. Where
+   the broker cannot tell who is there, also beat in the store of results (``Presence``).
 2. Recover: take over the leases of nodes that died.
 3. Release what dead children of this node held, as the supervisor reports them.
 4. Give back what a child claimed and cannot start because a task overruns: also where that task's C code

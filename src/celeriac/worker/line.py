@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celeriac import signals
-from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome
+from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome, Publication
 from celeriac.engines.coordinator import Coordinator
 from celeriac.engines.history import HistoryStore
 from celeriac.exceptions import OperationalError, StoreFull
@@ -125,6 +125,10 @@ class Line:
         except OperationalError as error:
             logger.warning("Could not sign off at the broker (others will notice): %s", error)
 
+    @staticmethod
+    def _forget_checkpoint(store: Coordinator, task_id: str) -> None:
+        persist("forget a checkpoint", lambda: store.keep_checkpoint(task_id, b"", 0.0, None))
+
     def _settle_only(self, outcomes: Sequence[Outcome]) -> Answer:
         """A full store takes no new leases: settle, which frees room, and claim later."""
         return persist("settle", lambda: self.consumer.exchange(outcomes, self.queues, 0))
@@ -148,7 +152,7 @@ class Line:
 
         Parts come last: a message that comes back and has a result already gets its part recorded then.
         """
-        follow_ups = [publication for outcome in outcomes for publication in outcome.publications]
+        follow_ups = [p for outcome in outcomes for p in outcome.publications if not _waits(p, outcome)]
         if follow_ups:
             persist("publish", lambda: self.app.broker.publish(follow_ups))
         records = [outcome.result for outcome in outcomes if outcome.result is not None]
@@ -161,6 +165,9 @@ class Line:
             persist("store results and attempts", lambda: backend.store(records, attempts))
         elif records:
             persist("store results", lambda: backend.store(records))
+        for outcome in outcomes:
+            if outcome.forget_checkpoint and self._orders is not None:
+                self._forget_checkpoint(self._orders, outcome.task_id)
         parts = [part for outcome in outcomes for part in outcome.parts]
         if not parts:
             return []
@@ -172,6 +179,7 @@ class Line:
             outcome.token,
             outcome.queue,
             outcome.verdict,
+            publications=[p for p in outcome.publications if _waits(p, outcome)] if outcome.unique else (),
             message=outcome.message,
             delay=outcome.delay,
             due=outcome.due,
@@ -182,6 +190,7 @@ class Line:
             task_id=outcome.task_id,
             unique=outcome.unique,
             place=outcome.place,
+            forget_checkpoint=outcome.forget_checkpoint,
             attempt=None if self.notes_apart else outcome.attempt,
         )
 
@@ -190,3 +199,10 @@ def _orders_apart(app: Celeriac) -> Coordinator | None:
     """The store of operators' orders, if it is not the broker's."""
     coordinator: object = app.coordinator
     return None if coordinator is app.broker else app.coordinator
+
+
+def _waits(publication: Publication, outcome: Outcome) -> bool:
+    """Whether a follow-up wants the very key that its task's end frees: it goes out with that end."""
+    return (
+        bool(outcome.unique) and publication.unique is not None and publication.unique.key == outcome.unique
+    )

@@ -156,15 +156,16 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
             f"-E: {app.broker_shown} carries no events. Redis and RabbitMQ do; here 'celeriac history' shows "
             "each attempt of a task"
         )
-    patience = getattr(app.broker, "ack_timeout", None)
-    if patience:
+    ack_timeout = getattr(app.broker, "ack_timeout", None)
+    if ack_timeout is not None and (patience := ack_timeout(options.queues)):
         limits = {name: task.time_limit or options.time_limit for name, task in app.tasks.items()}
         long = sorted(name for name, limit in limits.items() if limit and limit > patience)
         if long:
             notes.append(
                 "RabbitMQ delivers a task again that runs longer than its consumer_timeout "
                 f"({patience:g} s as far as is known), and these may: {', '.join(long[:5])}. Raise it in "
-                'rabbitmq.conf, and say so in broker_transport_options={"consumer_timeout": seconds}'
+                'rabbitmq.conf, and say so in broker_transport_options={"consumer_timeout": seconds}, or for '
+                'a queue by its argument "x-consumer-timeout" (milliseconds, from RabbitMQ 3.12 on)'
             )
     return notes
 

@@ -24,6 +24,11 @@ class MemoryBindings:
         with self.state.lock:
             return [binding for binding in self.state.bindings if binding.exchange == exchange]
 
+    def ties(self) -> list[Binding]:
+        """All bindings of queues that are no node's own."""
+        with self.state.lock:
+            return [binding for binding, node in self.state.bindings.items() if not node]
+
     def consumers(self, queues: Sequence[str]) -> dict[str, int]:
         """None: all who take from a memory store are nodes."""
         return {}

@@ -20,7 +20,7 @@ from celeriac.engines.base import (
     Publication,
     Recovered,
 )
-from celeriac.engines.envelopes import for_replay
+from celeriac.engines.envelopes import brought_forward, for_replay, priority_of
 from celeriac.engines.memory.bindings import MemoryBindings, unbind
 from celeriac.engines.memory.parcels import pack, post_all
 from celeriac.engines.memory.state import Entry, Owner, Store
@@ -52,6 +52,7 @@ class MemoryBroker(MemoryBindings):
     """The part of the engine that is a :class:`celeriac.engines.base.Broker`."""
 
     state: Store
+    dead_max: int
     dead_expires: float
 
     def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
@@ -165,6 +166,26 @@ class MemoryBroker(MemoryBindings):
             entries += [entry for line in self._parked_lines() for entry in line]
             return {entry.task_id: entry.payload for entry in entries if entry.task_id in wanted}
 
+    def bring_forward(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> int:
+        """Make delayed and parked messages ready before their time."""
+        store, count = self.state, 0
+        with store.lock:
+            for lines in (store.parked.get(queue, {}), store.waiting.get(queue, {})):
+                for line in lines.values():
+                    for entry in [one for one in line if ids is None or one.task_id in ids][: limit - count]:
+                        line.remove(entry)
+                        store.append(entry)
+                        count += 1
+            delayed = store.delayed.get(queue, [])
+            for item in [one for one in delayed if ids is None or one[2].task_id in ids][: limit - count]:
+                due, _, entry = item
+                delayed.remove(item)
+                entry.payload = brought_forward(entry.payload, due)
+                store.append(entry)
+                store.free_of([entry.task_id], Hold.DELAYED)
+                count += 1
+        return count
+
     def _parked_lines(self) -> list[deque[Entry]]:
         queues = [*self.state.parked.values(), *self.state.waiting.values()]
         return [line for lines in queues for line in lines.values()]
@@ -264,6 +285,18 @@ class MemoryBroker(MemoryBindings):
         """Delete dead letters; return how many."""
         with self.state.lock:
             return len(self._take_dead(keys, queue))
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters of another store."""
+        with self.state.lock:
+            for letter in letters:
+                entry = Entry(
+                    letter.payload, letter.queue, priority_of(letter.payload), letter.task_id, letter.at
+                )
+                outcome = Outcome(0, letter.queue, reason=letter.reason, detail=letter.detail)
+                outcome.task, outcome.task_id = letter.task, letter.task_id
+                bury(self.state, entry, outcome, letter.at, self.dead_max)
+                self.state.ready.setdefault(letter.queue, {})
 
     def _take_dead(self, keys: Sequence[str] | None, queue: str | None) -> list[tuple[DeadLetter, int]]:
         self._expire_dead()

@@ -49,10 +49,12 @@ class MemoryCoordinator:
         with self.state.lock:
             return self.state.holder(key, self.state.clock())
 
-    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+    def keep_checkpoint(
+        self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int] | None
+    ) -> bool:
         """Keep a running task's checkpoint; return whether its lease is still held."""
         with self.state.lock:
-            if self.state.held(*lease) is None:
+            if lease is not None and self.state.held(*lease) is None:
                 return False
             self.state.checkpoints[task_id] = (payload, self.state.clock() + ttl)
             return True

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _BIND = """INSERT INTO @binding (exchange, type, routing_key, queue, node) VALUES (%s, %s, %s, %s, %s)
 ON CONFLICT (exchange, queue, routing_key) DO UPDATE SET type = excluded.type, node = excluded.node"""
 _BINDINGS = "SELECT exchange, type, routing_key, queue FROM @binding WHERE exchange = %s ORDER BY queue"
+_TIES = "SELECT exchange, type, routing_key, queue FROM @binding WHERE node = '' ORDER BY exchange, queue"
 _UNBIND = "DELETE FROM @binding WHERE node = %s RETURNING queue"
 _FREE = """DELETE FROM @held WHERE until <> 'expiry'
 AND message IN (SELECT id FROM @message WHERE queue = %s AND state <> 1)"""
@@ -35,6 +36,10 @@ class PostgresBindings:
     def bindings(self, exchange: str) -> list[Binding]:
         """The queues tied to an exchange."""
         return [Binding(*row) for row in self._store.read(_BINDINGS, (exchange,))]
+
+    def ties(self) -> list[Binding]:
+        """All bindings of queues that are no node's own."""
+        return [Binding(*row) for row in self._store.read(_TIES)]
 
     def consumers(self, queues: Sequence[str]) -> dict[str, int]:
         """None: all who take from the tables are nodes."""

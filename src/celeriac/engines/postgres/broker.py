@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac.engines.base import Depth, Incarnation, Publication
+from celeriac.engines.envelopes import brought_forward
 from celeriac.engines.postgres import guest, unique
 from celeriac.engines.postgres.bindings import PostgresBindings, empty
 from celeriac.engines.postgres.consumer import PostgresConsumer
@@ -36,6 +37,12 @@ _CANCEL = (
 )
 _FIND = """SELECT m.task_id, p.body FROM @message m JOIN @payload p ON p.id = m.id
 WHERE m.task_id = ANY (%s::text[]) AND m.state IN (2, 3, 5)"""
+# Parked ones have waited longer than what is not due yet.
+_WAITING = """SELECT m.id, m.state, m.due, p.body FROM @message m JOIN @payload p ON p.id = m.id
+WHERE m.queue = %s AND m.state IN (2, 3, 5) AND (%s::text[] IS NULL OR m.task_id = ANY (%s::text[]))
+ORDER BY m.state <> 2 DESC, m.due, m.id LIMIT %s FOR UPDATE OF m SKIP LOCKED"""
+_FORWARD = """UPDATE @message SET state = 0, seq = nextval('@serial'), since = @now(), due = NULL, noted = 0,
+bucket = NULL, turn = NULL, task_id = NULL WHERE id = %s AND state IN (2, 3, 5)"""
 _DROP_PAYLOADS = "DELETE FROM @payload WHERE id = ANY (%s::bigint[])"
 _PAUSE = "INSERT INTO @paused (queue) VALUES (%s) ON CONFLICT DO NOTHING"
 _RESUME = "DELETE FROM @paused WHERE queue = %s"
@@ -99,6 +106,18 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
     def find(self, ids: Sequence[str]) -> dict[str, bytes]:
         """The envelopes of delayed and parked messages of these tasks."""
         return {task_id: bytes(body) for task_id, body in self._store.read(_FIND, (list(ids),))}
+
+    def bring_forward(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> int:
+        """Make delayed and parked messages ready before their time."""
+        wanted = None if ids is None else list(ids)
+        with step(self._store, durable=True) as work:
+            waiting = work.run(_WAITING, (queue, wanted, wanted, limit))
+            for id, state, due, body in waiting:
+                if state == 2:
+                    work.rewrite(id, brought_forward(bytes(body), due))
+                work.run(_FORWARD, (id,))
+            work.calls[queue] += len(waiting)
+        return len(waiting)
 
     def queues(self) -> list[str]:
         """The queues the store knows of, sorted."""

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac.engines.base import DeadLetter, Outcome
-from celeriac.engines.envelopes import for_replay
+from celeriac.engines.envelopes import for_replay, priority_of
 from celeriac.engines.postgres.parcels import clean
 from celeriac.engines.postgres.step import Lease, Step, step
 from celeriac.engines.postgres.store import Store
 
 _BURY = """INSERT INTO @dead (key, id, queue, rank, reason, detail, at, task, task_id)
 VALUES (nextval('@serial'), %s, %s, %s, %s, %s, @now(), %s, %s) RETURNING key"""
+_ADD_PAYLOAD = "INSERT INTO @payload (id, body) VALUES (nextval('@serial'), %b) RETURNING id"
+_BURY_OLD = """INSERT INTO @dead (key, id, queue, rank, reason, detail, at, task, task_id)
+VALUES (nextval('@serial'), %s, %s, %s, %s, %s, %s, %s, %s)"""
+_KNOW = "INSERT INTO @queue (name) VALUES (%s) ON CONFLICT DO NOTHING"
 _UNLEASE = "DELETE FROM @message WHERE state = 1 AND owner = %s AND token = %s"
 _LIST = """SELECT d.key, d.queue, d.reason, d.detail, d.at, d.task, d.task_id, p.body
 FROM @dead d JOIN @payload p ON p.id = d.id WHERE (%s::text IS NULL OR d.queue = %s::text)
@@ -75,6 +79,20 @@ class DeadLetters:
             taken = _take(work, keys, queue)
             _drop(work, [(id,) for _, id, _, _ in taken])
         return len(taken)
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters of another store, the oldest first."""
+        with step(self._store, durable=True) as work:
+            for letter in letters:
+                id = work.run(_ADD_PAYLOAD, (letter.payload,))[0][0]
+                rank = self._store.sign * priority_of(letter.payload)
+                words = (clean(letter.reason), clean(letter.detail), letter.at)
+                whose = (clean(letter.task), clean(letter.task_id))
+                work.run(_BURY_OLD, (id, letter.queue, rank, *words, *whose))
+            most = work.store.options.dead_letters_max
+            for queue in sorted({letter.queue for letter in letters}):
+                work.run(_KNOW, (queue,))
+                _drop(work, work.run(_EXCESS, (queue, queue, most)))
 
 
 def _take(work: Step, keys: Sequence[str] | None, queue: str | None) -> list[tuple[Any, ...]]:

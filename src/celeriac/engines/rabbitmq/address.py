@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import ssl
@@ -23,6 +24,8 @@ _TLS_OPTIONS: Final = frozenset(
     ("ca_certs", "certfile", "keyfile", "cert_reqs", "server_hostname", "ciphers", "ssl_version",
      "tls_minimum_version", "tls_maximum_version", "context")
 )  # fmt: skip
+
+_FILES: Final = frozenset(("ca_certs", "certfile", "keyfile"))
 
 
 class Host(NamedTuple):
@@ -117,6 +120,13 @@ def _tls(given: Any, secure: bool, hostname: str) -> Any:
         raise ImproperlyConfigured(
             f"broker_use_ssl has no option {name!r}: known are {', '.join(sorted(_TLS_OPTIONS))}"
         )
+    for name in _FILES & names.keys():
+        if names[name] is not None and not os.path.isfile(names[name]):
+            raise ImproperlyConfigured(f"broker_use_ssl: there is no file {names[name]!r} ({name})")
+    if "context" in names:  # arguments of ssl.create_default_context, and check_hostname
+        names["context"] = {"check_hostname": True, **names["context"]}
+        names.setdefault("server_hostname", hostname)
+        return names
     names.setdefault("cert_reqs", ssl.CERT_REQUIRED)
     if names["cert_reqs"] != ssl.CERT_NONE:
         names.setdefault("server_hostname", hostname)

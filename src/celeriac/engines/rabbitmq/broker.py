@@ -22,7 +22,7 @@ from celeriac.engines.base import (
 from celeriac.engines.envelopes import for_replay
 from celeriac.engines.events import EventOptions
 from celeriac.engines.mailbox import Mailbox
-from celeriac.engines.rabbitmq import dead, keys, ledger, topology
+from celeriac.engines.rabbitmq import dead, forward, keys, ledger, topology
 from celeriac.engines.rabbitmq.address import parse
 from celeriac.engines.rabbitmq.connection import Dialler
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
@@ -30,6 +30,7 @@ from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.events import RabbitEvents
 from celeriac.engines.rabbitmq.remote import RabbitRemote
 from celeriac.engines.rabbitmq.session import Parcel, Session, unroutable
+from celeriac.engines.rabbitmq.tables import Known
 from celeriac.engines.rabbitmq.topology import TOP, Topology, exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import Content, to_wire
 from celeriac.exceptions import CeleriacError, DecodeError, ImproperlyConfigured, OperationalError
@@ -44,7 +45,12 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
     """The engine's :class:`celeriac.engines.base.Broker`."""
 
     urgencies = HIGHER_FIRST
-    keeps_keys = True
+    keys_are_queues = True
+    """A unique key costs the server a queue, so what comes often (a tick) gets none of its own."""
+    all_or_none = False
+    """A batch is not one step: when its connection breaks, its first messages may have been stored."""
+    lists_queues = False
+    """Clients are not told which queues there are."""
     reaches_leases = False
     """Messages are on the connection of the child that holds them: nobody else can give them back."""
 
@@ -62,9 +68,7 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
-        self.ack_timeout = float(options.get("consumer_timeout", 1800.0))
-        """Seconds that a task may run before the server takes its message back (``consumer_timeout`` in
-        rabbitmq.conf, there in milliseconds). Clients are not told it: the transport option says it here."""
+        self._ack_timeout = float(options.get("consumer_timeout", 1800.0))
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._pid = os.getpid()
@@ -72,6 +76,15 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         self._used: set[str] = set()
         self._own: dict[str, set[str]] = {}
         self._tied: dict[str, dict[Binding, None]] = {}
+
+    def ack_timeout(self, queues: Sequence[str]) -> float:
+        """Seconds that a task of these queues may run before the server takes its message back.
+
+        It is the queues' ``x-consumer-timeout`` where the application declares it (RabbitMQ 3.12), else the
+        server's ``consumer_timeout``. Clients are not told that one: the transport option says it here.
+        """
+        declared = [self.topology.queue(queue).queue_arguments.get("x-consumer-timeout") for queue in queues]
+        return min((float(told) / 1000 if told else self._ack_timeout for told in declared), default=0.0)
 
     # -- publishing --------------------------------------------------------------------------------
 
@@ -108,6 +121,11 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
                 left_out[index] = holder
         return left_out
 
+    def holder(self, key: str) -> str | None:
+        """The task id that holds a unique key now."""
+        with self.session("ask for a unique key") as session:
+            return keys.holder(session, key)
+
     def _free_keys(self, taken: Sequence[Publication]) -> None:
         """Give up the keys of messages that were not sent; where the server is away they go by their time."""
         with suppress(CeleriacError), self.session("free unique keys") as session:
@@ -124,8 +142,9 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         """The messages of a batch with their addresses, everything they need declared."""
         made = []
         sent: set[tuple[int, str, str]] = set()
+        known: Known = {}
         for publication in batch:
-            content = to_wire(publication.message, publication.priority)
+            content = to_wire(publication.message, publication.priority, known)
             seconds = whole_seconds(publication.delay, publication.due)
             if publication.exchange and not seconds:
                 kind = self.topology.kind(publication.exchange)
@@ -253,6 +272,12 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         """None, for the same reason."""
         return {}
 
+    def bring_forward(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> int:
+        """Make delayed messages ready before their time, in no order. Each is sent, confirmed and then acked:
+        if the process is killed in between, that one is there twice."""
+        with self.session("take out delayed messages") as session:
+            return forward.bring_forward(self, session, queue, limit, ids)
+
     def queues(self) -> list[str]:
         """The queues that this process has used: RabbitMQ does not tell its clients of others."""
         return sorted(self._used)
@@ -317,6 +342,11 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
                 session.desk.queue_bind(binding.queue, binding.exchange, binding.routing_key)
                 self.topology.tie_to_delays(session, binding.queue)
 
+    def ties(self) -> list[Binding]:
+        """What this process has tied: RabbitMQ does not tell its clients of others."""
+        own = {queue for queues in self._own.values() for queue in queues}
+        return [tie for ties in self._tied.values() for tie in ties if tie.queue not in own]
+
     def bindings(self, exchange: str) -> list[Binding]:
         """What this process has tied to it. Of an exchange that it does not know, only the server knows
         whom it leads to: the message is sent there as it is."""
@@ -349,6 +379,12 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         """Delete dead letters; return how many."""
         with self.session("purge dead letters") as session:
             return dead.take(session, _wanted(keys, queue), lambda letters: None)
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters of another store, the oldest first. Their age counts from now on."""
+        with self.session("keep dead letters") as session:
+            self.declare_dead(session)
+            self.post(session, [dead.moved(letter) for letter in letters])
 
     # -- the connection --------------------------------------------------------------------------------
 
@@ -416,12 +452,9 @@ def _fresh(payload: bytes) -> Content:
     try:
         message = decode_envelope(for_replay(payload))
     except DecodeError:
-        made = Content(payload, delivery_mode=2)
-        made.prepare()
-        return made
+        return Content(payload, delivery_mode=2)
     message.headers.pop("redelivered", None)
-    fresh: Content = to_wire(message)
-    return fresh
+    return to_wire(message)
 
 
 def _wanted(keys: Sequence[str] | None, queue: str | None) -> Callable[[DeadLetter], bool]:

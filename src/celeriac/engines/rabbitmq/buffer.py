@@ -14,7 +14,7 @@ from typing import Any, Final
 from celeriac.engines.base import Loss
 from celeriac.engines.envelopes import after_loss
 from celeriac.engines.rabbitmq.ledger import Note
-from celeriac.engines.rabbitmq.wire import Content, envelope, task_id_of
+from celeriac.engines.rabbitmq.wire import Content, body_of, envelope, task_id_of
 
 SUSPECT_WAIT: Final = 0.5
 """Seconds that a message waits which the server delivers again: so long its last worker's agent has to note
@@ -57,18 +57,19 @@ class Entry:
 
     def again(self) -> Content:
         """The message as it came, for sending it once more."""
-        made = Content(self.content.body, **self.content.properties)
-        headers = made.properties.get("application_headers")
+        properties = dict(self.content.properties)
+        headers = properties.get("application_headers")
         if headers:
-            headers.pop("redelivered", None)
-        made.prepare()
-        return made
+            properties["application_headers"] = {k: v for k, v in headers.items() if k != "redelivered"}
+        return Content(body_of(self.content), **properties)
 
 
 class Buffer:
     """Messages by queue, in the order of their arrival."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: bool = True) -> None:
+        """``starts=False``: what is taken here is not started, so what came back is as good as any other."""
+        self._starts = starts
         self._lines: dict[str, deque[Entry]] = {}
         self._suspects: deque[Entry] = deque()
         self._parked: dict[str, deque[Entry]] = {}
@@ -79,6 +80,7 @@ class Buffer:
     def add(self, queue: str, content: Any) -> None:
         """A message has arrived."""
         entry = Entry(queue, content)
+        entry.suspect = entry.suspect and self._starts
         self.count += 1
         if entry.suspect:
             self._suspects.append(entry)

@@ -12,7 +12,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
@@ -21,7 +20,8 @@ from amqp.exceptions import RecoverableConnectionError, UnexpectedFrame
 from amqp.method_framing import frame_writer
 
 from celeriac.engines.rabbitmq.address import Address, Host
-from celeriac.engines.rabbitmq.errors import FAILURES, translate
+from celeriac.engines.rabbitmq.errors import CONNECT, FAILURES, translate
+from celeriac.engines.rabbitmq.frames import frame_reader
 from celeriac.engines.readiness import readable
 from celeriac.exceptions import OperationalError
 
@@ -68,6 +68,7 @@ class Link(amqp.Connection):  # type: ignore[misc]
             socket_settings=SOCKET_OPTIONS,
             on_blocked=self._block,
             on_unblocked=self._unblock,
+            frame_handler=frame_reader,
             frame_writer=_locked_writer,
         )
 
@@ -112,26 +113,12 @@ class Link(amqp.Connection):  # type: ignore[misc]
         ends = [own] if also is None else [own, also]
         return own in readable(ends, timeout)
 
-    @contextmanager
-    def corked(self) -> Iterator[None]:
-        """In this block frames are collected and sent in large pieces; the rest at its end."""
-        transport = self.transport
-        send, collected = transport._write, bytearray()
-
-        def collect(data: bytes) -> None:
-            collected.extend(data)
-            if len(collected) > _CHUNK:
-                send(collected)
-                collected.clear()
-
+    def send(self, frames: bytes) -> None:
+        """Send frames that are written already."""
         with self.write_lock:
-            transport._write = collect
-            try:
-                yield
-                if collected:
-                    send(collected)
-            finally:
-                transport._write = send
+            if self._transport is None:
+                raise RecoverableConnectionError("the connection is closed")
+            self._transport.write(frames)
 
     def beat(self) -> None:
         """Send a heartbeat. May be called from another thread."""
@@ -197,7 +184,8 @@ class Link(amqp.Connection):  # type: ignore[misc]
 
     def _receive(self) -> None:
         try:
-            data = self.transport.sock.recv(_CHUNK)
+            with self.write_lock:  # OpenSSL must not be used for reading and writing at once
+                data = self.transport.sock.recv(_CHUNK)
         except OSError:
             self.transport.connected = False
             raise
@@ -252,7 +240,7 @@ class Dialler:
                 link.open()
             except FAILURES as error:
                 link.drop()
-                failure = translate(error, host.shown, "connect")
+                failure = translate(error, host.shown, CONNECT)
                 continue
             self._next = host
             return link

@@ -24,7 +24,7 @@ from celeriac.engines.rabbitmq.buffer import Buffer, Entry
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.keeper import Keeper
 from celeriac.engines.rabbitmq.session import Parcel, Session
-from celeriac.engines.rabbitmq.topology import whole_seconds
+from celeriac.engines.rabbitmq.topology import exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import to_wire
 from celeriac.engines.readiness import readable
 from celeriac.exceptions import CeleriacError, EncodeError, OperationalError
@@ -46,7 +46,7 @@ class RabbitConsumer:
         self._lock = RLock()
         self._session: Session | None = None
         self._channel: Any = None
-        self._buffer = Buffer()
+        self._buffer = Buffer(starts=owner.slots > 0)
         self._out: dict[int, Entry] = {}
         """What has been handed out and not settled, by token."""
         self._open: dict[int, None] = {}
@@ -57,6 +57,8 @@ class RabbitConsumer:
         self._numbers = 0
         self._unanswered: tuple[Sequence[Outcome], Sequence[str], int] | None = None
         self._proof = 0.0
+        self._unproven = False
+        """Whether acks have been sent since. An idle worker starts its next task without asking first."""
         self.exchanged = time.monotonic()
         self.busy = False
         """Whether its child is at work: between an exchange and the next wait."""
@@ -174,9 +176,9 @@ class RabbitConsumer:
                 self._keeper.wake()
             if self._broker.exact:
                 self._unsubscribe()
-        if self._broker.exact or self.exchanged - self._proof > PROOF_EVERY:
+        if self._broker.exact or (self._unproven and self.exchanged - self._proof > PROOF_EVERY):
             session.alive()
-            self._proof = time.monotonic()
+            self._proven()
         next_due = self._buffer.next_ready(0.0)
         now = time.time()
         due = now + next_due - time.monotonic() if next_due else None
@@ -221,6 +223,8 @@ class RabbitConsumer:
                 continue
             taken[outcome.token] = outcome, entry
             if outcome.publications:
+                if outcome.unique:  # what follows may want the key that this end frees
+                    keys.release(session, outcome.unique, outcome.task_id)
                 parcels += self._broker.follow_ups(session, outcome.publications)
             if outcome.verdict not in (Verdict.ACK, Verdict.PARK):
                 parcels.append(self._onward(session, outcome, entry))
@@ -243,7 +247,7 @@ class RabbitConsumer:
             self._never_started(session, entry)
         elif entry.note is not None:
             ledger.erase(session, entry.task_id)
-        if outcome.unique:
+        if outcome.unique and not outcome.publications:
             keys.release(session, outcome.unique, outcome.task_id)
         acks.add(entry.tag)
 
@@ -265,6 +269,7 @@ class RabbitConsumer:
 
     def _ack(self, tags: set[int]) -> None:
         """Ack: with one frame what is settled without a gap from the oldest on, the others one by one."""
+        self._unproven = True
         last = 0
         for tag in self._open:
             if tag not in tags:
@@ -340,7 +345,10 @@ class RabbitConsumer:
             self._return_all(session)  # what had been pushed from them would lie here for ever
 
     def _consume(self, session: Session, queue: str, count: int) -> None:
-        self._broker.declare(session, queue)
+        if self.owner.slots:
+            self._broker.declare(session, queue)
+        elif exists(session, queue) is None:
+            return  # who only moves messages takes queues as they are
         self._channel.basic_qos(0, count, False)
         self._numbers += 1
         tag = f"celeriac-{self._numbers}"
@@ -374,9 +382,15 @@ class RabbitConsumer:
             except NotFound:
                 session.declared.clear()
                 self._tags.pop(queue, None)
-                self._consume(session, queue, self.owner.slots)
-        self._proof = time.monotonic()
+                if self.owner.slots:
+                    self._consume(session, queue, self.owner.slots)
+        self._proven()
         session.link.pump()
+
+    def _proven(self) -> None:
+        """What had been sent before the server answered has arrived."""
+        self._proof = time.monotonic()
+        self._unproven = False
 
     # -- the connection ----------------------------------------------------------------------------
 
@@ -389,7 +403,7 @@ class RabbitConsumer:
             session.link.drop()
             raise translate(error, session.shown, "open a channel") from error
         self._session, self._channel = session, channel
-        self._proof = time.monotonic()
+        self._proven()
 
     def _given_up(self, error: Exception, doing: str) -> OperationalError:
         """Let go of the connection after an error, and return what to raise."""

@@ -51,8 +51,14 @@ def parcel(outcome: Outcome, payload: bytes) -> Parcel:
         "task_id": outcome.task_id,
     }
     content = Content(payload, delivery_mode=2, application_headers={_HEADER: about})
-    content.prepare()
     return Parcel("", QUEUE, content)
+
+
+def moved(letter: DeadLetter) -> Parcel:
+    """The message that a dead letter of another store becomes."""
+    about = {name: getattr(letter, name) for name in ("queue", "reason", "detail", "at", "task", "task_id")}
+    headers = {_HEADER: {"key": uuid.uuid4().hex, **about}}
+    return Parcel("", QUEUE, Content(letter.payload, delivery_mode=2, application_headers=headers))
 
 
 def letters(session: Session) -> list[DeadLetter]:

@@ -39,7 +39,6 @@ class RabbitEvents:
             delivery_mode=1,
             priority=0,
         )
-        content.prepare()
         exchange = self.event_options.exchange
         with self.session("send events") as session:
             self.topology.declare_exchange(session, Exchange(exchange, "topic"))

@@ -15,6 +15,7 @@ from celeriac.engines.rabbitmq.session import Session
 from celeriac.exceptions import ImproperlyConfigured
 
 _LONGEST: Final = (1 << 32) - 1
+_NOBODY: Final = "celeriac: who holds it?"
 _CURRENT: Final = re.compile(r"but current is (?:the value )?'([^']*)'")
 
 
@@ -37,6 +38,17 @@ def release(session: Session, key: str, task_id: str) -> None:
     held = not session.missing(lambda: session.desk.queue_declare(name, passive=True))
     if held and _declare(session, key, task_id, _LONGEST) is None:
         session.desk.queue_delete(name)
+
+
+def holder(session: Session, key: str) -> str | None:
+    """The task id that holds a key now, as the server tells whoever would take it."""
+    name = _queue(key)
+    if session.missing(lambda: session.desk.queue_declare(name, passive=True)):
+        return None
+    found = _declare(session, key, _NOBODY, 1)
+    if found is None:
+        session.desk.queue_delete(name)  # it became free in between, and this took it
+    return found
 
 
 def _declare(session: Session, key: str, task_id: str, expires: int) -> str | None:

@@ -59,7 +59,6 @@ def write(session: Session, task_id: str, note: Note, timeout: float) -> None:
         name, durable=True, auto_delete=False, arguments={"x-expires": _EXPIRES, "x-max-length": 1}
     )
     content = Content(msgspec.json.encode(note), delivery_mode=2)
-    content.prepare()
     session.publish([Parcel("", name, content)], timeout)
 
 

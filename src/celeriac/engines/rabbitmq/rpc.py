@@ -63,7 +63,6 @@ class RpcResults:
                     delivery_mode=self._mode,
                     application_headers={},
                 )
-                content.prepare()
                 parcels.append(Parcel("", record.reply, content, mandatory=False))
         if parcels:
             with self._broker.session("send results") as session:

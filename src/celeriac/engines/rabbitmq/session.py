@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from amqp import spec
 from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
 
 from celeriac.engines.rabbitmq.connection import Link
 from celeriac.engines.rabbitmq.errors import FAILURES, Blocked, Unroutable, translate
+from celeriac.engines.rabbitmq.frames import address_frame, content_frames
 from celeriac.engines.rabbitmq.wire import Content
 from celeriac.exceptions import OperationalError
 
-_PUMP_EVERY: Final = 64
-"""Messages after which a long batch looks for confirms, so that neither side's buffers fill up."""
+_PIECE: Final = 1 << 16
+"""Bytes after which a long batch looks for confirms, so that neither side's buffers fill up."""
+_AROUND: Final = 800
+"""Bytes that a task's message takes beside its body, about."""
 
 
 class Parcel(NamedTuple):
@@ -94,12 +96,11 @@ class Session:
         sent = False
         try:
             channel = self._confirming()
-            for start in range(0, len(parcels), _PUMP_EVERY):
+            for piece in self._pieces(channel.channel_id, parcels):
+                if sent:
+                    self.link.pump()
                 sent = True
-                with self.link.corked():
-                    for parcel in parcels[start : start + _PUMP_EVERY]:
-                        self._send(channel, parcel)
-                self.link.pump()
+                self.link.send(piece)
             self._await_confirms(deadline)
         except FAILURES as error:
             raise translate(error, self.shown, "publish", maybe_done=sent) from error
@@ -112,15 +113,24 @@ class Session:
             raise failed
         return self._returned
 
-    def _send(self, channel: Any, parcel: Parcel) -> None:
-        self._sent += 1
-        self._waiting.add(self._sent)
-        channel.send_method(
-            spec.Basic.Publish,
-            "Bssbb",
-            (0, parcel.exchange, parcel.routing_key, parcel.mandatory, False),
-            parcel.content,
-        )
+    def _pieces(self, channel: int, parcels: Sequence[Parcel]) -> Iterator[bytes]:
+        """The frames of a batch, in pieces between which to look for confirms."""
+        most = self.link.frame_max
+        places = {(parcel.exchange, parcel.routing_key, parcel.mandatory) for parcel in parcels}
+        addresses = {place: address_frame(channel, *place) for place in places}
+        frames: list[bytes] = []
+        size = 0
+        for exchange, routing_key, content, mandatory in parcels:
+            frames.append(addresses[exchange, routing_key, mandatory])
+            frames += content_frames(channel, content, most)
+            self._sent += 1
+            self._waiting.add(self._sent)
+            size += len(content.body) + _AROUND
+            if size > _PIECE:
+                yield b"".join(frames)
+                frames, size = [], 0
+        if frames:
+            yield b"".join(frames)
 
     def _await_confirms(self, deadline: float) -> None:
         while self._waiting:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
-import amqp
 from amqp.exceptions import FrameSyntaxError
 
-from celeriac.engines.rabbitmq.tables import encode_properties
+from celeriac.engines.rabbitmq.tables import Known, write_properties
 from celeriac.exceptions import EncodeError
 from celeriac.message import Message, encode_envelope
 
@@ -23,21 +22,21 @@ _DEATHS: Final = (
 )  # fmt: skip
 
 
-class Content(amqp.Message):  # type: ignore[misc]
-    """A message whose header frame is written once, before anything of a batch is sent."""
+class Content:
+    """A message that goes out: its properties are written before anything of a batch is sent."""
 
-    prepared = b""
+    __slots__ = ("body", "properties")
 
-    def prepare(self) -> None:
-        """Write the header frame; raises py-amqp's errors for what cannot be written."""
-        self.prepared = encode_properties(self.properties) or super()._serialize_properties()
-
-    def _serialize_properties(self) -> bytes:
-        return self.prepared
+    def __init__(self, body: bytes, known: Known | None = None, **properties: Any) -> None:
+        """Raises py-amqp's and ``struct``'s errors for properties that cannot be written."""
+        self.body = body
+        self.properties = write_properties(properties, known)
 
 
-def to_wire(message: Message, priority: int | None = None) -> Any:
+def to_wire(message: Message, priority: int | None = None, known: Known | None = None) -> Content:
     """The message for the wire. Raises ``EncodeError`` for a header that AMQP cannot carry.
+
+    ``known`` is shared by the messages of a batch.
 
     An ``expiration`` that only repeats the header ``expires`` is left out: the server would throw the message
     away without a word, and a worker records that it expired.
@@ -50,21 +49,20 @@ def to_wire(message: Message, priority: int | None = None) -> Any:
     urgent = int(properties.pop("priority", None) or priority or 0)
     if urgent > 0:  # Celery writes none where none was asked for
         properties["priority"] = min(255, urgent)
-    made = Content(
-        message.body,
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-        application_headers=message.headers,
-        **properties,
-    )
     try:
-        made.prepare()
+        return Content(
+            message.body,
+            known,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            application_headers=message.headers,
+            **properties,
+        )
     except (FrameSyntaxError, OverflowError, ValueError, TypeError, struct.error) as error:
         raise EncodeError(
             f"a header or property of {message.headers.get('task', 'a message')} cannot be written for "
             f"RabbitMQ: {error}. Use text, numbers, dates, lists and dictionaries there"
         ) from error
-    return made
 
 
 def envelope(content: Any, queue: str, redelivered: bool) -> bytes:

@@ -72,6 +72,28 @@ class RedisBindings:
             ties.append(Binding(exchange, kind, key, queue))
         return ties
 
+    def ties(self) -> list[Binding]:
+        """All bindings of queues that are no node's own, Celery's and ours."""
+        prefix = self.keys.bindings("")
+        with self.links.borrow() as link:
+            exchanges: set[str] = set()
+            cursor = b"0"
+            while True:
+                cursor, found = link.call(
+                    pack(("SCAN", cursor, "MATCH", f"{_literal(prefix)}*", "COUNT", 1000))
+                )
+                exchanges.update(name.decode()[len(prefix) :] for name in found)
+                if cursor == b"0":
+                    break
+            names = sorted(exchanges)
+            commands = [("HGETALL", self.keys.own(f"bound:{exchange}")) for exchange in names]
+            owners = link.calls(b"".join(map(pack, commands)), len(commands)) if commands else []
+        ties = []
+        for exchange, flat in zip(names, owners, strict=True):
+            own = {queue.decode() for queue, node in zip(flat[::2], flat[1::2], strict=True) if node}
+            ties += [tie for tie in self.bindings(exchange) if tie.queue not in own]
+        return ties
+
     def relay_foreign(self, bindings: Sequence[Binding], stop_fd: int) -> None:
         """Bring what Celery's clients publish to fanout exchanges into a node's own queues, until ``stop_fd``
         is readable. Blocks. An extra of this engine: there Celery's copies are published, not stored, so
@@ -88,6 +110,11 @@ def unbind(server: Server, link: Link, node: str) -> None:
         commands: list[tuple[Word, ...]] = [("DEL", of(queue, "wake")), ("EXISTS", of(queue, "dead"))]
         if not link.calls(b"".join(map(pack, commands)), 2)[1]:
             link.call(pack(("SREM", own("queues"), queue)))
+
+
+def _literal(text: str) -> str:
+    """The text as a pattern that matches only itself."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
 
 
 def _pattern(tie: Binding) -> str:

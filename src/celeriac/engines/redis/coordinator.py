@@ -48,15 +48,18 @@ class RedisCoordinator:
             task_id = link.call(pack(("HGET", self.keys.own(f"unique:{key}"), "id")))
         return None if task_id is None else task_id.decode()
 
-    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+    def keep_checkpoint(
+        self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int] | None
+    ) -> bool:
         """Keep a running task's checkpoint for its next delivery; whether the lease is still held."""
+        kept, milliseconds = self.keys.own(f"checkpoint:{task_id}"), max(1, int(ttl * 1000))
+        if lease is None:
+            with self.links.borrow() as link:
+                link.call(pack(("SET", kept, payload, "PX", milliseconds)))
+            return True
         owner, queue, token = lease
-        keys = [
-            self.keys.own(f"owner:{owner}"),
-            self.keys.of(queue, f"lease:{owner}"),
-            self.keys.own(f"checkpoint:{task_id}"),
-        ]
-        words: list[Word] = [token, payload, max(1, int(ttl * 1000))]
+        keys = [self.keys.own(f"owner:{owner}"), self.keys.of(queue, f"lease:{owner}"), kept]
+        words: list[Word] = [token, payload, milliseconds]
         with self.links.borrow() as link:
             return bool(self.scripts["checkpoint"].run(link, keys, words))
 

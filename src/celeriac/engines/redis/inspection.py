@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from celeriac.engines.base import DeadLetter, Depth
-from celeriac.engines.envelopes import for_replay
+from celeriac.engines.envelopes import brought_forward, for_replay, priority_of
 from celeriac.engines.redis.address import Address
 from celeriac.engines.redis.broker import RedisBroker
 from celeriac.engines.redis.connection import Link, Word, pack
@@ -49,6 +49,44 @@ class RedisInspection(RedisBroker):
                     pairs = zip(chunk, values, strict=True)
                     found.update((task_id, _envelope(value)) for task_id, value in pairs if value is not None)
         return found
+
+    def bring_forward(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> int:
+        """Make delayed and parked messages ready before their time."""
+        count = 0
+        with self.links.borrow() as link:
+            waiting = self._waiting(link, queue, limit if ids is None else None)
+            if ids is not None:
+                wanted = set(ids)
+                waiting = [one for one in waiting if one[1].decode().partition("#")[0] in wanted]
+            for start in range(0, min(len(waiting), limit), REPLAY_CHUNK):
+                words: list[Word] = [queue]
+                chunk = waiting[start : min(start + REPLAY_CHUNK, limit)]
+                for what in ("parked", "delayed:payload"):
+                    some = [one for one in chunk if bool(one[0]) == (what == "parked")]
+                    members = [member for _, member, _ in some]
+                    command: tuple[Word, ...] = ("HMGET", self.keys.of(queue, what), *members)
+                    values = link.call(pack(command)) if some else []
+                    for (bucket, member, due), value in zip(some, values, strict=True):
+                        if value is not None:
+                            words += (bucket, member, value, value if bucket else _forward(value, due))
+                if len(words) > 1:
+                    count += int(self.scripts["forward"].run(link, [], words))
+        return count
+
+    def _waiting(self, link: Link, queue: str, limit: int | None) -> list[tuple[bytes, bytes, float]]:
+        """What waits in a queue: bucket ("" for delayed ones), member, due; parked ones first."""
+        buckets = sorted(link.call(pack(("SMEMBERS", self.keys.of(queue, "buckets")))))
+        of = self.keys.of
+        commands: list[tuple[Word, ...]] = [
+            ("LRANGE", of(queue, f"parked:{bucket.decode()}"), -limit if limit else 0, -1)
+            for bucket in buckets
+        ]
+        last = limit + len(buckets) - 1 if limit else -1  # the buckets stand among the delayed, too
+        commands.append(("ZRANGE", of(queue, "delayed"), 0, last, "WITHSCORES"))
+        *lines, flat = _all(link, commands)
+        found = [(b, member, 0.0) for b, line in zip(buckets, lines, strict=True) for member in line[::-1]]
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return found + [(b"", member, float(due)) for member, due in pairs if not member.startswith(b"\0")]
 
     def queues(self) -> list[str]:
         """The queues the store knows of, sorted: ours, and those Celery bound to exchanges of their names."""
@@ -140,6 +178,11 @@ class RedisInspection(RedisBroker):
         pairs = [pair for flat in hashes for pair in zip(flat[::2], flat[1::2], strict=True)]
         return [value for _, value in sorted((int(token), value) for token, value in pairs)]
 
+    def unacknowledged(self) -> int:
+        """How many messages Celery's workers hold: kombu keeps them in ``unacked``, out of our sight."""
+        with self.links.borrow() as link:
+            return int(link.call(pack(("HLEN", f"{self.keys.prefix}unacked"))))
+
     def purge(self, queues: Sequence[str]) -> int:
         """Delete ready, delayed and parked messages, and free their unique keys; return how many."""
         with self.links.borrow() as link:
@@ -216,6 +259,20 @@ class RedisInspection(RedisBroker):
                     count += _all(link, commands)[0]
         return count
 
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters of another store, the oldest first."""
+        keys = [self.keys.own("queues"), self.keys.own("control")]
+        with self.links.borrow() as link:
+            for queue in dict.fromkeys(letter.queue for letter in letters):
+                own = [letter for letter in letters if letter.queue == queue]
+                for start in range(0, len(own), REPLAY_CHUNK):
+                    words: list[Word] = [queue]
+                    for letter in own[start : start + REPLAY_CHUNK]:
+                        about = (letter.reason, letter.detail, letter.task, letter.task_id)
+                        lane = self.keys.lane(priority_of(letter.payload))
+                        words += (lane, msgspec.json.encode(about), f"{letter.at:.6f}", letter.payload)
+                    self.scripts["bury"].run(link, keys, words)
+
     def _dead_keys(
         self, link: Link, keys: Sequence[str] | None, queue: str | None
     ) -> Iterable[tuple[str, list[str]]]:
@@ -237,6 +294,11 @@ def _all(link: Link, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
 
 def _envelope(value: bytes) -> bytes:
     return value.split(b"|", 2)[2]
+
+
+def _forward(value: bytes, due: float) -> bytes:
+    lane, flags, envelope = value.split(b"|", 2)
+    return b"|".join((lane, flags, brought_forward(envelope, due)))
 
 
 def _age(heads: Iterable[bytes | None]) -> float | None:

@@ -11,6 +11,7 @@ from celeriac.routing.queues import Binding
 
 _BIND = "INSERT OR REPLACE INTO binding (exchange, type, routing_key, queue, node) VALUES (?, ?, ?, ?, ?)"
 _BINDINGS = "SELECT exchange, type, routing_key, queue FROM binding WHERE exchange = ? ORDER BY queue"
+_TIES = "SELECT exchange, type, routing_key, queue FROM binding WHERE node = '' ORDER BY exchange, queue"
 _FANNED = "SELECT DISTINCT queue FROM binding WHERE exchange = ? AND type = 'fanout' ORDER BY queue"
 _UNBIND = "DELETE FROM binding WHERE node = ? RETURNING queue"
 _PAYLOADS = "DELETE FROM payload WHERE id IN (SELECT id FROM {table} WHERE queue = ?)"
@@ -32,6 +33,11 @@ class SQLiteBindings:
         """The queues tied to an exchange."""
         with self._store.read() as handle:
             return [Binding(*row) for row in handle.execute(_BINDINGS, (exchange,))]
+
+    def ties(self) -> list[Binding]:
+        """All bindings of queues that are no node's own."""
+        with self._store.read() as handle:
+            return [Binding(*row) for row in handle.execute(_TIES)]
 
     def consumers(self, queues: Sequence[str]) -> dict[str, int]:
         """None: all who take from a file are nodes."""

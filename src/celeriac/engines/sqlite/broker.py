@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from celeriac.engines.base import Depth, Incarnation, Publication
+from celeriac.engines.envelopes import brought_forward
 from celeriac.engines.sqlite import clock, unique
 from celeriac.engines.sqlite.bindings import SQLiteBindings
 from celeriac.engines.sqlite.consumer import SQLiteConsumer
@@ -28,6 +29,11 @@ ORDER BY {order} LIMIT ? OFFSET ?"""
 _PURGE_PAYLOADS = "DELETE FROM payload WHERE id IN (SELECT id FROM {table} WHERE queue = ?)"
 _PURGE = "DELETE FROM {table} WHERE queue = ?"
 _CANCEL = "DELETE FROM {table} WHERE task_id = ? RETURNING id"
+_WAITING = """SELECT task_id FROM (
+SELECT DISTINCT task_id, 0 AS late, seq AS place FROM parked WHERE queue = ?1
+UNION ALL SELECT task_id, 1, due FROM delayed WHERE queue = ?1) ORDER BY late, place LIMIT ?2"""
+_TAKE_PARKED = "DELETE FROM parked WHERE queue = ? AND task_id = ? RETURNING id, rank"
+_TAKE_DELAYED = "DELETE FROM delayed WHERE queue = ? AND task_id = ? RETURNING id, rank, due"
 _FIND = """SELECT body FROM payload WHERE id IN
 (SELECT id FROM delayed WHERE task_id = ?1 UNION ALL SELECT id FROM parked WHERE task_id = ?1)"""
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
@@ -77,6 +83,25 @@ class SQLiteBroker(DeadLetters, Recovery, SQLiteBindings):
                 if row is not None:
                     found[task_id] = row[0]
         return found
+
+    def bring_forward(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> int:
+        """Make delayed and parked messages ready before their time, with all of the same task."""
+        count = 0
+        with step(self._store, durable=True) as work:
+            if ids is None:
+                ids = [row[0] for row in work.handle.execute(_WAITING, (queue, limit))]
+            for task_id in dict.fromkeys(ids):
+                if count >= limit:
+                    break
+                for id, rank in work.handle.execute(_TAKE_PARKED, (queue, task_id)).fetchall():
+                    work.append(queue, rank, id)
+                    count += 1
+                taken = work.handle.execute(_TAKE_DELAYED, (queue, task_id)).fetchall()
+                for id, rank, due in sorted(taken, key=lambda row: row[2]):
+                    work.rewrite(id, brought_forward(work.body(id), due))
+                    work.append(queue, rank, id)
+                    count += 1
+        return count
 
     def queues(self) -> list[str]:
         """The queues the store knows of, sorted."""

@@ -57,10 +57,12 @@ class SQLiteCoordinator:
         with self._store.read() as handle:
             return unique.holder(handle, key, clock.now())
 
-    def keep_checkpoint(self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int]) -> bool:
+    def keep_checkpoint(
+        self, task_id: str, payload: bytes, ttl: float, lease: tuple[str, str, int] | None
+    ) -> bool:
         """Keep a running task's checkpoint; return whether the lease is still held."""
         with step(self._store) as work:
-            if not work.holds(lease):
+            if lease is not None and not work.holds(lease):
                 return False
             work.handle.execute(_KEEP, (task_id, payload, work.now + ttl))
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from celeriac.engines.base import DeadLetter, Outcome
-from celeriac.engines.envelopes import for_replay
+from celeriac.engines.envelopes import for_replay, priority_of
 from celeriac.engines.sqlite.step import Place, Step, step
 from celeriac.engines.sqlite.store import Store
 
@@ -20,6 +20,7 @@ _EXPIRED = """DELETE FROM dead WHERE at <= ? AND key IN (SELECT key FROM dead OR
 RETURNING id"""
 _EXPIRED_AT_ONCE = 100
 _DROP_PAYLOAD = "DELETE FROM payload WHERE id = ?"
+_ADD_PAYLOAD = "INSERT INTO payload (id, body) VALUES (?, ?)"
 
 
 def bury(work: Step, outcome: Outcome, place: Place) -> None:
@@ -85,6 +86,19 @@ class DeadLetters:
             taken = _take(work, keys, queue)
             work.handle.executemany(_DROP_PAYLOAD, [(id,) for _, id, _, _ in taken])
         return len(taken)
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters of another store, the oldest first."""
+        with step(self._store, durable=True) as work:
+            for letter in letters:
+                id, rank = work.number(), self._store.sign * priority_of(letter.payload)
+                work.handle.execute(_ADD_PAYLOAD, (id, letter.payload))
+                about = (letter.reason, letter.detail, letter.at, letter.task, letter.task_id)
+                work.handle.execute(_BURY, (work.number(), id, letter.queue, rank, *about))
+                work.know(letter.queue)
+            for queue in {letter.queue for letter in letters}:
+                excess = work.handle.execute(_EXCESS, (queue, work.store.options.dead_letters_max)).fetchall()
+                work.handle.executemany(_DROP_PAYLOAD, excess)
 
 
 def _take(work: Step, keys: Sequence[str] | None, queue: str | None) -> list[tuple[int, int, str, int]]:

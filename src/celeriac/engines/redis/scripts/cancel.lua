@@ -5,24 +5,10 @@
 
 -- include: uniques
 -- include: places
+-- include: sweep
 
 local queues, found = tonumber(ARGV[1]), {}
 local unique_keys, held_places, now = uniques(), places(), clock()
-
--- Forget what stands first in a bucket and was cancelled, and the bucket if that was all.
-local function sweep(queue, bucket)
-  local list, place = own(queue, 'parked:' .. bucket), string.byte(bucket) == 1 and string.sub(bucket, 2)
-  local head = call('LINDEX', list, -1)
-  while head and call('HEXISTS', own(queue, 'parked'), head) == 0 do
-    call('RPOP', list)
-    head = call('LINDEX', list, -1)
-  end
-  if head then return end
-  call('SREM', own(queue, 'buckets'), bucket)
-  call('SREM', PREFIX .. 'celeriac:' .. (place and 'place:' .. place or 'rate:' .. bucket) .. ':queues', queue)
-  call('ZREM', own(queue, 'delayed'), '\0' .. bucket)
-  if place then held_places.offer(place, now) end
-end
 
 local function cancel(queue, id)
   local delayed, payloads, parked = own(queue, 'delayed'), own(queue, 'delayed:payload'), own(queue, 'parked')
@@ -34,7 +20,7 @@ local function cancel(queue, id)
       hit = true
     end
     if call('HDEL', parked, member) == 1 then
-      for _, bucket in ipairs(call('SMEMBERS', own(queue, 'buckets'))) do sweep(queue, bucket) end
+      for _, bucket in ipairs(call('SMEMBERS', own(queue, 'buckets'))) do sweep(queue, bucket, held_places, now) end
       hit = true
     end
   end

@@ -66,6 +66,14 @@ def outcome(delivery: Delivery, verdict: Verdict = Verdict.ACK, **fields: Any) -
     return Outcome(delivery.token, delivery.queue, verdict, **fields)
 
 
+def claim_all(consumer: Consumer) -> list[Delivery]:
+    """Claim until nothing more comes: what was lost may be handed out by itself."""
+    found: list[Delivery] = []
+    while deliveries := claim(consumer):
+        found += deliveries
+    return found
+
+
 def drain(consumer: Consumer, queues: Sequence[str] = ("q",)) -> list[str]:
     """Claim and acknowledge all that is ready; return the ids in claim order."""
     ids: list[str] = []

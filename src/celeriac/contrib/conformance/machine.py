@@ -12,6 +12,9 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from celeriac.contrib.conformance.helpers import id_of, message, node, notes_of, pub, record
+from celeriac.contrib.conformance.model import Known, Line, Worker
+from celeriac.contrib.conformance.rig import Rig
 from celeriac.engines.base import (
     Answer,
     Delivery,
@@ -23,9 +26,6 @@ from celeriac.engines.base import (
     Verdict,
 )
 from celeriac.exceptions import Fenced, OperationalError
-from tests.conformance.helpers import id_of, message, node, notes_of, pub, record
-from tests.conformance.model import Known, Line, Worker
-from tests.conformance.rigs import Rig
 
 QUEUES = ("q1", "q2")
 FAR = 1e6

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from celeriac.contrib.conformance.helpers import pub
 from celeriac.engines.base import Engine, Hold, Unique
 from celeriac.engines.schedule import Entry, Term, Tick
-from tests.conformance.helpers import pub
 
 LONG = 1000.0
 DUE = 1_700_000_000.123456
