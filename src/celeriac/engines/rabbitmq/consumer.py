@@ -11,6 +11,7 @@ second shows that they have arrived; a connection that does not answer is given 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,8 @@ from celeriac.message import encode_envelope
 if TYPE_CHECKING:
     from celeriac.engines.rabbitmq.broker import RabbitBroker
 
+_LATE: Final = 16
+"""Cancelled subscriptions for which messages are still taken."""
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
 
@@ -53,6 +56,8 @@ class RabbitConsumer:
         """Delivery tags that the server waits for, in order."""
         self._tags: dict[str, tuple[str, int]] = {}
         """Queues consumed from: consumer tag and prefetch count."""
+        self._ended: deque[str] = deque()
+        """Tags of the last subscriptions that were cancelled."""
         self._token = 0
         self._numbers = 0
         self._unanswered: tuple[Sequence[Outcome], Sequence[str], int] | None = None
@@ -336,11 +341,11 @@ class RabbitConsumer:
                 wanted = 1 << (wanted - 1).bit_length() if wanted > self.owner.slots else wanted
             self._consume(session, queue, wanted)
             if tag:
-                self._channel.basic_cancel(tag)
+                self._end_subscription(tag)
         left = [queue for queue in self._tags if queue not in queues]
         for queue in left:
             tag, _ = self._tags.pop(queue)
-            self._channel.basic_cancel(tag)
+            self._end_subscription(tag)
         if left and self._buffer.count:
             self._return_all(session)  # what had been pushed from them would lie here for ever
 
@@ -365,8 +370,18 @@ class RabbitConsumer:
 
     def _unsubscribe(self) -> None:
         for tag, _ in self._tags.values():
-            self._channel.basic_cancel(tag)
+            self._end_subscription(tag)
         self._tags.clear()
+
+    def _end_subscription(self, tag: str) -> None:
+        """Cancel it. What was sent before may come after the server's answer: py-amqp would send it back."""
+        arrived = self._channel.callbacks.get(tag)
+        self._channel.basic_cancel(tag)
+        if arrived is not None:
+            self._channel.callbacks[tag] = arrived
+            self._ended.append(tag)
+            if len(self._ended) > _LATE:
+                self._channel.callbacks.pop(self._ended.popleft(), None)
 
     def _cancelled(self, session: Session, queue: str, tag: str) -> None:
         """The server ended the subscription: the queue is gone. The next exchange declares it again."""
@@ -424,4 +439,5 @@ class RabbitConsumer:
         self._out.clear()
         self._open.clear()
         self._tags.clear()
+        self._ended.clear()
         self._buffer.clear()
