@@ -107,6 +107,13 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
+    def shut_down(self) -> None:
+        """End the process in order; :meth:`start` brings it back."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
     def restart(self) -> None:
         """Crash the server and start it again on the same port with what it had on disk."""
         self.kill()
@@ -206,10 +213,10 @@ class PostgresServer:
     def host(self) -> str:
         return "127.0.0.1"
 
-    def url(self, database: str = "postgres", **options: str) -> str:
-        """A URL of one of the server's databases."""
+    def url(self, database: str = "postgres", port: int | None = None, **options: str) -> str:
+        """A URL of one of the server's databases; ``port`` is that of a way to it."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"postgresql://{self.user}:secret@{self.host}:{self.port}/{database}" + (
+        return f"postgresql://{self.user}:secret@{self.host}:{port or self.port}/{database}" + (
             f"?{query}" if query else ""
         )
 
@@ -252,8 +259,18 @@ class PostgresServer:
             self.folder = None
 
     def kill(self) -> None:
-        """End the server as a crash would: nothing is written in order."""
-        self._end(signal.SIGQUIT)
+        """End the server and all its processes as a crash would (SIGKILL)."""
+        if self.process is not None:
+            postmaster = self.process.pid
+            # Stopped first, so that it has no further children after we looked, and replaces none.
+            self.process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, postmaster, os.WSTOPPED)
+            backends = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+            for pid in (*map(int, backends), postmaster):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(30)
+            self.process = None
 
     def shut_down(self) -> None:
         """End the server in order, its connections too (the "fast" mode)."""
@@ -463,6 +480,14 @@ class RabbitServer:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+    def shut_down(self) -> None:
+        """End the server in order; :meth:`start` brings it back."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(60)
+            self.kill()  # what is left of its process group
 
     def restart(self) -> None:
         """Crash the server and start it again on the same port with what it had on disk."""

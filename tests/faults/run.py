@@ -18,8 +18,9 @@ import sys
 import time
 
 from celeriac import __version__
-from tests.faults.field import LEASE, ROOT, machine
+from tests.faults.field import LEASE, machine
 from tests.faults.ledger import Entry
+from tests.faults.node import ROOT
 from tests.faults.scenarios import SCENARIOS
 from tests.servers import server_binary
 
