@@ -237,7 +237,7 @@ class PostgresServer:
             "shared_buffers": "64MB",
             **self.config,
         }
-        command = [_postgres_binary("postgres"), "-D", str(self.folder / "data")]
+        command = [postgres_binary("postgres"), "-D", str(self.folder / "data")]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -311,7 +311,7 @@ class PostgresServer:
         subprocess.run(
             [
                 *_unprivileged(),
-                *(_postgres_binary("initdb"), "-D", str(data), "-U", self.user, "-E", "UTF8", "--locale=C"),
+                *(postgres_binary("initdb"), "-D", str(data), "-U", self.user, "-E", "UTF8", "--locale=C"),
                 *("--no-sync", "-A", "md5", f"--pwfile={secret}"),
             ],
             check=True,
@@ -356,7 +356,7 @@ def _unprivileged() -> list[str]:
     return [server_binary("setpriv"), "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
 
 
-def _postgres_binary(name: str) -> str:
+def postgres_binary(name: str) -> str:
     """The newest installed PostgreSQL's program of this name; Debian keeps them out of the path."""
     versions = sorted(
         Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4])
@@ -449,7 +449,7 @@ class RabbitServer:
             )
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_rabbit_script("rabbitmq-server")],
+                [rabbit_script("rabbitmq-server")],
                 env=self._environment(),
                 stdout=log,
                 stderr=log,
@@ -514,7 +514,7 @@ class RabbitServer:
     def control(self, *words: str) -> str:
         """Run ``rabbitmqctl`` against the server and return what it prints; takes a second."""
         done = subprocess.run(
-            [_rabbit_script("rabbitmqctl"), "-n", self.node, *words],
+            [rabbit_script("rabbitmqctl"), "-n", self.node, *words],
             env=self._environment(),
             capture_output=True,
             text=True,
@@ -579,7 +579,7 @@ class RabbitServer:
             time.sleep(0.05)
 
 
-def _rabbit_script(name: str) -> str:
+def rabbit_script(name: str) -> str:
     """The path of a program of RabbitMQ's. Debian's wrappers insist on their own user: go around them."""
     path = Path("/usr/lib/rabbitmq/bin") / name
     return str(path) if path.exists() else server_binary(name)

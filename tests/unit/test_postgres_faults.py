@@ -98,7 +98,7 @@ def test_a_server_that_does_not_answer_is_given_up(server: PostgresServer, proxy
     engine.publish([pub("a")])
     assert ids_of(claim(consumer)) == ["a"]
     proxy.black_hole()
-    with pytest.raises(OperationalError, match="no answer within 0.201 s") as raised:
+    with pytest.raises(OperationalError, match=r"no answer within 0.201 s") as raised:
         engine.publish([pub("b")])
     assert raised.value.maybe_done
     with pytest.raises(OperationalError, match=r"no answer within 0.3 s"):
