@@ -1,4 +1,4 @@
-"""``python -m tests.faults.run [--engine NAME] [--scenario NAME] [--update] [--scale FACTOR]``: the long form.
+"""``python -m tests.faults.run [--engine NAME] [--scenario NAME] [--update] [--scale FACTOR]``: all of it.
 
 Runs every scenario on every engine that outlives a process, prints the ledger, and writes it
 to ``docs/faults.md`` and between the markers of the README. A part of it is only printed, unless ``--update``

@@ -168,7 +168,7 @@ NOT_ON_POSTGRES = ("test_extensions", "test_security", "test_bad_input")
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what uses ``site`` on every engine that outlives a process."""
-    if "site" in metafunc.fixturenames:
+    if "site" in metafunc.fixturenames and not hasattr(metafunc.module, "site"):
         elsewhere = metafunc.module.__name__.rpartition(".")[2] in NOT_ON_POSTGRES
         engines = ["sqlite", "redis", "rabbitmq", *([] if elsewhere else ["postgres"])]
         metafunc.parametrize("site", engines, indirect=True)

@@ -25,6 +25,7 @@ from celeriac.engines.rabbitmq.address import parse
 from celeriac.engines.rabbitmq.connection import Dialler
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
+from celeriac.engines.rabbitmq.heart import Heart
 from celeriac.engines.rabbitmq.session import Parcel, Session, unroutable
 from celeriac.engines.rabbitmq.topology import TOP, Topology, exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import Content, to_wire
@@ -61,6 +62,7 @@ class RabbitBroker:
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._pid = os.getpid()
+        self._heart: Heart | None = None
         self._attached: set[str] = set()
         self._used: set[str] = set()
         self._own: dict[str, set[str]] = {}
@@ -215,7 +217,13 @@ class RabbitBroker:
         return 0
 
     def beat(self, node: NodeInfo) -> float:
-        """Ask the server for a sign of life. (Its children's leases are their connections.)"""
+        """Ask the server for a sign of life. (Its children's leases are their connections.)
+
+        From the first beat on a thread here beats on the connections of children that cannot.
+        """
+        if self._heart is None and self.address.heartbeat:
+            with suppress(OSError):  # the next beat tries again
+                self._heart = Heart(node.id)
         with self.session("reach the server") as session:
             session.alive()
         return time.time()
@@ -378,7 +386,7 @@ class RabbitBroker:
                 self._close()
                 session = None
         if session is None:
-            session = self._session = Session(self.dialler.dial())
+            session = self._session = Session(self.dialler.dial(beats=False))  # it holds no messages
         return session
 
     def _close(self) -> None:
@@ -389,11 +397,15 @@ class RabbitBroker:
     def drop_after_fork(self) -> None:
         """In a forked child: let go of the parent's socket without a word to the server."""
         self._lock = threading.RLock()
+        self._heart = None
         self._attached = set()
         self._close()
 
     def close(self) -> None:
         """Close the connection; the engine connects again when it is used."""
+        heart, self._heart = self._heart, None
+        if heart is not None:
+            heart.stop()
         with self._lock:
             session, self._session = self._session, None
             if session is not None:
