@@ -15,12 +15,11 @@ from typing import Any
 
 from celeriac import Celeriac
 from celeriac.exceptions import OperationalError
-from tests.faults.ledger import Entry, Fault, Journal, Run, judge, runs_once
+from tests.faults.ledger import MOST_NOTES, Entry, Fault, Journal, Run, judge, runs_once
 from tests.faults.node import PATIENCE, ROOT, Node, Stuck, await_true, is_stopped, send_signal
 from tests.proxy import Proxy
 
 LEASE = 2.0
-MOST_NOTES = 20
 CONF = {"worker_lease": LEASE, "broker_publish_timeout": 20.0}
 
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+MOST_NOTES = 20
 UNSETTLED = 40
 """How many of the last tasks that a killed process ended may be unsettled: one batch (32) and some."""
 
