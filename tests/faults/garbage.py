@@ -21,7 +21,7 @@ def strew(here: Place, payload: bytes) -> None:
         case RedisServer():
             here.server.command("LPUSH", QUEUE, payload)
         case PostgresServer():
-            here.server.run(_ROW.format(body=payload.hex(), queue=QUEUE))
+            here.server.run(_ROW.format(body=payload.hex(), queue=QUEUE), here.room or "postgres")
         case RabbitServer():
             _send(here.url(), payload)
         case None:

@@ -28,6 +28,8 @@ class Place(NamedTuple):
     """``None`` for SQLite, which has none."""
     backend: str | None
     """Where results are kept, if not there."""
+    room: str = ""
+    """The database or virtual host, on a server that is used for several stores."""
 
     def url(self, way: Proxy | None = None) -> str:
         """The store's URL, straight or by a way."""
@@ -37,8 +39,26 @@ class Place(NamedTuple):
                 return f"sqlite:///{self.folder}/store.db"
             case RedisServer():
                 return way.url() if way is not None else self.server.url()
-            case _:
-                return self.server.url(port=port)
+            case PostgresServer():
+                return self.server.url(self.room or "postgres", port=port)
+            case RabbitServer():
+                return self.server.url(self.room or "/", port=port)
+
+
+_kept: dict[str, Server] | None = None
+
+
+@contextlib.contextmanager
+def kept_servers() -> Iterator[None]:
+    """In this block PostgreSQL and RabbitMQ are started once, and each place is another room of theirs."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        servers, _kept = _kept, None
+        for server in servers.values():
+            server.stop()
 
 
 @contextlib.contextmanager
@@ -50,17 +70,31 @@ def place(engine: str) -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="celeriac-faults-")))
         server: Server | None = None
-        backend = None
-        if engine == "redis":
-            server = RedisServer("aof-always")
-        elif engine == "postgres":
-            server = PostgresServer(durable=True)
-        elif engine == "rabbitmq":
-            server = RabbitServer()
-            backend = stack.enter_context(RedisServer("aof-always")).url()
-        if server is not None:
-            stack.enter_context(server)
-        yield Place(folder, server, backend)
+        backend, room = None, ""
+        if engine in ("postgres", "rabbitmq"):
+            server, room = _room(engine, stack)
+        if engine in ("redis", "rabbitmq"):
+            redis = stack.enter_context(RedisServer("aof-always"))
+            backend = redis.url() if server is not None else None
+            server = server or redis
+        yield Place(folder, server, backend, room)
+
+
+def _room(engine: str, stack: contextlib.ExitStack) -> tuple[Server, str]:
+    """A server, and where on it; it ends with ``stack`` unless servers are kept."""
+    made = PostgresServer(durable=True) if engine == "postgres" else RabbitServer()
+    if _kept is None:
+        return stack.enter_context(made), ""
+    server = _kept.get(engine)
+    if server is None:
+        made.start()
+        server = _kept[engine] = made
+    if isinstance(server, RabbitServer):
+        return server, server.fresh_url().rpartition("/")[2]
+    room = f"faults{time.monotonic_ns()}"
+    assert isinstance(server, PostgresServer)
+    server.run(f"CREATE DATABASE {room}")
+    return server, room
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.field import Field
-from tests.faults.ledger import Fault
+from tests.faults.ledger import Fault, runs_once
 from tests.faults.node import Node, await_true, is_stopped, send_signal
 from tests.proxy import Proxy
 
@@ -63,15 +63,44 @@ class RabbitField(Field):
         node = self._busy_node()
         if node is None:
             return False
-        return self._freeze("node frozen", [node.process.pid, *node.members()], node.children())
+        pids, children = [node.process.pid, *node.members()], node.children()
+        at = time.monotonic()
+        for pid in pids:
+            send_signal(pid, signal.SIGSTOP)
+        try:
+            await_true(lambda: all(is_stopped(pid) for pid in pids), "the node is stopped")
+            self.journal.read()
+            cut = [run for run in self.journal.open_runs(children) if not runs_once(run.key)]
+            if not cut:
+                return False
+            fault = self.note("node frozen", children, at)
+            await_true(lambda: self._restarted(cut), "a frozen node's task starts elsewhere")
+        finally:
+            for pid in pids:
+                send_signal(pid, signal.SIGCONT)
+        fault.until = time.monotonic() + NOTICED
+        return True
 
     def freeze_child(self) -> bool:
-        """SIGSTOP one child in the middle of a task, until the server has given it to another."""
+        """SIGSTOP one child in the middle of a task, past its heartbeats, while its agent beats for it.
+
+        Nobody may take over what it runs.
+        """
         node = self._busy_node()
         if node is None:
             return False
         child = self.rng.choice(node.children())
-        return self._freeze("child frozen", [child], [child])
+        send_signal(child, signal.SIGSTOP)
+        try:
+            await_true(lambda: is_stopped(child), "the child is stopped")
+            self.journal.read()
+            if not self.journal.open_runs([child]):
+                return False
+            self.note("child frozen")
+            time.sleep(3 * HEARTBEAT + 1)
+        finally:
+            send_signal(child, signal.SIGCONT)
+        return True
 
     def freeze_agent(self) -> bool:
         """SIGSTOP an agent past its heartbeats: its children keep what they have."""
@@ -83,24 +112,6 @@ class RabbitField(Field):
         send_signal(agent, signal.SIGSTOP)
         time.sleep(3 * HEARTBEAT)
         send_signal(agent, signal.SIGCONT)
-        return True
-
-    def _freeze(self, kind: str, pids: Sequence[int], children: Sequence[int]) -> bool:
-        at = time.monotonic()
-        for pid in pids:
-            send_signal(pid, signal.SIGSTOP)
-        try:
-            await_true(lambda: all(is_stopped(pid) for pid in pids), f"{kind}: it is stopped")
-            self.journal.read()
-            cut = [run for run in self.journal.open_runs(children) if not run.key.endswith("!")]
-            if not cut:
-                return False
-            fault = self.note(kind, children, at)
-            await_true(lambda: self._restarted(cut), f"{kind}: its task starts elsewhere")
-        finally:
-            for pid in pids:
-                send_signal(pid, signal.SIGCONT)
-        fault.until = time.monotonic() + NOTICED
         return True
 
     def _waiting(self) -> int:
