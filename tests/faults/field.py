@@ -108,17 +108,24 @@ class Field:
     def _list(self, number: int) -> Path:
         return self.folder / f"acknowledged{number}"
 
-    def await_starts(self, more: int, timeout: float = PATIENCE) -> bool:
-        """Wait until ``more`` further runs have started; False if everything there is was run before."""
+    def await_starts(self, more: int) -> bool:
+        """Wait until ``more`` further runs have started; False if everything there is was run before.
+
+        However long it takes, as long as runs start.
+        """
         self.journal.read()
         wanted = len(self.journal.starts) + more
+        while len(self.journal.starts) < wanted:
+            before = len(self.journal.starts)
 
-        def reached() -> bool:
-            self.journal.read()
-            return len(self.journal.starts) >= wanted or self.is_done()
+            def moved(before: int = before) -> bool:
+                self.journal.read()
+                return len(self.journal.starts) > before or self.is_done()
 
-        await_true(reached, f"{more} more tasks start", timeout)
-        return len(self.journal.starts) >= wanted
+            await_true(moved, f"{wanted - before} more tasks start")
+            if len(self.journal.starts) == before:
+                return False
+        return True
 
     def is_done(self) -> bool:
         """Whether the producers have ended and nothing waits or runs any more."""

@@ -54,7 +54,7 @@ def connections(engine: str, seed: int, tasks: int) -> Entry:
         field.produce(tasks)
         assert here.server is not None
         ends = _Ends(here.server, field.rng)
-        while field.await_starts(max(20, tasks // 60)) or ends.plan:
+        while field.await_starts(max(20, tasks // 40)) or ends.plan:
             field.note_cut("connections killed", field.nodes)
             (ends.plan.pop(0) if ends.plan else field.rng.choice((ends.some, ends.some, ends.all)))()
     return field.entry
@@ -95,7 +95,7 @@ class _Ends:
 
 _TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'celeriac' AND random() >= {least}"""
-_CLOSE_SOME = """[rabbit_networking:close_connection(C, <<"a test">>)
+_CLOSE_SOME = """[spawn(fun() -> rabbit_networking:close_connection(C, <<"a test">>) end)
 || C <- rabbit_networking:connections(), rand:uniform(3) =:= 1]."""
 
 
