@@ -20,7 +20,7 @@ from tests.proxy import Proxy
 HEARTBEAT = 2
 """Seconds; the server gives up a connection after two to three without a byte."""
 READ_TIMEOUT = 2.0
-NOTICED = 5.0
+NOTICED = 20.0
 """Seconds within which a worker has certainly noticed that its connection is gone."""
 
 

@@ -18,6 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from celeriac import __version__
 from tests.faults.field import LEASE, machine
@@ -121,7 +122,9 @@ def circumstances() -> str:
     """Machine, versions, durability and date, in a line."""
     redis = told([server_binary("redis-server", "valkey-server"), "--version"], r"v=(\S+)")
     postgres = told([postgres_binary("postgres"), "--version"], r"(\d\S*)")
-    rabbit = told([rabbit_script("rabbitmqctl"), "version"], r"(\d\S*)")
+    # Not "rabbitmqctl version": that leaves a port mapper running.
+    folder = Path(rabbit_script("rabbitmqctl")).parent.parent / "lib"
+    rabbit = told(["ls", str(folder)], r"rabbitmq_server-(\d\S*)")
     libraries = (f"{name} {importlib.metadata.version(name)}" for name in ("redis", "psycopg", "amqp"))
     return (
         f"{machine()}; Python {platform.python_version()}, Celeriac {__version__}, {', '.join(libraries)}; "
