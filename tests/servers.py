@@ -107,6 +107,13 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
+    def shut_down(self) -> None:
+        """End the process in order; :meth:`start` brings it back."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
     def restart(self) -> None:
         """Crash the server and start it again on the same port with what it had on disk."""
         self.kill()
@@ -206,10 +213,10 @@ class PostgresServer:
     def host(self) -> str:
         return "127.0.0.1"
 
-    def url(self, database: str = "postgres", **options: str) -> str:
-        """A URL of one of the server's databases."""
+    def url(self, database: str = "postgres", port: int | None = None, **options: str) -> str:
+        """A URL of one of the server's databases; ``port`` is that of a way to it."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"postgresql://{self.user}:secret@{self.host}:{self.port}/{database}" + (
+        return f"postgresql://{self.user}:secret@{self.host}:{port or self.port}/{database}" + (
             f"?{query}" if query else ""
         )
 
@@ -230,7 +237,7 @@ class PostgresServer:
             "shared_buffers": "64MB",
             **self.config,
         }
-        command = [_postgres_binary("postgres"), "-D", str(self.folder / "data")]
+        command = [postgres_binary("postgres"), "-D", str(self.folder / "data")]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -252,8 +259,18 @@ class PostgresServer:
             self.folder = None
 
     def kill(self) -> None:
-        """End the server as a crash would: nothing is written in order."""
-        self._end(signal.SIGQUIT)
+        """End the server and all its processes as a crash would (SIGKILL)."""
+        if self.process is not None:
+            postmaster = self.process.pid
+            # Stopped first, so that it has no further children after we looked, and replaces none.
+            self.process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, postmaster, os.WSTOPPED)
+            backends = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+            for pid in (*map(int, backends), postmaster):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(30)
+            self.process = None
 
     def shut_down(self) -> None:
         """End the server in order, its connections too (the "fast" mode)."""
@@ -294,7 +311,7 @@ class PostgresServer:
         subprocess.run(
             [
                 *_unprivileged(),
-                *(_postgres_binary("initdb"), "-D", str(data), "-U", self.user, "-E", "UTF8", "--locale=C"),
+                *(postgres_binary("initdb"), "-D", str(data), "-U", self.user, "-E", "UTF8", "--locale=C"),
                 *("--no-sync", "-A", "md5", f"--pwfile={secret}"),
             ],
             check=True,
@@ -339,7 +356,7 @@ def _unprivileged() -> list[str]:
     return [server_binary("setpriv"), "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
 
 
-def _postgres_binary(name: str) -> str:
+def postgres_binary(name: str) -> str:
     """The newest installed PostgreSQL's program of this name; Debian keeps them out of the path."""
     versions = sorted(
         Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4])
@@ -432,7 +449,7 @@ class RabbitServer:
             )
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_rabbit_script("rabbitmq-server")],
+                [rabbit_script("rabbitmq-server")],
                 env=self._environment(),
                 stdout=log,
                 stderr=log,
@@ -464,6 +481,14 @@ class RabbitServer:
             self.process.wait()
             self.process = None
 
+    def shut_down(self) -> None:
+        """End the server in order; :meth:`start` brings it back."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(60)
+            self.kill()  # what is left of its process group
+
     def restart(self) -> None:
         """Crash the server and start it again on the same port with what it had on disk."""
         self.kill()
@@ -489,7 +514,7 @@ class RabbitServer:
     def control(self, *words: str) -> str:
         """Run ``rabbitmqctl`` against the server and return what it prints; takes a second."""
         done = subprocess.run(
-            [_rabbit_script("rabbitmqctl"), "-n", self.node, *words],
+            [rabbit_script("rabbitmqctl"), "-n", self.node, *words],
             env=self._environment(),
             capture_output=True,
             text=True,
@@ -554,7 +579,7 @@ class RabbitServer:
             time.sleep(0.05)
 
 
-def _rabbit_script(name: str) -> str:
+def rabbit_script(name: str) -> str:
     """The path of a program of RabbitMQ's. Debian's wrappers insist on their own user: go around them."""
     path = Path("/usr/lib/rabbitmq/bin") / name
     return str(path) if path.exists() else server_binary(name)

@@ -59,7 +59,7 @@ class Beats:
                 self._strike()
                 self._thaw()
             self._thaw(all_of_them=True)
-            wait_until(lambda: len(self._sent()) >= ticks, PATIENCE)
+            self._await_sent(ticks)
             time.sleep(1.0)  # a second copy would come with it
         except (TimeoutError, AssertionError) as error:
             entry.stuck = True
@@ -114,6 +114,14 @@ class Beats:
                 self._reached = fast.last_due, now
             entry.standstill = max(entry.standstill, now - self._reached[1])
             time.sleep(LOOK)
+
+    def _await_sent(self, ticks: int) -> None:
+        """Wait for the last tick, as long as further ones are sent."""
+        sent = 0
+        while sent < ticks:
+            before = sent
+            wait_until(lambda before=before: len(self._sent()) > before, PATIENCE)
+            sent = len(self._sent())
 
     def _sent(self) -> list[str]:
         return [decode_envelope(one).headers["id"] for one in self.app.broker.peek("celery", limit=1_000_000)]

@@ -20,6 +20,7 @@ from celeriac.engines import groups
 AGAIN = 1.0
 groups.OWED_AGAIN = chords.OWED_AGAIN = AGAIN  # before the engines read it: nobody wants to wait ten seconds
 
+from celeriac.engines.postgres.chords import PostgresGroups  # noqa: E402
 from celeriac.engines.redis.groups import RedisGroups  # noqa: E402
 from celeriac.engines.sqlite.chords import SQLiteGroups  # noqa: E402
 from celeriac.worker import chord_recovery, line  # noqa: E402
@@ -130,6 +131,6 @@ def _settled(owed: Any, group: str, *rest: Any) -> None:
 _around(line.Line, "exchange", _exchange)
 _around(line.Line, "finish_chords", _finish)
 _around(chords.Chords, "_end_of", _take)
-for engine in (RedisGroups, SQLiteGroups):
+for engine in (RedisGroups, SQLiteGroups, PostgresGroups):
     _around(engine, "record_parts", _record)
     _around(engine, "settle_owed", _settle, _settled)

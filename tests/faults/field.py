@@ -9,119 +9,46 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from celeriac import Celeriac
-from tests.faults.ledger import Entry, Fault, Journal, Run, judge, runs_once
+from celeriac.exceptions import OperationalError
+from tests.faults.ledger import MOST_NOTES, Entry, Fault, Journal, Run, judge, runs_once
+from tests.faults.node import PATIENCE, ROOT, Node, Stuck, await_true, is_stopped, send_signal
+from tests.proxy import Proxy
 
-ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 60.0
-"""Seconds without what is waited for, after which the suite gives up and says so."""
 LEASE = 2.0
-MOST_NOTES = 20
 CONF = {"worker_lease": LEASE, "broker_publish_timeout": 20.0}
-
-
-class Stuck(AssertionError):
-    """What should have happened did not."""
-
-
-def await_true(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
-    """Look every 5 ms until ``condition()`` is true; return its value, raise ``Stuck`` after ``timeout``."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise Stuck(f"{what}: not within {timeout:g} s")
-        time.sleep(0.005)
-    return value
-
-
-class Node:
-    """A ``celeriac worker`` with two children, whose log is a file; it can be ended and started again."""
-
-    def __init__(self, name: str, env: dict[str, str], log: Path, children: int = 2) -> None:
-        self.name = name
-        self.env = env
-        self.log = log
-        self.size = children
-        self.process: subprocess.Popen[bytes] | None = None
-        self._seen = 0
-
-    def start(self, ready: bool = True) -> None:
-        """Start the process, and wait until its children work unless told not to."""
-        self._seen = self.log.stat().st_size if self.log.exists() else 0
-        command = [sys.executable, "-m", "celeriac", "-A", "tests.faults.project", "worker"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "-l", "INFO", "-c", str(self.size), "-n", f"{self.name}@%h"],
-                env=self.env, cwd=ROOT, stdout=log, stderr=log,
-            )  # fmt: skip
-        if ready:
-            self.await_line("ready.")
-
-    def await_line(self, part: str, timeout: float = PATIENCE) -> None:
-        """Wait until its log has ``part``, counted from the node's last start or :meth:`forget_log`."""
-        try:
-            await_true(lambda: part in self.news(), f"{self.name} writes {part!r}", timeout)
-        except Stuck as stuck:
-            raise Stuck(f"{stuck}\n{self.news()[-3000:]}") from None
-
-    def forget_log(self) -> None:
-        """Let :meth:`await_line` see only what comes from now on."""
-        self._seen = self.log.stat().st_size
-
-    def news(self) -> str:
-        """The log since the last start."""
-        with self.log.open("rb") as file:
-            file.seek(self._seen)
-            return file.read().decode(errors="replace")
-
-    def members(self) -> dict[int, str]:
-        """The pids of its agent and children, with their names."""
-        found = {}
-        try:
-            pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        except OSError:
-            return {}
-        for pid in map(int, pids):
-            try:
-                found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
-            except OSError:
-                continue
-        return {pid: name for pid, name in found.items() if name.startswith("celeriac:")}
-
-    def children(self) -> list[int]:
-        return [pid for pid, name in self.members().items() if name != "celeriac:agent"]
-
-    def agent(self) -> int | None:
-        return next((pid for pid, name in self.members().items() if name == "celeriac:agent"), None)
-
-    def stop(self) -> None:
-        """End it in order, or by force if it does not."""
-        if self.process is not None and self.process.poll() is None:
-            for pid in (self.process.pid, *self.members()):
-                _signal(pid, signal.SIGCONT)
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
 
 class Field:
     """One store with nodes and producers on it, and a journal of what ran."""
 
-    def __init__(self, urls: Sequence[str], folder: Path, seed: int, scenario: str, **conf: Any) -> None:
-        """``urls``: the store for the suite itself, then for the producers and each node, if other ones."""
+    fenced = True
+    """Whether the store refuses what a stale worker writes."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        folder: Path,
+        seed: int,
+        scenario: str,
+        backend: str | None = None,
+        **conf: Any,
+    ) -> None:
+        """``urls``: the store for the suite itself, then for the producers and each node, if other ones.
+
+        ``backend``: where results are kept, if not there.
+        """
         self.folder = folder
         self.rng = random.Random(seed)
         self.seed = seed
         self.entry = Entry(scenario)
         self.faults: list[Fault] = []
-        self.app = Celeriac("suite", broker=urls[0], set_as_current=False)
+        self.backend = backend
+        self.app = Celeriac("suite", broker=urls[0], backend=backend, set_as_current=False)
         self.journal = Journal(folder / "journal")
         self.journal.path.touch()
         self.conf = {**CONF, **conf}
@@ -146,6 +73,7 @@ class Field:
     def _env(self, url: str) -> dict[str, str]:
         return {
             **os.environ,
+            **({"FAULTS_BACKEND": self.backend} if self.backend else {}),
             "FAULTS_BROKER": url,
             "FAULTS_CONF": json.dumps(self.conf),
             "FAULTS_JOURNAL": str(self.journal.path),
@@ -180,17 +108,24 @@ class Field:
     def _list(self, number: int) -> Path:
         return self.folder / f"acknowledged{number}"
 
-    def await_starts(self, more: int, timeout: float = PATIENCE) -> bool:
-        """Wait until ``more`` further runs have started; False if everything there is was run before."""
+    def await_starts(self, more: int) -> bool:
+        """Wait until ``more`` further runs have started; False if everything there is was run before.
+
+        However long it takes, as long as runs start.
+        """
         self.journal.read()
         wanted = len(self.journal.starts) + more
+        while len(self.journal.starts) < wanted:
+            before = len(self.journal.starts)
 
-        def reached() -> bool:
-            self.journal.read()
-            return len(self.journal.starts) >= wanted or self.is_done()
+            def moved(before: int = before) -> bool:
+                self.journal.read()
+                return len(self.journal.starts) > before or self.is_done()
 
-        await_true(reached, f"{more} more tasks start", timeout)
-        return len(self.journal.starts) >= wanted
+            await_true(moved, f"{wanted - before} more tasks start")
+            if len(self.journal.starts) == before:
+                return False
+        return True
 
     def is_done(self) -> bool:
         """Whether the producers have ended and nothing waits or runs any more."""
@@ -199,7 +134,14 @@ class Field:
         if time.monotonic() - self._looked < 0.1:
             return False
         self._looked = time.monotonic()
-        return self._waiting() == 0
+        return self._left() == 0
+
+    def _left(self) -> int:
+        """How many messages wait or run; some, if the store cannot be asked: its faults strike us too."""
+        try:
+            return self._waiting()
+        except OperationalError:
+            return 1
 
     def _waiting(self) -> int:
         depth = self.app.broker.depth(["celery"])["celery"]
@@ -216,7 +158,7 @@ class Field:
                 self.entry.notes.append(f"a producer ended with code {code}")
         seen, since = -1, time.monotonic()
         while True:
-            waiting = self._waiting()
+            waiting = self._left()
             if not waiting:
                 return
             self.journal.read()
@@ -237,6 +179,13 @@ class Field:
         self.faults.append(fault)
         return fault
 
+    def note_cut(self, kind: str, nodes: Sequence[Node]) -> Fault:
+        """Enter a fault that costs these nodes their connections, for which no worker is to blame.
+
+        They come back within their lease, so nothing of theirs may be run again.
+        """
+        return self.note(kind)
+
     def kill_child(self) -> None:
         """SIGKILL one child of one node."""
         node = self.rng.choice(self.nodes)
@@ -244,7 +193,7 @@ class Field:
         if children:
             victim = self.rng.choice(sorted(children))
             self.note("child killed", [victim])
-            _signal(victim, signal.SIGKILL)
+            send_signal(victim, signal.SIGKILL)
 
     def kill_agent(self) -> None:
         """SIGKILL a node's agent and wait for its successor."""
@@ -252,7 +201,7 @@ class Field:
         agent = node.agent()
         if agent is not None:
             self.note("agent killed")
-            _signal(agent, signal.SIGKILL)
+            send_signal(agent, signal.SIGKILL)
             await_true(lambda: node.agent() not in (None, agent), "a new agent")
 
     def kill_node(self) -> None:
@@ -278,8 +227,8 @@ class Field:
         children = node.children()
         at = time.monotonic()
         for pid in pids:
-            _signal(pid, signal.SIGSTOP)
-        await_true(lambda: all(_is_stopped(pid) for pid in pids), "the node is stopped")
+            send_signal(pid, signal.SIGSTOP)
+        await_true(lambda: all(is_stopped(pid) for pid in pids), "the node is stopped")
         try:
             self.journal.read()
             # One that started a moment ago is still at its sleep: it wakes up and ends after the takeover.
@@ -289,11 +238,11 @@ class Field:
             self.note("node frozen", children, at, taken_over=True)
             await_true(lambda: self._restarted(cut), "a frozen node's task starts elsewhere")
             for pid in children:
-                _signal(pid, signal.SIGCONT)
+                send_signal(pid, signal.SIGCONT)
             await_true(lambda: self._ended(cut), "the stale runs end")
         finally:
             for pid in pids:
-                _signal(pid, signal.SIGCONT)
+                send_signal(pid, signal.SIGCONT)
         await_true(lambda: not set(children) & set(node.children()), "the woken node starts anew")
         await_true(lambda: len(node.children()) == node.size, "the woken node's new children")
         return True
@@ -308,16 +257,16 @@ class Field:
             return False
         self.journal.read()
         child = self.rng.choice(node.children())
-        _signal(child, signal.SIGSTOP)
+        send_signal(child, signal.SIGSTOP)
         try:
-            await_true(lambda: _is_stopped(child), "the child is stopped")
+            await_true(lambda: is_stopped(child), "the child is stopped")
             self.journal.read()
             if not self.journal.open_runs([child]) or self._holds_a_lock([child]):
                 return False
             self.note("child frozen")
             time.sleep(1.5 * LEASE)
         finally:
-            _signal(child, signal.SIGCONT)
+            send_signal(child, signal.SIGCONT)
         return True
 
     def freeze_agent(self) -> bool:
@@ -330,18 +279,30 @@ class Field:
         for each in self.nodes:
             each.forget_log()
         children = node.children()
-        _signal(agent, signal.SIGSTOP)
+        send_signal(agent, signal.SIGSTOP)
         try:
-            await_true(lambda: _is_stopped(agent), "the agent is stopped")
+            await_true(lambda: is_stopped(agent), "the agent is stopped")
             if self._holds_a_lock([agent]):
                 return False
             fault = self.note("agent frozen", children, taken_over=True)
             await_true(lambda: any("Recovered" in other.news() for other in others), "others take over")
             fault.victims |= frozenset(node.children())
         finally:
-            _signal(agent, signal.SIGCONT)
+            send_signal(agent, signal.SIGCONT)
         await_true(lambda: "others took over its tasks: starting anew" in node.news(), "the node starts anew")
         return True
+
+    def hole_past_lease(self, node: Node, other: Node, way: Proxy) -> None:
+        """Let nothing pass on a node's way until the other node has taken its tasks over."""
+        other.forget_log()
+        node.forget_log()
+        children = node.children()
+        self.note("black hole past the lease", children, taken_over=True)
+        way.black_hole()
+        other.await_line("Recovered")
+        way.black_hole(False)
+        way.cut()
+        await_true(lambda: not set(children) & set(node.children()), "the node starts anew")
 
     def _busy_node(self) -> Node | None:
         """A node that runs a task now, most likely one that sleeps; ``None`` if none does for a while."""
@@ -420,23 +381,28 @@ class Field:
         self.journal.read()
         acknowledged = set(self.acknowledged())
         ran = {run.key for run in self.journal.starts} | acknowledged
-        judge(self.entry, self.journal, self.faults, acknowledged, self._results(sorted(ran)))
-        letters = self.app.broker.dead_letters(limit=10_000)
+        results = self._results(sorted(ran))
+        judge(self.entry, self.journal, self.faults, acknowledged, results, self.fenced)
         if self.entry.given_up:
             expected_dead = {**expected_dead, "lost": self.entry.given_up}
-        self.entry.dead = len(letters)
-        for reason in {letter.reason for letter in letters} | expected_dead.keys():
-            count = sum(1 for letter in letters if letter.reason == reason)
-            if count != expected_dead.get(reason, 0):
-                self.entry.dead_unexpected += abs(count - expected_dead.get(reason, 0))
-                self.entry.notes.append(
-                    f"{count} dead letters for {reason!r}, expected {expected_dead.get(reason, 0)}"
-                )
+        self._unexpected_letters(expected_dead)
         for node in self.nodes:
             self.entry.notes += [
                 f"{node.name}: {line}" for line in node.log.read_text(errors="replace").splitlines()
                 if "Traceback" in line or "CRITICAL" in line
             ][:5]  # fmt: skip
+
+    def _unexpected_letters(self, expected: dict[str, int]) -> None:
+        """Count the dead letters, and those that are more or fewer than were to come, by reason."""
+        letters = self.app.broker.dead_letters(limit=10_000)
+        self.entry.dead = len(letters)
+        for reason in {letter.reason for letter in letters} | expected.keys():
+            count = sum(1 for letter in letters if letter.reason == reason)
+            if count != expected.get(reason, 0):
+                self.entry.dead_unexpected += abs(count - expected.get(reason, 0))
+                self.entry.notes.append(
+                    f"{count} dead letters for {reason!r}, expected {expected.get(reason, 0)}"
+                )
 
     def _results(self, keys: list[str]) -> dict[str, int]:
         """The tokens of the runs whose results are stored, by key."""
@@ -450,20 +416,6 @@ class Field:
                 elif runs_once(key) and meta["result"].get("exc_type") == "WorkerLostError":
                     tokens[key] = 0
         return tokens
-
-
-def _signal(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TZX"
-    except OSError:
-        return True
 
 
 def machine() -> str:

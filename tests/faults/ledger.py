@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+MOST_NOTES = 20
 UNSETTLED = 40
 """How many of the last tasks that a killed process ended may be unsettled: one batch (32) and some."""
 
@@ -39,6 +40,9 @@ class Fault:
     """The child processes whose runs it cut off, or whose leases it made others take over."""
     taken_over: bool = False
     """The victims lived on: what they still wrote had to be refused."""
+    until: float | None = None
+    """Where a lost connection gives a living worker's tasks to others: until when it may not have noticed
+    that, so that what it ran until then may be run again. ``None``: what the victims did last counts."""
 
 
 class Journal:
@@ -114,21 +118,28 @@ class Entry:
 
 
 def judge(
-    entry: Entry, journal: Journal, faults: list[Fault], acknowledged: set[str], results: dict[str, int]
+    entry: Entry,
+    journal: Journal,
+    faults: list[Fault],
+    acknowledged: set[str],
+    results: dict[str, int],
+    fenced: bool = True,
 ) -> None:
     """Fill ``entry``.
 
     ``results`` are the tokens of the runs whose results are stored, by key; 0 if the task was given up
-    because it must run only once and its process died.
+    because it must run only once and its process died. ``fenced``: the store refuses what a stale worker
+    writes.
     """
     entry.faults = len(faults)
     entry.acknowledged = len(acknowledged)
     lost = acknowledged - results.keys()
     entry.lost = len(lost)
     entry.notes += [f"lost: {key}" for key in sorted(lost)[:10]]
-    _judge_repeats(entry, journal, faults)
+    _judge_repeats(entry, journal, _Causes(journal, faults, fenced))
     entry.unacknowledged = len({run.key for run in journal.starts} - acknowledged)
-    _judge_results(entry, journal, faults, results)
+    if fenced:
+        _judge_results(entry, journal, faults, results)
     _judge_given_up(entry, journal, faults, results)
     times = sorted(run.at for run in journal.starts)
     for fault in faults:
@@ -137,21 +148,46 @@ def judge(
             entry.standstill = max(entry.standstill, times[following] - fault.at)
 
 
-def _judge_repeats(entry: Entry, journal: Journal, faults: list[Fault]) -> None:
-    cause = _causes(faults)
+class _Causes:
+    """Which runs a fault has cut off, or left unsettled."""
+
+    def __init__(self, journal: Journal, faults: list[Fault], fenced: bool) -> None:
+        self._senders: dict[str, list[Run]] = defaultdict(list)
+        """The runs of the tasks whose settling sends another, where that is no step of its settling: if it
+        has been sent and the run is not settled, it is sent again."""
+        if not fenced:
+            for run in journal.starts:
+                self._senders[run.key].append(run)
+        self._faults: dict[int, list[tuple[Fault, set[int]]]] = defaultdict(list)
+        ends: dict[int, list[Run]] = defaultdict(list)
+        for run in journal.ends:
+            ends[run.pid].append(run)
+        for fault in faults:
+            for pid in fault.victims:
+                over = [run.token for run in ends[pid] if fault.until is None or run.at <= fault.at]
+                self._faults[pid].append((fault, set(over[:-UNSETTLED])))
+
+    def of(self, run: Run) -> Fault | None:
+        """The last fault for which this run may be repeated."""
+        sender = run.key.removesuffix("+") if run.key.endswith("+") else f"{run.key}~"
+        for each in (run, *self._senders.get(sender, ())):
+            for fault, settled in reversed(self._faults.get(each.pid, ())):
+                if each.token not in settled and (fault.until is None or each.at <= fault.until):
+                    return fault
+        return None
+
+
+def _judge_repeats(entry: Entry, journal: Journal, causes: _Causes) -> None:
     runs: dict[str, list[Run]] = defaultdict(list)
     for run in journal.starts:
         runs[run.key].append(run)
-    ends: dict[int, list[int]] = defaultdict(list)
-    for run in journal.ends:
-        ends[run.pid].append(run.token)
-    settled = {token for pid in cause for token in ends[pid][:-UNSETTLED]}
     for key, started in runs.items():
         started.sort(key=lambda run: run.token)
         for before, after in pairwise(started):
             entry.repeated += 1
-            if before.pid in cause and before.token not in settled and not runs_once(key):
-                entry.restart = max(entry.restart, after.at - max(cause[before.pid].at, before.at))
+            cause = causes.of(before)
+            if cause is not None and not runs_once(key):
+                entry.restart = max(entry.restart, after.at - max(cause.at, before.at))
             else:
                 entry.unexplained += 1
                 entry.notes.append(
@@ -176,7 +212,7 @@ def _judge_results(entry: Entry, journal: Journal, faults: list[Fault], results:
 
 def _judge_given_up(entry: Entry, journal: Journal, faults: list[Fault], results: dict[str, int]) -> None:
     """What was given up was in a process that a fault cut off, marked as started or really started."""
-    cause = _causes(faults)
+    cause = {pid for fault in faults for pid in fault.victims}
     given_up = {key for key, token in results.items() if token == 0}
     entry.given_up = len(given_up)
     blameless = [run for run in journal.starts if run.key in given_up and run.pid not in cause]
@@ -186,7 +222,3 @@ def _judge_given_up(entry: Entry, journal: Journal, faults: list[Fault], results
     for run in blameless:
         entry.unexplained += 1
         entry.notes.append(f"given up without a cause: {run.key}, which ran in {run.pid}")
-
-
-def _causes(faults: list[Fault]) -> dict[int, Fault]:
-    return {pid: fault for fault in faults for pid in fault.victims}

@@ -11,7 +11,9 @@ from typing import Any
 
 from celeriac import Celeriac
 
-app = Celeriac("faults", broker=os.environ.get("FAULTS_BROKER", "memory://"))
+app = Celeriac(
+    "faults", broker=os.environ.get("FAULTS_BROKER", "memory://"), backend=os.environ.get("FAULTS_BACKEND")
+)
 app.conf.update(json.loads(os.environ.get("FAULTS_CONF", "{}")))
 # Lines for every task would only load the disk; what ran is in the journal.
 if "FAULTS_BROKER" in os.environ:  # in a worker, not where the suite imports the tasks

@@ -19,6 +19,7 @@ from celeriac.exceptions import ImproperlyConfigured, OperationalError, TaskRevo
 from celeriac.message import decode_envelope
 from tests.integration import conftest
 from tests.integration.conftest import Site
+from tests.processes import wait_until
 from tests.proxy import Proxy
 from tests.servers import RabbitServer
 
@@ -51,6 +52,39 @@ def test_a_frozen_node_s_task_runs_elsewhere_after_its_heartbeats_stop(site: Sit
     other.stop()
     # The woken child finds its connection gone, and works on over a new one.
     assert site.send("add", 1, 1).get(timeout=15) == 2
+
+
+def test_a_vanished_machine_is_noticed_in_time_by_default() -> None:
+    # The server gives a connection up after three heartbeats' time at most.
+    assert 3 * Celeriac(set_as_current=False).conf.broker_heartbeat <= 15
+
+
+def test_a_task_that_holds_the_interpreter_keeps_its_connection(site: Site) -> None:
+    for _ in range(2):
+        site.worker("-c", "1", broker_heartbeat=1, worker_prefetch_multiplier=1)
+    result = site.send("hold_for", 6, "x")
+    assert result.get(timeout=40) == "x"
+    assert site.send("add", 1, 1).get(timeout=15) == 2
+    assert site.journal() == ["start x", "end x"]
+
+
+def test_the_next_agent_beats_for_the_children_of_one_that_was_killed(site: Site) -> None:
+    worker = site.worker("-c", "1", broker_heartbeat=1)
+    first = worker.agent()
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: worker.agent() not in (None, first))
+    site.worker("-c", "1", broker_heartbeat=1)
+    naps = [site.send("nap", 2.0, f"n{number}") for number in range(2)]  # time to find the new agent
+    held = [site.send("hold_for", 5, f"h{number}") for number in range(2)]
+    assert [result.get(timeout=40) for result in (*naps, *held)] == ["n0", "n1", "h0", "h1"]
+    assert sorted(line for line in site.journal() if "start h" in line) == ["start h0", "start h1"]
+
+
+def test_a_killed_child_s_connection_ends_with_it_though_the_agent_has_its_socket(site: Site) -> None:
+    site.worker("-c", "1", broker_heartbeat=60)
+    time.sleep(0.5)  # it has handed its socket over by then
+    assert site.send("die_once", "x").get(timeout=30) == "survived"  # long before two heartbeats
 
 
 def test_a_revoked_delayed_task_is_revoked_when_it_is_due(site: Site) -> None:

@@ -92,6 +92,37 @@ def test_a_publish_whose_answer_is_lost_says_so_and_is_not_repeated(
     assert [engine.depth(["q"])["q"].ready for _ in range(2)] == [2, 2]
 
 
+def test_a_server_that_does_not_answer_is_given_up(server: PostgresServer, proxy: Proxy) -> None:
+    engine = opened(server.url(port=proxy.port), socket_timeout=0.3, publish_timeout=0.2)
+    consumer = engine.attach(incarnation())
+    engine.publish([pub("a")])
+    assert ids_of(claim(consumer)) == ["a"]
+    proxy.black_hole()
+    with pytest.raises(OperationalError, match=r"no answer within 0.201 s") as raised:
+        engine.publish([pub("b")])
+    assert raised.value.maybe_done
+    with pytest.raises(OperationalError, match=r"no answer within 0.3 s"):
+        claim(consumer)
+    proxy.black_hole(False)
+    proxy.cut()
+    assert not consumer.repeat().deliveries  # what was sent into the hole never arrived
+    consumer.close()
+    engine.close()
+
+
+def test_a_task_s_own_statements_may_take_longer_than_any_answer(server: PostgresServer) -> None:
+    engine = opened(server.url(), socket_timeout=0.3)
+    consumer = engine.attach(incarnation())
+    engine.publish([pub("a")])
+    (delivery,) = claim(consumer)
+    transaction = engine.transaction((consumer.owner.name, "q", delivery.token))
+    assert transaction is not None
+    assert transaction.connection.execute("SELECT pg_sleep(0.8), 1").fetchall()[0][1] == 1
+    assert transaction.commit(outcome(delivery)) == []
+    consumer.close()
+    engine.close()
+
+
 def test_a_publish_that_cannot_connect_was_not_done(engine: PostgresEngine, proxy: Proxy) -> None:
     engine.publish([pub("a")])
     engine.close()

@@ -60,7 +60,9 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
             return {}
         if plain(parcels):
             arguments = columns(parcels, self._store.sign, self._store.known_queues)
-            self._store.read(ADD, (*arguments, False))
+            with self._store.borrowed() as connection:
+                connection.patience = self._store.options.publish_timeout + len(parcels) / 1000
+                connection.run(ADD, (*arguments, False))
             self._store.known_queues.update(arguments[-1])
             return {}
         with step(self._store, durable=True) as work:
@@ -94,7 +96,7 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
     def cancel(self, ids: Sequence[str]) -> list[str]:
         """Remove delayed and parked messages of these task ids; return the ids found."""
         wanted = list(dict.fromkeys(ids))
-        with step(self._store, durable=True) as work:
+        with step(self._store, durable=True, patient=True) as work:
             removed = work.run(_CANCEL, (wanted,))
             if removed:
                 messages = [id for _, id in removed]
@@ -126,7 +128,7 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         """How many messages are in which state; counting reads the table once a queue."""
         depths = {}
-        with self._store.borrowed() as connection:
+        with self._store.borrowed(patient=True) as connection:
             for queue in queues:
                 counts = connection.run(_COUNTS, (queue, queue))[0]
                 age = connection.run(_AGE, (queue, queue, queue))[0][0]
@@ -138,11 +140,11 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
         if state not in _ORDERS:
             raise ValueError(f"no such state: {state!r}. Use one of {', '.join(_ORDERS)}")
         sql = _PEEK.format(states=", ".join(map(str, _STATES[state])), order=_ORDERS[state])
-        return [bytes(body) for (body,) in self._store.read(sql, (queue, limit, offset))]
+        return [bytes(body) for (body,) in self._store.read(sql, (queue, limit, offset), patient=True)]
 
     def purge(self, queues: Sequence[str]) -> int:
         """Delete ready, delayed and parked messages, and free their unique keys; return how many."""
-        with step(self._store, durable=True) as work:
+        with step(self._store, durable=True, patient=True) as work:
             return sum(empty(work, queue) for queue in queues)
 
     def pause(self, queue: str) -> None:

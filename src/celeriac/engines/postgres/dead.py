@@ -58,7 +58,7 @@ class DeadLetters:
 
     def dead_letters(self, queue: str | None = None, offset: int = 0, limit: int = 50) -> list[DeadLetter]:
         """Dead letters, newest first."""
-        rows = self._store.read(_LIST, (queue, queue, limit, offset))
+        rows = self._store.read(_LIST, (queue, queue, limit, offset), patient=True)
         return [
             DeadLetter(str(key), name, reason, detail, at, task, task_id, bytes(body))
             for key, name, reason, detail, at, task, task_id, body in rows
@@ -66,7 +66,7 @@ class DeadLetters:
 
     def replay(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
         """Put dead letters back in line, with count and mark cleared; all of ``queue`` if no keys."""
-        with step(self._store, durable=True) as work:
+        with step(self._store, durable=True, patient=True) as work:
             taken = sorted(_take(work, keys, queue))
             for _, id, name, rank in taken:
                 work.rewrite(id, for_replay(work.body(id)))
@@ -75,7 +75,7 @@ class DeadLetters:
 
     def purge_dead(self, keys: Sequence[str] | None = None, queue: str | None = None) -> int:
         """Delete dead letters: those of ``keys``, or all of ``queue``, or all."""
-        with step(self._store) as work:
+        with step(self._store, patient=True) as work:
             taken = _take(work, keys, queue)
             _drop(work, [(id,) for _, id, _, _ in taken])
         return len(taken)

@@ -42,6 +42,11 @@ class Options(msgspec.Struct, frozen=True):
     """The URL leads to a pool in transaction mode: nothing is prepared, and no notification arrives there."""
     listen: str = ""
     """``host:port`` of the server itself, where notifications arrive, if the URL leads to a pool."""
+    socket_timeout: float = 15.0
+    """How long the server may take to answer a statement before the connection is given up, 0 for ever.
+    Counting, looking, purging and moving many messages, and making tables, may take as long as they need."""
+    publish_timeout: float = 5.0
+    """The same for a publish, and a millisecond more for each message (``broker_publish_timeout``)."""
     poll: float = 1.0
     """How often an idle consumer and a waiting client look by themselves."""
     priority_order: str = "higher"

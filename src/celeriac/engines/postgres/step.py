@@ -264,9 +264,9 @@ def record_columns(records: Sequence[ResultRecord]) -> tuple[list[Any], ...]:
 
 
 @contextmanager
-def step(store: Store, durable: bool = False) -> Iterator[Step]:
+def step(store: Store, durable: bool = False, patient: bool = False) -> Iterator[Step]:
     """Do one step on a borrowed connection."""
-    with store.borrowed() as connection, step_on(store, connection, durable) as work:
+    with store.borrowed(patient) as connection, step_on(store, connection, durable) as work:
         yield work
 
 

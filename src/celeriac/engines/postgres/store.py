@@ -19,6 +19,8 @@ from celeriac.exceptions import OperationalError
 if TYPE_CHECKING:
     import psycopg
 
+    from celeriac.engines.postgres.session import Session
+
     Handle = psycopg.Connection[Any]
 
 FRESH = 0.02
@@ -31,7 +33,9 @@ class Connection:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._used = 0.0
-        self.handle: Handle | None = None
+        self.handle: Session | None = None
+        self.patience = store.patience
+        """Seconds that an answer may take; ``None`` for ever."""
 
     def run(self, sql: str, arguments: Sequence[Any] = (), binary: bool = False) -> list[tuple[Any, ...]]:
         """Carry out one statement, in a transaction of its own, and return its rows."""
@@ -66,7 +70,7 @@ class Connection:
             self.drop()
             raise
 
-    def open(self) -> Handle:
+    def open(self) -> Session:
         """Return the session, which was alive a moment ago."""
         handle = self.handle
         clock = time.monotonic()
@@ -79,6 +83,7 @@ class Connection:
             handle = self.handle
         if handle is None:
             handle = self.handle = self._store.connect()
+        handle.patience = self.patience
         self._used = clock
         return handle
 
@@ -149,6 +154,8 @@ class Store:
         self.schema = location.options.schema
         self.sign = 1 if self.options.priority_order == "lower" else -1
         """What turns a priority into a rank."""
+        self.patience = self.options.socket_timeout or None
+        """Seconds that any answer may take, unless the connection is told otherwise."""
         self.relaxed = self.options.synchronous_commit or None
         """The commit level of what merely repeats if a crash takes it back: claims, settles, beats."""
         self.known_queues: set[str] = set()
@@ -175,23 +182,26 @@ class Store:
         return connection
 
     @contextmanager
-    def borrowed(self) -> Iterator[Connection]:
-        """Lend a connection."""
+    def borrowed(self, patient: bool = False) -> Iterator[Connection]:
+        """Lend a connection; a ``patient`` one waits for an answer as long as it takes."""
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self.session()
+        connection.patience = None if patient else self.patience
         try:
             yield connection
         finally:
             self._idle.append(connection)
 
-    def read(self, sql: str, arguments: Sequence[Any] = (), binary: bool = False) -> list[tuple[Any, ...]]:
+    def read(
+        self, sql: str, arguments: Sequence[Any] = (), binary: bool = False, patient: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Carry out one statement on a borrowed connection and return its rows."""
-        with self.borrowed() as connection:
+        with self.borrowed(patient) as connection:
             return connection.run(sql, arguments, binary)
 
-    def connect(self, conninfo: str | None = None) -> Handle:
+    def connect(self, conninfo: str | None = None) -> Session:
         """Open a session, and bring the schema into order if that was not done yet."""
         handle = self.open_handle(conninfo)
         try:
@@ -202,21 +212,23 @@ class Store:
             raise
         return handle
 
-    def open_handle(self, conninfo: str | None = None) -> Handle:
+    def open_handle(self, conninfo: str | None = None) -> Session:
         """Open a session as it is. Raises ``OperationalError``; ``ImproperlyConfigured`` without psycopg."""
         try:
             import psycopg
         except ImportError:
             raise missing_driver() from None
+        from celeriac.engines.postgres.session import Session
+
         try:
-            handle = psycopg.connect(conninfo or self.location.conninfo, autocommit=True)
+            handle = Session.connect(conninfo or self.location.conninfo, autocommit=True)
         except psycopg.Error as error:
             raise translated(error, self.url, sent=False) from error
         if self.options.pooled or not self.options.prepare:
             handle.prepare_threshold = None
         return handle
 
-    def listen(self, channel: str) -> Handle | None:
+    def listen(self, channel: str) -> Session | None:
         """Open a session that hears what is announced on a channel; ``None`` if there is nowhere to listen.
 
         Raises ``OperationalError``.
@@ -226,6 +238,7 @@ class Store:
         if self.location.listen is None:
             return None
         handle = self.open_handle(self.location.listen)
+        handle.patience = self.patience
         try:
             handle.execute(f'LISTEN "{channel}"'.encode())
         except psycopg.Error as error:
@@ -251,9 +264,10 @@ class Store:
         for connection in list(self._all):
             connection.forget()
 
-    def _prepare(self, handle: Handle) -> None:
+    def _prepare(self, handle: Session) -> None:
         import psycopg
 
+        handle.patience = self.patience
         try:
             level = handle.execute("SHOW default_transaction_isolation").fetchall()[0][0]
             if level != "read committed":
@@ -262,6 +276,8 @@ class Store:
                     "store needs them read committed: ALTER ROLE ... SET default_transaction_isolation = "
                     "'read committed'"
                 )
+            if not schema.version(handle, self.schema):
+                handle.patience = None  # others may be making the tables, and have us wait
             schema.check(handle, self.schema)
         except psycopg.Error as error:
             raise translated(error, self.url, sent=False) from error

@@ -11,7 +11,7 @@ from celeriac.engines.postgres.store import Connection, Store
 from celeriac.exceptions import OperationalError
 
 if TYPE_CHECKING:
-    from celeriac.engines.postgres.store import Handle
+    from celeriac.engines.postgres.session import Session
 
 _OWNER = "SELECT id FROM @owner WHERE name = %s"
 _LOCK_OWNER = "SELECT id FROM @owner WHERE name = %s FOR UPDATE"
@@ -23,11 +23,11 @@ class TaskTransaction:
     """An open transaction on a session of its own, and the lease of the message it works for."""
 
     def __init__(
-        self, store: Store, connection: Connection, handle: Handle, lease: tuple[str, str, int]
+        self, store: Store, connection: Connection, handle: Session, lease: tuple[str, str, int]
     ) -> None:
         self.returned = False
         """Whether the task has returned a value."""
-        self.connection: Handle = handle
+        self.connection: Session = handle
         """For the task."""
         self._store = store
         self._session = connection
@@ -49,6 +49,7 @@ class TaskTransaction:
                 return None
             handle = session.open()
             handle.execute("BEGIN")
+            handle.patience = None  # the task's own statements take as long as they take
         except psycopg.Error as error:
             raise session.failed(error) from error
         return cls(store, session, handle, lease)
@@ -63,6 +64,7 @@ class TaskTransaction:
 
         handle = self.connection
         settlement = prepare(outcome)
+        handle.patience = self._store.patience
         try:
             if handle.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
                 raise OperationalError(

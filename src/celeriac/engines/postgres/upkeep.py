@@ -10,6 +10,8 @@ PERIOD: Final = 4.0
 """Seconds between two rounds of all nodes together."""
 WORTH: Final = 2000
 """Ids given out since the last round, for it to be worth while."""
+LONGEST: Final = 600.0
+"""Seconds after which the server is taken to be stuck."""
 
 # One node at a time, and seldom: the row is the lock.
 _TURN = """UPDATE @meta SET value = (@now())::text || ' ' || (SELECT last_value FROM @serial)
@@ -26,6 +28,7 @@ def sweep(store: Store) -> None:
         return
     with store.borrowed() as connection:
         if connection.run(_TURN, (PERIOD, WORTH)):
+            connection.patience = LONGEST
             connection.run(_VACUUM)
         else:
             connection.run(_FIRST)

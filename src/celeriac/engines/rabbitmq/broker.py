@@ -28,6 +28,7 @@ from celeriac.engines.rabbitmq.connection import Dialler
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.events import RabbitEvents
+from celeriac.engines.rabbitmq.heart import Heart
 from celeriac.engines.rabbitmq.remote import RabbitRemote
 from celeriac.engines.rabbitmq.session import Parcel, Session, unroutable
 from celeriac.engines.rabbitmq.tables import Known
@@ -72,6 +73,7 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._pid = os.getpid()
+        self._heart: Heart | None = None
         self._attached: set[str] = set()
         self._used: set[str] = set()
         self._own: dict[str, set[str]] = {}
@@ -241,7 +243,13 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         return 0
 
     def beat(self, node: NodeInfo) -> float:
-        """Ask the server for a sign of life. (Its children's leases are their connections.)"""
+        """Ask the server for a sign of life. (Its children's leases are their connections.)
+
+        From the first beat on a thread here beats on the connections of children that cannot.
+        """
+        if self._heart is None and self.address.heartbeat:
+            with suppress(OSError):  # the next beat tries again
+                self._heart = Heart(node.id)
         with self.session("reach the server") as session:
             session.alive()
         return time.time()
@@ -421,7 +429,7 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
                 self._close()
                 session = None
         if session is None:
-            session = self._session = Session(self.dialler.dial())
+            session = self._session = Session(self.dialler.dial(beats=False))  # it holds no messages
         return session
 
     def _close(self) -> None:
@@ -432,11 +440,15 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
     def drop_after_fork(self) -> None:
         """In a forked child: let go of the parent's socket without a word to the server."""
         self._lock = threading.RLock()
+        self._heart = None
         self._attached = set()
         self._close()
 
     def close(self) -> None:
         """Close the connection; the engine connects again when it is used."""
+        heart, self._heart = self._heart, None
+        if heart is not None:
+            heart.stop()
         with self._lock:
             session, self._session = self._session, None
             if session is not None:

@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ SOCKET_OPTIONS: Final = {
 class Link(amqp.Connection):  # type: ignore[misc]
     """One connection. Not for several threads at once, except :meth:`beat`."""
 
-    def __init__(self, host: Host, address: Address) -> None:
+    def __init__(self, host: Host, address: Address, beats: bool = True) -> None:
         self.shown = host.shown
         self.blocked = False
         """The server refuses messages (memory or disk alarm)."""
@@ -64,7 +65,7 @@ class Link(amqp.Connection):  # type: ignore[misc]
             virtual_host=host.vhost,
             ssl=host.tls,
             connect_timeout=address.connect_timeout,
-            heartbeat=int(address.heartbeat),
+            heartbeat=int(address.heartbeat) if beats else 0,
             socket_settings=SOCKET_OPTIONS,
             on_blocked=self._block,
             on_unblocked=self._unblock,
@@ -126,8 +127,22 @@ class Link(amqp.Connection):  # type: ignore[misc]
             if self.usable:
                 self.send_heartbeat()
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is one of TLS."""
+        return bool(self.ssl)
+
+    def sever(self) -> None:
+        """End the connection without a word, whoever else has its socket: the server takes its messages
+        back."""
+        sock = getattr(getattr(self, "_transport", None), "sock", None)
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self.drop()
+
     def drop(self) -> None:
-        """Let go of the connection without a word: the server takes its messages back."""
+        """Let go of the connection without a word, as a forked child must with its parent's."""
         transport, self._transport = getattr(self, "_transport", None), None
         sock = getattr(transport, "sock", None)
         if sock is not None:
@@ -227,15 +242,16 @@ class Dialler:
         self._hosts: Iterator[Host] = iter(address.order(address.hosts))
         self._next: Host | None = None
 
-    def dial(self) -> Link:
+    def dial(self, beats: bool = True) -> Link:
         """A new connection to the server that answered last, or the next that does.
 
-        Each is tried once. Raises ``OperationalError`` with the last one's reason.
+        With ``beats`` the server is told to expect heartbeats, which somebody must then send. Each server is
+        tried once. Raises ``OperationalError`` with the last one's reason.
         """
         failure: Exception | None = None
         first = self._next or next(self._hosts)
         for host in (first, *islice(self._hosts, len(self.address.hosts) - 1)):
-            link = Link(host, self.address)
+            link = Link(host, self.address, beats)
             try:
                 link.open()
             except FAILURES as error:

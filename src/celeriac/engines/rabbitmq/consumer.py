@@ -23,6 +23,7 @@ from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdic
 from celeriac.engines.rabbitmq import dead, keys, ledger
 from celeriac.engines.rabbitmq.buffer import Buffer, Entry
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
+from celeriac.engines.rabbitmq.heart import Pulse
 from celeriac.engines.rabbitmq.keeper import Keeper
 from celeriac.engines.rabbitmq.session import Parcel, Session
 from celeriac.engines.rabbitmq.topology import exists, whole_seconds
@@ -67,6 +68,7 @@ class RabbitConsumer:
         self.exchanged = time.monotonic()
         self.busy = False
         """Whether its child is at work: between an exchange and the next wait."""
+        self._pulse = Pulse(owner.node, broker.address.heartbeat)
         self._keeper = Keeper(self, broker.address.heartbeat)
         self._connect()
         self._keeper.start()
@@ -151,6 +153,7 @@ class RabbitConsumer:
     def close(self, detach: bool = True) -> None:
         """Disconnect; the server takes back what was not settled."""
         self._keeper.stop()
+        self._pulse.stop()
         with self._lock:
             session, self._session = self._session, None
             self._forget()
@@ -159,7 +162,7 @@ class RabbitConsumer:
                 if detach:
                     session.link.end()
                 else:
-                    session.link.drop()
+                    session.link.sever()
 
     # -- a request ---------------------------------------------------------------------------------
 
@@ -324,6 +327,8 @@ class RabbitConsumer:
         if session is not None:
             try:
                 session.link.beat()
+                if session.link.usable:
+                    self._pulse.tell(session.link)
             except FAILURES:
                 pass  # whoever uses the connection next finds that out
 
@@ -426,7 +431,7 @@ class RabbitConsumer:
         shown = self._broker.url
         if session is not None:
             shown = session.shown
-            session.link.drop()
+            session.link.sever()
         self._forget()
         if isinstance(error, OperationalError):
             return error

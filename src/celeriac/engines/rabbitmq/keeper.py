@@ -17,8 +17,8 @@ _REST_AFTER: Final = 1.0
 
 
 class Keeper:
-    """Keeps one connection while its child is busy. It needs the interpreter now and then: a task whose C
-    code holds it for more than twice the heartbeat's time makes the server take the connection for dead."""
+    """Keeps one connection while its child is busy. It needs the interpreter now and then: while a task's C
+    code holds it, the node's agent beats instead (``heart.py``)."""
 
     def __init__(self, consumer: RabbitConsumer, heartbeat: float) -> None:
         self._consumer = consumer
@@ -43,7 +43,8 @@ class Keeper:
 
     def _run(self) -> None:
         consumer = self._consumer
-        beaten = looked = time.monotonic()
+        looked = time.monotonic()
+        beaten = 0.0  # the first beat introduces the child to its agent
         while not self._stopping:
             now = time.monotonic()
             if self._heartbeat and now - beaten >= self._heartbeat / 3:

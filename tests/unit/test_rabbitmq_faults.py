@@ -1,0 +1,128 @@
+"""The RabbitMQ engine when the way to the server ends in the middle of something; and its heartbeats."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from celeriac.engines import create
+from celeriac.engines.rabbitmq.broker import RabbitBroker
+from celeriac.exceptions import OperationalError
+from tests.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
+from tests.processes import wait_until
+from tests.proxy import Proxy
+from tests.servers import RabbitServer
+
+
+@pytest.fixture
+def url(rabbit_server: RabbitServer) -> str:
+    return rabbit_server.fresh_url()
+
+
+@pytest.fixture
+def way(rabbit_server: RabbitServer) -> Iterator[Proxy]:
+    with Proxy(rabbit_server.host, rabbit_server.port) as proxy:
+        yield proxy
+
+
+def opened(url: str, way: Proxy | None = None, **options: object) -> RabbitBroker:
+    if way is not None:
+        url = url.replace(f":{way.target[1]}/", f":{way.port}/")
+    engine = create(url, options)
+    assert isinstance(engine, RabbitBroker)
+    return engine
+
+
+@pytest.fixture
+def engine(url: str, way: Proxy) -> Iterator[RabbitBroker]:
+    engine = opened(url, way, publish_timeout=1.0)
+    yield engine
+    engine.close()
+
+
+def waiting(url: str) -> list[str]:
+    """What is in the queue, looked at by another way."""
+    engine = opened(url)
+    consumer = engine.attach(incarnation())
+    found = drain(consumer)
+    consumer.close()
+    engine.close()
+    return found
+
+
+def test_a_publish_that_is_cut_off_before_its_confirm_says_so(
+    url: str, way: Proxy, engine: RabbitBroker
+) -> None:
+    engine.publish([pub("a")])
+    way.drop_replies()
+    with pytest.raises(OperationalError, match="cannot publish") as raised:
+        engine.publish([pub("b")])
+    assert raised.value.maybe_done
+    engine.publish([pub("c")])  # over a new connection
+    assert waiting(url) == ["a", "b", "c"]  # b was there: only the word of it got lost
+
+
+def test_a_publish_into_a_hole_ends_within_its_time_and_is_not_repeated(
+    url: str, way: Proxy, engine: RabbitBroker
+) -> None:
+    engine.publish([pub("a")])
+    way.black_hole()
+    with pytest.raises(OperationalError, match="did not answer in time") as raised:
+        engine.publish([pub("b")])
+    assert raised.value.maybe_done
+    way.black_hole(False)
+    way.cut()
+    engine.publish([pub("c")])
+    assert waiting(url) == ["a", "c"]
+
+
+def test_what_was_confirmed_before_a_cut_is_there(url: str, way: Proxy, engine: RabbitBroker) -> None:
+    confirmed: list[str] = []
+    engine.publish([pub("first")])
+
+    def cut_some_times() -> None:
+        for _ in range(5):
+            reached = len(confirmed)
+            wait_until(lambda reached=reached: len(confirmed) > reached + 10)
+            way.cut()
+
+    cutter = threading.Thread(target=cut_some_times)
+    cutter.start()
+    batch = 0
+    while cutter.is_alive():
+        ids = [f"{batch}-{number}" for number in range(10)]
+        batch += 1
+        try:
+            engine.publish([pub(id) for id in ids])
+        except OperationalError:
+            continue  # told: it may be there or not
+        confirmed += ids
+    cutter.join()
+    found = waiting(url)
+    assert set(confirmed) <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_a_settle_that_is_cut_off_is_refused_and_the_message_comes_back(url: str, way: Proxy) -> None:
+    engine = opened(url, way, read_timeout=1.0)
+    consumer = engine.attach(incarnation())
+    engine.publish(pubs("a"))
+    (delivery,) = claim(consumer)
+    way.cut()
+    with pytest.raises(OperationalError):
+        settle(consumer, outcome(delivery))
+    assert not consumer.repeat().deliveries
+    wait_until(lambda: ids_of(claim(consumer)) == ["a"])
+    consumer.close()
+    engine.close()
+
+
+def test_a_connection_for_publishing_needs_no_heartbeat(url: str) -> None:
+    engine = opened(url, heartbeat=1)
+    engine.publish([pub("a")])
+    with engine.session("look") as session:
+        link = session.link
+        assert link.heartbeat == 0
+    engine.close()
