@@ -39,7 +39,8 @@ _BODY = "SELECT body FROM @payload WHERE id = %s"
 _REWRITE = "UPDATE @payload SET body = %b WHERE id = %s"
 _LEAVE = "SELECT @leave(%s::bigint[])"
 _RESTORE = f"""UPDATE @message SET state = {READY}, seq = @back(seq), owner = NULL, noted = noted & {ADMITTED}
-WHERE state = {LEASED} AND owner = %s AND token = ANY (%s::bigint[])"""
+WHERE ctid = ANY (ARRAY(SELECT (SELECT f.ctid FROM @message f
+    WHERE f.state = {LEASED} AND f.owner = %s AND f.token = u) FROM unnest(%s::bigint[]) u))"""
 _REQUEUE = f"""UPDATE @message SET state = {READY}, owner = NULL, noted = 0, seq = nextval('@serial'),
 since = %s WHERE state = {LEASED} AND owner = %s AND token = %s"""
 _PUT_OFF = f"""UPDATE @message SET state = {DELAYED}, owner = NULL, noted = 0, due = @not_before(%s, @now()),

@@ -102,6 +102,27 @@ BEGIN
     RETURN last;
 END $$;
 
+-- End leases whose messages are done. Returns the tokens that were held. Each row is looked up by owner and token: in a
+-- join the planner, who takes the table to be small, would read all entries that the owner ever had.
+CREATE OR REPLACE FUNCTION @settle(p_owner int, p_tokens bigint[], p_queues text[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    ended bigint[];
+    seated bigint[];
+BEGIN
+    WITH done AS (
+        DELETE FROM @message m WHERE m.ctid = ANY (ARRAY(
+            SELECT (SELECT f.ctid FROM @message f
+                WHERE f.state = 1 AND f.owner = p_owner AND f.token = o.token AND f.queue = o.queue)
+            FROM unnest(p_tokens, p_queues) o (token, queue)))
+        RETURNING m.token, m.id, m.noted),
+    gone AS (DELETE FROM @payload p USING done WHERE p.id = done.id)
+    SELECT array_agg(token), array_agg(id) FILTER (WHERE noted & 2 <> 0) INTO ended, seated FROM done;
+    IF seated IS NOT NULL THEN
+        PERFORM @leave(seated);
+    END IF;
+    RETURN coalesce(ended, '{}');
+END $$;
+
 -- When the next delayed or parked message of these queues falls due; NULL if none waits. p_from: none is delayed to
 -- an earlier time.
 CREATE FUNCTION @next_due(p_queues text[], p_now float8, p_from float8) RETURNS float8 LANGUAGE plpgsql AS $$
