@@ -66,8 +66,8 @@ def test_an_older_schema_is_used_only_after_its_upgrade(
         assert run(["-b", url, "schema", "show"]) == 0
         assert run(["-b", url, "schema", "upgrade"]) == 0
     told = capsys.readouterr().out
-    assert "version 1, needed 2" in told
-    assert "version 1 -> 2" in told
+    assert f"version 1, needed {len(schema.MIGRATIONS)}" in told
+    assert f"version 1 -> {len(schema.MIGRATIONS)}" in told
     assert "secret" not in told
     engine = create(url)
     engine.publish([pub("a")])

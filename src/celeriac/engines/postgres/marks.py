@@ -54,7 +54,7 @@ class Marks:
 
     def tend(self, connection: Connection) -> None:
         """Raise the marks, if it is time and worth while, or forget them. Raises ``OperationalError``."""
-        if self._claimed < WORTH:
+        if self._claimed < WORTH or not self._lanes:
             return
         clock = time.monotonic()
         if self.known and clock > self._forget_at:
