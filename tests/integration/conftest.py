@@ -162,16 +162,10 @@ class Site:
         self.app.close()
 
 
-NOT_ON_POSTGRES = ("test_extensions", "test_security", "test_bad_input")
-"""What these look at is the same on every store: two of them are enough."""
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what uses ``site`` on every engine that outlives a process."""
     if "site" in metafunc.fixturenames:
-        elsewhere = metafunc.module.__name__.rpartition(".")[2] in NOT_ON_POSTGRES
-        engines = ["sqlite", "redis", "rabbitmq", *([] if elsewhere else ["postgres"])]
-        metafunc.parametrize("site", engines, indirect=True)
+        metafunc.parametrize("site", ["sqlite", "redis", "rabbitmq", "postgres"], indirect=True)
 
 
 @pytest.fixture
