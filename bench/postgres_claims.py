@@ -1,11 +1,11 @@
 """What an exchange costs on PostgreSQL: with much finished history, and while an old transaction stays open.
 
-``python -m bench.postgres_claims [--rows 10000,1000000,5000000] [--tasks 80000]`` starts a server of its own and
-prints, for each number of results kept, the milliseconds of an exchange that settles 32 tasks with their results
-and claims 32: at the beginning, and after so many tasks, first as usual, then while another session holds a
-snapshot, which keeps every row that goes from being vacuumed, and then while one has written and not committed.
-Beside it stands how many entries of the messages' indexes an exchange has read on average, which says the same on a
-machine that is busy with other things.
+``python -m bench.postgres_claims [--rows 10000,1000000,5000000] [--tasks 80000]`` starts a server of its own
+and prints, for each number of results kept, the milliseconds of an exchange that settles 32 tasks with their
+results and claims 32: at the beginning, and after so many tasks, first as usual, then while another session
+holds a snapshot, which keeps every row that goes from being vacuumed, and then while one has written and not
+committed. Beside it stands how many entries of the messages' indexes an exchange has read on average, which
+says the same on a machine that is busy with other things.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ _OLD = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.postgres_claims")
-    parser.add_argument("--rows", default="10000,1000000,5000000", help="finished results kept, some figures")
+    parser.add_argument("--rows", default="10000,1000000,5000000", help="finished results kept")
     parser.add_argument("--tasks", type=int, default=80_000, help="worked off in each measurement")
     options = parser.parse_args()
-    print(f"{'results kept':>12}  {'old transaction':>15}  {'first ms':>8}  {'last ms':>8}  {'ratio':>5}  {'entries':>7}")
+    print(
+        f"{'results kept':>12}  {'old transaction':>15}  {'first ms':>8}  {'last ms':>8}  {'ratio':>5}  {'entries':>7}"
+    )
     config = {"synchronous_commit": "off", "max_wal_size": "4GB"}
     for rows in [int(text) for text in options.rows.split(",")]:
         with PostgresServer(durable=True, config=config) as server:
@@ -84,7 +86,9 @@ def _work_off(engine: Engine, tasks: int) -> tuple[float, float]:
     consumer.close()
     part = max(10, len(times) // 20)
     # The quickest tenth: what other programs on the machine take is not asked for.
-    return statistics.quantiles(times[1 : part + 1], n=10)[0], statistics.quantiles(times[-part - 1 : -1], n=10)[0]
+    return statistics.quantiles(times[1 : part + 1], n=10)[0], statistics.quantiles(
+        times[-part - 1 : -1], n=10
+    )[0]
 
 
 def _entries_read(server: PostgresServer) -> int:

@@ -407,7 +407,8 @@ SYSTEMS = {
     )
 }
 PEERS = (
-    "celery", "celery-rabbitmq", "huey", "dramatiq", "taskiq", "saq", "rq", "procrastinate", "procrastinate-sync"
+    "celery", "celery-rabbitmq", "huey", "dramatiq", "taskiq", "saq", "rq",
+    "procrastinate", "procrastinate-sync",
 )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def _binary() -> str:
     path = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     if path is None:
         raise RuntimeError(
-            "no pgbouncer found: the tests need a private one. Install it with 'scripts/need-pgbouncer', or with "
-            "'apt-get install pgbouncer'."
+            "no pgbouncer found: the tests need a private one. Install it with 'scripts/need-pgbouncer', or "
+            "with 'apt-get install pgbouncer'."
         )
     return path

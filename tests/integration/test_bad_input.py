@@ -38,7 +38,8 @@ def put(site: Site, payload: bytes) -> None:
 
         with psycopg.connect(site.broker, autocommit=True) as connection:
             connection.execute(
-                "SELECT celeriac.add('{celery}', '{0}', '{}', '{}', ARRAY[%s], '{}', '{}', '{celery}', false)",
+                "SELECT celeriac.add('{celery}', '{0}', '{}', '{}', ARRAY[%s], '{}', '{}', "
+                "'{celery}', false)",
                 (payload,),
             )
         return

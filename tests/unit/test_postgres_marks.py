@@ -1,4 +1,4 @@
-"""What a consumer's marks spare it, and that nothing is ever left below one (``migrations/0003_marks.sql``)."""
+"""What a consumer's marks spare it, and that nothing is left below one (``migrations/0003_marks.sql``)."""
 
 from __future__ import annotations
 
@@ -177,8 +177,10 @@ def test_a_claim_that_is_rolled_back_is_found(
     marked(engine, consumer)
     engine.publish(pubs("abc"))
     with psycopg.connect(postgres_server.url()) as connection:
-        connection.execute("UPDATE celeriac.message SET state = 1, owner = -1, token = 1 WHERE state = 0 AND id = "
-                           "(SELECT min(id) FROM celeriac.message WHERE state = 0)")
+        connection.execute(
+            "UPDATE celeriac.message SET state = 1, owner = -1, token = 1 WHERE state = 0 AND id = "
+            "(SELECT min(id) FROM celeriac.message WHERE state = 0)"
+        )
         assert drain(consumer) == ["b", "c"]
         for _ in range(4):
             claim(consumer)
@@ -202,7 +204,10 @@ def test_lanes_come_in_order_whatever_is_marked(engine: Engine, consumer: Postgr
 
 
 def test_marks_are_forgotten_in_time(
-    engine: Engine, consumer: PostgresConsumer, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    consumer: PostgresConsumer,
+    postgres_server: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So that even what somebody has put below one against the rules is found."""
     marked(engine, consumer)
@@ -216,7 +221,7 @@ def test_marks_are_forgotten_in_time(
 def test_who_finds_nothing_is_called_without_another_step(
     engine: Engine, consumer: PostgresConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first message after a quiet time: one statement of the publisher, none of the sleeper's, no poll."""
+    """The first message after a quiet time takes one statement of the publisher's, no look."""
     consumer.wait(["q"], 0.0)  # opens the connection that listens
     statements: list[str] = []
     run = Connection.run
@@ -252,6 +257,7 @@ def test_an_old_list_entry_is_made_anew(engine: Engine, consumer: PostgresConsum
     consumer._connection.run("UPDATE @waiter SET id = %s WHERE id = %s", (old, first))
     consumer._sleeper.entry = old
     assert consumer.wait(["q"], 0.01) is False
-    assert consumer._sleeper.entry and consumer._sleeper.entry > first
+    assert consumer._sleeper.entry
+    assert consumer._sleeper.entry > first
     engine.publish([pub("a")])
     assert consumer.wait(["q"], 30.0) is True

@@ -73,7 +73,10 @@ def translated(error: psycopg.Error, url: str, sent: bool = True) -> CeleriacErr
     kind: type[CeleriacError]
     told = " ".join(str(error).split()) or type(error).__name__
     if code is None and "NUL" in told:
-        kind, remedy = EncodeError, "a name or key with a NUL character cannot be kept. Leave it out of the text"
+        kind, remedy = (
+            EncodeError,
+            "a name or key with a NUL character cannot be kept. Leave it out of the text",
+        )
     elif code is None:
         kind, remedy = _without_code(told, sent)
     else:

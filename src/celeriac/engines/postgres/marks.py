@@ -1,7 +1,7 @@
-"""A consumer's marks: below which places of a lane no ready message lies, so that a claim need not look there.
+"""A consumer's marks: below which places of a lane no ready message lies, so that claims need not look there.
 
-An old transaction anywhere in the database keeps the index entries of messages that are gone, and a claim that began
-at a lane's first entry would walk over all of them. Why a mark holds stands in ``migrations/0003_marks.sql``.
+An old transaction anywhere in the database keeps the index entries of messages that are gone, and a claim
+that began at a lane's first entry would walk over all of them. Why a mark holds stands in ``migrations/0003_marks.sql``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORGET_COST: Final = 1000.0
 """How many times as long as the first look at everything took they are kept, at least."""
 
 _RAISE = "SELECT * FROM @raise(%s::text[], %s::text[], %s::int[], %s::bigint[], %s, %s, %s, %s::text[])"
-_NO_LIMIT: Final = (-1, float("-inf"), [])
+_NO_LIMIT: Final[tuple[int, float, list[str]]] = (-1, float("-inf"), [])
 
 
 class Marks:
@@ -32,6 +32,7 @@ class Marks:
     def __init__(self) -> None:
         self._queues: frozenset[str] = frozenset()
         self._forget_at = 0.0
+        self._raised = 0.0
         self.forget()
 
     @property
@@ -40,7 +41,7 @@ class Marks:
         return bool(self._columns[0])
 
     def columns(self, queues: Sequence[str]) -> tuple[list[str], list[int], list[int], float]:
-        """The marks as arguments, lanes ordered by rank, and the earliest time to which a message is delayed."""
+        """The marks as arguments, lanes ordered by rank, and no earlier time any message is delayed to."""
         if self._queues != set(queues):
             self._queues = frozenset(queues)
             self.forget()
@@ -67,9 +68,8 @@ class Marks:
         """Have no marks: the next claim looks at everything."""
         self._lanes: dict[tuple[str, int], int] = {}
         self._columns: tuple[list[str], list[int], list[int], float] = ([], [], [], float("-inf"))
-        self._limit: tuple[int, float, list[str]] = _NO_LIMIT
+        self._limit = _NO_LIMIT
         self._claimed = 0
-        self._raised = 0.0
 
     def _raise(self, connection: Connection) -> None:
         lanes = sorted(self._lanes, key=lambda lane: lane[1])
