@@ -99,7 +99,9 @@ def _counted(connection: Connection) -> int:
 WAYS = ["give back", "agent", "release", "recover", "close", "unpark", "requeue", "replay", "delayed"]
 
 
-@pytest.mark.parametrize(("way", "priority"), zip(WAYS, cycle((5, 3))))  # a lane with a mark, and one without
+@pytest.mark.parametrize(
+    ("way", "priority"), list(zip(WAYS, cycle((5, 3)), strict=False))
+)  # a lane with a mark, and one without
 def test_nothing_is_left_below_a_mark(
     engine: Engine, consumer: PostgresConsumer, way: str, priority: int
 ) -> None:

@@ -1,7 +1,8 @@
 """A consumer's marks: below which places of a lane no ready message lies, so that claims need not look there.
 
 An old transaction anywhere in the database keeps the index entries of messages that are gone, and a claim
-that began at a lane's first entry would walk over all of them. Why a mark holds stands in ``migrations/0003_marks.sql``.
+that began at a lane's first entry would walk over all of them. Why a mark holds stands in
+``migrations/0003_marks.sql``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """How a consumer sleeps until a message is ready: its entry among the sleepers, and notifications.
 
 An exchange that brings nothing puts its consumer on the list of sleepers in its own step: whoever publishes
-after having seen what it stored finds the sleeper there. Who makes a message ready takes as many sleepers off
-the list as there are messages, and notifies just them: so nobody is notified while all are busy (a notification
-takes a lock on the whole server at its commit), and the first one after a quiet time is not delayed. All of it
-is a hint: sleepers look by themselves as well.
+after having seen what it stored finds the sleeper there. Who makes a message ready takes as many sleepers
+off the list as there are messages, and notifies just them: so nobody is notified while all are busy (a
+notification takes a lock on the whole server at its commit), and the first one after a quiet time is not
+delayed. All of it is a hint: sleepers look by themselves as well.
 """
 
 from __future__ import annotations

@@ -182,43 +182,66 @@ BEGIN
     END LOOP;
 END $$;
 
--- The stretches of a queue's index that may hold ready messages, in order: from (from_rank, from_seq), to before
--- (to_rank, to_seq). What is left out lies below the marks, which are ordered by rank.
+-- The stretches of a queue's index that may hold ready messages, in order: ranks from from_rank to before to_rank. One of
+-- a single rank may be bounded by places too, from from_seq to before to_seq; what is left out lies below the marks, which
+-- are ordered by rank. (Not by comparing rows: their upper bound does not end a scan within a rank.)
 CREATE FUNCTION @stretches(p_queue text, m_queues text[], m_ranks int[], m_seqs bigint[])
-RETURNS TABLE (from_rank int, from_seq bigint, to_rank int, to_seq bigint) LANGUAGE plpgsql IMMUTABLE AS $$
+RETURNS TABLE (from_rank int, to_rank int, from_seq bigint, to_seq bigint) LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    least_seq CONSTANT bigint := -9223372036854775808;
+    last_seq CONSTANT bigint := 9223372036854775807;
+    next_rank int := -32768;
 BEGIN
-    from_rank := -32768;
-    from_seq := -9223372036854775808;
-    to_seq := 0;
     FOR i IN 1 .. coalesce(array_length(m_queues, 1), 0) LOOP
         IF m_queues[i] = p_queue THEN
-            to_rank := m_ranks[i];
-            RETURN NEXT;
-            from_rank := m_ranks[i];
-            from_seq := m_seqs[i];
+            RETURN QUERY VALUES (next_rank, m_ranks[i], least_seq, last_seq),
+                (m_ranks[i], m_ranks[i] + 1, least_seq, 0::bigint), (m_ranks[i], m_ranks[i] + 1, m_seqs[i], last_seq);
+            next_rank := m_ranks[i] + 1;
         END IF;
     END LOOP;
-    to_rank := 32768;
-    RETURN NEXT;
+    RETURN QUERY VALUES (next_rank, 32768, least_seq, last_seq);
+END $$;
+
+-- The rank of the first ready message of a stretch; NULL if there is none.
+CREATE FUNCTION @first_rank(p_queue text, p_from int, p_to int, p_from_seq bigint, p_to_seq bigint)
+RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_to = p_from + 1 THEN
+        RETURN (SELECT m.rank FROM @message m WHERE m.state = 0 AND m.queue = p_queue AND m.rank = p_from
+            AND m.seq >= p_from_seq AND m.seq < p_to_seq ORDER BY m.queue, m.rank, m.seq LIMIT 1);
+    END IF;
+    RETURN (SELECT m.rank FROM @message m WHERE m.state = 0 AND m.queue = p_queue AND m.rank >= p_from AND m.rank < p_to
+        ORDER BY m.queue, m.rank, m.seq LIMIT 1);
 END $$;
 
 -- Lease the first messages of a stretch of a queue's index. Returns how many.
 CREATE FUNCTION @lease(
-    p_owner int, p_queue text, p_from int, p_from_seq bigint, p_to int, p_to_seq bigint, p_limit int, p_base bigint,
+    p_owner int, p_queue text, p_from int, p_to int, p_from_seq bigint, p_to_seq bigint, p_limit int, p_base bigint,
     p_count int
 ) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     leased int;
 BEGIN
-    WITH first AS MATERIALIZED (
-        SELECT m.ctid AS place, m.rank, m.seq, m.token FROM @message m
-        WHERE m.state = 0 AND m.queue = p_queue
-            AND (m.rank, m.seq) >= (p_from, p_from_seq) AND (m.rank, m.seq) < (p_to, p_to_seq)
-        ORDER BY m.queue, m.rank, m.seq LIMIT p_limit FOR UPDATE SKIP LOCKED),
-    numbered AS MATERIALIZED (
-        SELECT place, row_number() OVER (ORDER BY rank, seq) AS number, max(token) OVER () + 1024 AS above FROM first)
-    UPDATE @message m SET state = 1, owner = p_owner, token = greatest(p_base, n.above) + p_count + n.number
-    FROM numbered n WHERE m.ctid = n.place;
+    IF p_to = p_from + 1 THEN
+        WITH first AS MATERIALIZED (
+            SELECT m.ctid AS place, m.rank, m.seq, m.token FROM @message m
+            WHERE m.state = 0 AND m.queue = p_queue AND m.rank = p_from
+                AND m.seq >= p_from_seq AND m.seq < p_to_seq
+            ORDER BY m.queue, m.rank, m.seq LIMIT p_limit FOR UPDATE SKIP LOCKED),
+        numbered AS MATERIALIZED (
+            SELECT place, row_number() OVER (ORDER BY rank, seq) AS number, max(token) OVER () + 1024 AS above FROM first)
+        UPDATE @message m SET state = 1, owner = p_owner, token = greatest(p_base, n.above) + p_count + n.number
+        FROM numbered n WHERE m.ctid = n.place;
+    ELSE
+        WITH first AS MATERIALIZED (
+            SELECT m.ctid AS place, m.rank, m.seq, m.token FROM @message m
+            WHERE m.state = 0 AND m.queue = p_queue AND m.rank >= p_from AND m.rank < p_to
+            ORDER BY m.queue, m.rank, m.seq LIMIT p_limit FOR UPDATE SKIP LOCKED),
+        numbered AS MATERIALIZED (
+            SELECT place, row_number() OVER (ORDER BY rank, seq) AS number, max(token) OVER () + 1024 AS above FROM first)
+        UPDATE @message m SET state = 1, owner = p_owner, token = greatest(p_base, n.above) + p_count + n.number
+        FROM numbered n WHERE m.ctid = n.place;
+    END IF;
     GET DIAGNOSTICS leased = ROW_COUNT;
     RETURN leased;
 END $$;
@@ -230,17 +253,9 @@ DECLARE
     part record;
     found_rank int;
 BEGIN
-    FOR part IN SELECT * FROM @stretches(p_queue, m_queues, m_ranks, m_seqs) LOOP
-        CONTINUE WHEN part.to_rank <= p_after;
-        IF part.from_rank <= p_after THEN
-            part.from_rank := p_after + 1;
-            part.from_seq := -9223372036854775808;
-        END IF;
-        SELECT m.rank INTO found_rank FROM @message m
-        WHERE m.state = 0 AND m.queue = p_queue
-            AND (m.rank, m.seq) >= (part.from_rank, part.from_seq) AND (m.rank, m.seq) < (part.to_rank, part.to_seq)
-        ORDER BY m.queue, m.rank, m.seq LIMIT 1;
-        IF FOUND THEN
+    FOR part IN SELECT * FROM @stretches(p_queue, m_queues, m_ranks, m_seqs) WHERE to_rank > p_after + 1 LOOP
+        found_rank := @first_rank(p_queue, greatest(part.from_rank, p_after + 1), part.to_rank, part.from_seq, part.to_seq);
+        IF found_rank IS NOT NULL THEN
             RETURN found_rank;
         END IF;
     END LOOP;
@@ -272,7 +287,10 @@ BEGIN
     IF array_length(p_queues, 1) = 1 THEN
         FOR part IN SELECT * FROM @stretches(p_queues[1], m_queues, m_ranks, m_seqs) LOOP
             EXIT WHEN count >= p_limit;
-            count := count + @lease(p_owner, p_queues[1], part.from_rank, part.from_seq, part.to_rank, part.to_seq,
+            -- Before the last stretch but one there is seldom anything: asking costs less than trying.
+            CONTINUE WHEN part.to_rank < 32768 AND part.from_seq < 0 AND @first_rank(
+                p_queues[1], part.from_rank, part.to_rank, part.from_seq, part.to_seq) IS NULL;
+            count := count + @lease(p_owner, p_queues[1], part.from_rank, part.to_rank, part.from_seq, part.to_seq,
                 p_limit - count, base, count);
         END LOOP;
     ELSE
@@ -281,18 +299,11 @@ BEGIN
             EXIT WHEN lane IS NULL;
             FOREACH line IN ARRAY p_queues LOOP
                 FOR part IN SELECT * FROM @stretches(line, m_queues, m_ranks, m_seqs)
-                    WHERE from_rank <= lane AND to_rank >= lane
+                    WHERE from_rank <= lane AND to_rank > lane
                 LOOP
                     EXIT WHEN count >= p_limit;
-                    IF part.from_rank < lane THEN
-                        part.from_seq := -9223372036854775808;
-                    END IF;
-                    IF part.to_rank > lane THEN
-                        part.to_rank := lane + 1;
-                        part.to_seq := -9223372036854775808;
-                    END IF;
-                    count := count + @lease(p_owner, line, lane, part.from_seq, part.to_rank, part.to_seq,
-                        p_limit - count, base, count);
+                    count := count + @lease(p_owner, line, lane, lane + 1, part.from_seq, part.to_seq, p_limit - count, base,
+                        count);
                 END LOOP;
             END LOOP;
         END LOOP;
@@ -313,7 +324,8 @@ END $$;
 CREATE FUNCTION @raise(
     p_queues text[], m_queues text[], m_ranks int[], m_seqs bigint[], p_from float8, p_limit bigint, p_due float8, p_witnesses text[]
 ) RETURNS TABLE (o_seqs bigint[], o_from float8, o_limit bigint, o_due float8, o_witnesses text[])
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+SET jit = off AS $$
 BEGIN
     -- First the limits, then who may still store something below them.
     SELECT s.last_value, @now() - 60 INTO o_limit, o_due FROM @serial s;
