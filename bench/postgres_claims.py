@@ -43,7 +43,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=80_000, help="worked off in each measurement")
     options = parser.parse_args()
     print(
-        f"{'results kept':>12}  {'old transaction':>15}  {'first ms':>8}  {'last ms':>8}  {'ratio':>5}  {'entries':>7}"
+        f"{'results kept':>12}  {'old transaction':>15}  {'first ms':>8}  {'last ms':>8}  {'ratio':>5}  "
+        f"{'entries':>7}"
     )
     config = {"synchronous_commit": "off", "max_wal_size": "4GB"}
     for rows in [int(text) for text in options.rows.split(",")]:
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def _work_off(engine: Engine, tasks: int) -> tuple[float, float]:
-    """Work off so many tasks in exchanges of 32; return the ms of the quick ones of the first and last twentieth."""
+    """Work off so many tasks; return the ms of the quick exchanges of the first and the last twentieth."""
     consumer = engine.attach(Incarnation("bench", 1, time.monotonic_ns()))
     for start in range(0, tasks, 1000):
         engine.publish([Publication(_message(number), "q") for number in range(start, start + 1000)])
