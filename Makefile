@@ -36,6 +36,7 @@ faults: .venv/.dev servers
 servers:
 	@scripts/need-redis
 	@scripts/need-postgres
+	@scripts/need-pgbouncer
 	@scripts/need-rabbitmq
 
 clean:

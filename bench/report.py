@@ -239,6 +239,10 @@ def targets(results: Rounds) -> Table | None:
         get("throughput", "celeriac-sqlite-full", "rate"),
         _whole,
     )
+    for suffix, commit, least in (("", "off", 15_000), ("-sync", "on", 8_000)):
+        rate = get("throughput", f"celeriac-postgres{suffix}", "rate")
+        line(f"PostgreSQL at synchronous_commit={commit}, tasks/s", least, rate, _whole)
+        line("the same, x procrastinate", 4, rate / get("throughput", f"procrastinate{suffix}", "rate"))
 
     rows = [
         [what, limit, form(measured), "yes" if met else "no"]

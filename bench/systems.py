@@ -87,7 +87,9 @@ class System:
     sqlite: str | None = None
     """For ours: the query of the SQLite URL to run on instead of Redis."""
     postgres: str | None = None
-    """For ours: the ``synchronous_commit`` of the PostgreSQL to run on instead of Redis."""
+    """The ``synchronous_commit`` of the PostgreSQL to run on instead of Redis."""
+    prepare: bool = False
+    """Whether its module's ``prepare`` must be called before anything else."""
     rabbitmq: bool = False
     """Messages are on RabbitMQ; results stay in Redis."""
 
@@ -175,7 +177,10 @@ def fresh_stores(system: System, server: Server | None, port: int | None = None)
 
         with PostgresServer(durable=True, config={"synchronous_commit": system.postgres}) as postgres:
             url = postgres.url()
-            yield Stores(url, url)
+            stores = Stores(url, url)
+            if system.prepare:
+                system.call(stores, "prepare", 1)
+            yield stores
         return
     assert server is not None
     server.client().flushall()
@@ -229,6 +234,11 @@ def _postgres_done(stores: Stores, sent: int) -> int:
     return sent - int(row[0])
 
 
+def _procrastinate_done(stores: Stores, sent: int) -> int:
+    sql = "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
+    return sent - int(stores.database.execute(sql).fetchone()[0])
+
+
 # -- the systems -------------------------------------------------------------------------------------
 
 _CELERIAC = ("-m", "celeriac", "-A", "bench.peers.celeriac_app", "worker", "-c", "2", "-l", "ERROR")
@@ -262,6 +272,24 @@ def _ours(
         package="celeriac",
         sqlite=sqlite,
         postgres=postgres,
+    )
+
+
+def _procrastinate(name: str, commit: str) -> System:
+    # A worker is one process: two of them, ended with their process group.
+    worker = "from procrastinate.cli import main; import sys; sys.argv[0] = 'procrastinate'; main()"
+    twice = f"import os; os.fork(); {worker}"
+    return System(
+        name,
+        "procrastinate_app",
+        THEIRS,
+        ("-c", twice, "--app", "bench.peers.procrastinate_app.app", "worker", "-q", "bench", "-c", "10"),
+        _procrastinate_done,
+        500,
+        note=f"PostgreSQL, synchronous_commit={commit}; 2 processes of 10 coroutines; keeps no results",
+        package="procrastinate",
+        postgres=commit,
+        prepare=True,
     )
 
 
@@ -374,9 +402,14 @@ SYSTEMS = {
             500,
             note="SimpleWorker (does not fork)",
         ),
+        _procrastinate("procrastinate", "off"),
+        _procrastinate("procrastinate-sync", "on"),
     )
 }
-PEERS = ("celery", "celery-rabbitmq", "huey", "dramatiq", "taskiq", "saq", "rq")
+PEERS = (
+    "celery", "celery-rabbitmq", "huey", "dramatiq", "taskiq", "saq", "rq",
+    "procrastinate", "procrastinate-sync",
+)  # fmt: skip
 
 
 def check_environments(systems: list[System]) -> None:

@@ -19,7 +19,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A private PostgreSQL for the whole session, without fsync; tests use schemas of their own."""
-    with PostgresServer() as server:
+    with PostgresServer(config={"max_prepared_transactions": "2"}) as server:
         yield server
 
 

@@ -173,10 +173,6 @@ class Site:
         self.app.close()
 
 
-NOT_ON_POSTGRES = ("test_extensions", "test_security", "test_bad_input")
-"""What these look at is the same on every store: two of them are enough."""
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what uses this ``site`` on every engine that outlives a process, or on its marked ``engines``.
 
@@ -184,8 +180,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     if "site" in metafunc.fixturenames and not hasattr(metafunc.module, "site"):
         marked = metafunc.definition.get_closest_marker("engines")
-        elsewhere = metafunc.module.__name__.rpartition(".")[2] in NOT_ON_POSTGRES
-        engines = ["sqlite", "redis", "rabbitmq", *([] if elsewhere else ["postgres"])]
+        engines = ["sqlite", "redis", "rabbitmq", "postgres"]
         if "carrier" in metafunc.fixturenames:
             engines = ["redis", "rabbitmq"]  # the others carry no events
         metafunc.parametrize("site", marked.args if marked else engines, indirect=True)

@@ -35,7 +35,17 @@ def put(site: Site, payload: bytes) -> None:
     if site.broker.startswith("amqp"):
         site.put(payload)
         return
-    site.app.broker.queues()  # there is a file
+    site.app.broker.queues()  # there are tables
+    if site.broker.startswith("postgresql"):
+        import psycopg
+
+        with psycopg.connect(site.broker, autocommit=True) as connection:
+            connection.execute(
+                "SELECT celeriac.add('{celery}', '{0}', '{}', '{}', ARRAY[%s], '{}', '{}', "
+                "'{celery}', false)",
+                (payload,),
+            )
+        return
     with closing(sqlite3.connect(database(site), timeout=10, isolation_level=None)) as handle:
         handle.execute("BEGIN IMMEDIATE")
         (serial,) = handle.execute("UPDATE state SET serial = serial + 2 RETURNING serial").fetchone()

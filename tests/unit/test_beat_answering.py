@@ -11,7 +11,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.beat import Beat
 from celeriac.beat.answering import Answering
-from tests.conformance.helpers import eventually
+from celeriac.contrib.conformance.helpers import eventually
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.conformance.listening import Handle, Node
 from celeriac.engines.remote import Order
 from celeriac.worker.control import Panel, control_command, inspect_command
-from tests.conformance.helpers import eventually
 from tests.unit.test_cli import Run, app, run
 
 __all__ = ["app", "run"]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from celeriac import Celeriac
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.conformance.listening import Node
 from celeriac.contrib.testing import drain
 from celeriac.contrib.testing.manager import Manager, Sentinel
@@ -17,7 +18,6 @@ from celeriac.contrib.testing.mocks import TaskMessage, task_message_from_sig
 from celeriac.contrib.testing.worker import start_worker
 from celeriac.engines.remote import Order
 from celeriac.message import decode_body
-from tests.conformance.helpers import eventually
 
 
 @pytest.fixture

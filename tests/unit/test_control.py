@@ -10,11 +10,11 @@ import pytest
 
 from celeriac import Celeriac
 from celeriac.app.control import Control, Inspect, flatten_reply
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.conformance.listening import Handle, Node
 from celeriac.engines.memory import forget
 from celeriac.engines.remote import Order
 from celeriac.exceptions import DuplicateNodenameWarning, EncodeError, ImproperlyConfigured
-from tests.conformance.helpers import eventually
 
 Start = Callable[..., list[Order]]
 

@@ -16,6 +16,7 @@ import pytest
 
 from celeriac import Celeriac
 from celeriac.cli import root
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.testing.worker import start_worker
 from celeriac.engines import create
 from celeriac.engines.attempts import decode, encode
@@ -24,7 +25,6 @@ from celeriac.engines.history import Attempt, Wanted
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker.board import Running
 from celeriac.worker.history import History, lost
-from tests.conformance.helpers import eventually
 from tests.servers import RedisServer
 
 
@@ -178,7 +178,7 @@ def test_redis_cuts_the_list_by_itself(redis_server: RedisServer) -> None:
 
 
 def test_a_broken_list_does_not_keep_messages_from_being_settled(redis_server: RedisServer) -> None:
-    from tests.conformance.helpers import claim, incarnation, outcome, pubs, settle
+    from celeriac.contrib.conformance.helpers import claim, incarnation, outcome, pubs, settle
 
     redis_server.flush()
     redis_server.command("SET", "celeriac:history", "no list")

@@ -36,6 +36,13 @@ def test_a_key_of_text_names_parameters(task: Any) -> None:
     assert key(task, "user:{user_id}", user_id=1) == "report:user:1"
 
 
+def test_a_key_that_not_every_store_can_keep_as_text_is_kept_as_its_digest(task: Any) -> None:
+    odd = {key(task, "{user_id}", text) for text in ("a\0b", "ab", "a\0c", "a\ud800", "é")}
+    assert len(odd) == 5
+    assert {"report:ab", "report:é"} < odd
+    assert all("\0" not in text and text.encode() for text in odd)
+
+
 def test_a_key_of_names_or_a_function(task: Any) -> None:
     assert key(task, ["user_id"], 1, "a") == key(task, ["user_id"], 1, "b")
     assert key(task, ["user_id", "day"], 1, "a") != key(task, ["user_id", "day"], 1, "b")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from celeriac.contrib.conformance.helpers import (
@@ -23,7 +25,7 @@ from celeriac.contrib.conformance.helpers import (
 from celeriac.engines import create
 from celeriac.engines.base import Consumer, Outcome, Verdict
 from celeriac.engines.postgres import PostgresEngine
-from celeriac.exceptions import ImproperlyConfigured, OperationalError, StoreFull
+from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError, StoreFull
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 
@@ -252,6 +254,43 @@ def test_missing_rights_are_named(server: PostgresServer) -> None:
         opened(server.url()).queues()
         with pytest.raises(OperationalError, match=r"lacks a right\. Grant it"):
             opened(f"{url}?schema={schema}").publish([pub("a")])
+
+
+def test_a_name_that_cannot_be_kept_is_refused(engine: PostgresEngine) -> None:
+    with pytest.raises(EncodeError, match=r"NUL character cannot be kept\. Leave it out"):
+        engine.publish([pub("a", "q\0")])
+    with pytest.raises(EncodeError, match="NUL character"):
+        engine.pause("q\0")
+    engine.publish([pub("a")])  # the session is as good as before
+    assert engine.depth(["q"])["q"].ready == 1
+
+
+def test_a_server_that_shuts_down_is_named() -> None:
+    with PostgresServer() as server:
+        engine = opened(server.url())
+        consumer = engine.attach(incarnation())
+        assert claim(consumer) == []
+        engine.publish([pub("a")])
+        with psycopg.connect(server.url()):
+            # The "smart" shutdown waits for those who are there, and lets nobody else in.
+            assert server.process is not None
+            server.process.send_signal(signal.SIGTERM)
+            other = opened(server.url())
+            said: list[OperationalError] = []
+
+            def is_refused() -> bool:
+                try:
+                    other.queues()
+                except OperationalError as error:
+                    said.append(error)
+                other.close()
+                return bool(said)
+
+            eventually(is_refused)
+            assert not said[0].maybe_done
+            assert "does not accept connections yet: it starts, stops or recovers" in str(said[0])
+            assert drain(consumer) == ["a"]  # who is there goes on
+        engine.close()
 
 
 def test_a_read_only_server_is_named(server: PostgresServer, engine: PostgresEngine) -> None:

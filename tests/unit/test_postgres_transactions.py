@@ -9,9 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from celeriac import Celeriac, group
+from celeriac import Celeriac, group, signals
 from celeriac.contrib.conformance.helpers import claim, drain, eventually, incarnation, record
 from celeriac.engines.base import Consumer, Delivery, Verdict
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.worker.line import Line
 from celeriac.worker.runner import Runner
 from tests.servers import PostgresServer
 
@@ -180,6 +182,34 @@ def test_effects_result_and_ack_commit_together(
     assert app.AsyncResult("effect 7").get(timeout=5) == 7
     assert [one.result for one in app.history("effect 7")] == ["7"]
     assert app.broker.depth(["celery"])["celery"][:3] == (0, 0, 0)
+
+
+def test_what_follows_is_told_of(app: Celeriac, consumer: Consumer) -> None:
+    told: list[str] = []
+
+    def tell(sender: Any = None, **more: Any) -> None:
+        told.append(sender)
+
+    app.send_task("effect", (7,), task_id="effect 7", link=app.signature("add", (1,)))
+    (delivery,) = claim(consumer, 1, ["celery"])
+    runner = Runner(app, "w@h", consumer.owner.name, max_deliveries=3)
+    outcome = runner.run(runner.prepare(delivery))  # type: ignore[arg-type]
+    assert outcome.settled
+    line = Line(app, incarnation("line"), ["celery"])
+    signals.after_task_publish.connect(tell)
+    try:
+        line.exchange([outcome], 0)
+    finally:
+        signals.after_task_publish.disconnect(tell)
+        line.close()
+    assert told == ["add"]
+
+
+def test_an_async_function_is_refused_where_it_is_written(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"later is transactional: .* must not be async"):
+
+        @app.task(name="later", transactional=True, lazy=False)
+        async def later() -> None: ...
 
 
 def test_a_failure_undoes_the_effects(

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from celeriac.contrib.conformance.helpers import always, node
 from celeriac.engines import create
 from celeriac.engines.base import NodeInfo
 from celeriac.engines.memory import forget
 from celeriac.exceptions import Fenced
 from celeriac.worker.node import host_identity, process_start
 from celeriac.worker.presence import Presence
-from tests.conformance.helpers import always, node
 
 URL = "memory://presence"
 

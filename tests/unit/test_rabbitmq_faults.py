@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from celeriac.contrib.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from celeriac.engines import create
 from celeriac.engines.rabbitmq.broker import RabbitBroker
 from celeriac.exceptions import OperationalError
-from tests.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from tests.processes import wait_until
 from tests.proxy import Proxy
 from tests.servers import RabbitServer

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import redis
 
+from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.conformance.listening import Node
 from celeriac.engines import create
 from celeriac.engines.redis import remote
 from celeriac.engines.remote import Order
 from celeriac.exceptions import OperationalError
-from tests.conformance.helpers import eventually
 from tests.processes import wait_until
 from tests.proxy import Proxy
 from tests.servers import PostgresServer, RabbitServer, RedisServer

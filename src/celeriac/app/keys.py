@@ -113,9 +113,14 @@ def call_key(
             ) from None
         except (AttributeError, ValueError) as error:
             raise TypeError(f"{name}: the key {key!r} does not fit the call's arguments: {error}") from None
-    if len(text) > LONGEST:
-        text = hashlib.sha256(text.encode()).hexdigest()
+    if len(text) > LONGEST or not _storable(text):
+        text = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{name}:{text}"
+
+
+def _storable(text: str) -> bool:
+    """Whether every store can keep it as text: PostgreSQL has no NUL, nobody half a surrogate pair."""
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text))
 
 
 def seconds(value: Any, option: str) -> float | None:

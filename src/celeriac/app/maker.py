@@ -70,6 +70,11 @@ def register(app: Celeriac, task: Task[..., Any]) -> None:
             f"task {task.name} has urgency={task.urgency!r} and priority={_own_priority(task)!r}, which both "
             "say what goes first: give it one of them"
         )
+    if task.transactional and inspect.iscoroutinefunction(task.run):
+        raise ImproperlyConfigured(
+            f"task {task.name} is transactional: its function must not be async, for the connection of its "
+            "transaction is not. Make it a plain function"
+        )
     keys.check(task)
     existing = app.registry.get(task.name)
     if existing is not None and _source(existing) != _source(task):

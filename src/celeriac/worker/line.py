@@ -61,7 +61,7 @@ class Line:
         if limit and self._order == "round_robin" and len(self.queues) > 1:
             # The queue named first is served first: take turns, or a long one starves the others.
             self.queues.append(self.queues.pop(0))
-        outcomes = [outcome for outcome in outcomes if not outcome.settled]
+        done, outcomes = outcomes, [outcome for outcome in outcomes if not outcome.settled]
         if not self.fused and outcomes:
             owed = self._store_apart(outcomes)
             answer = self._exchange([self._bare(outcome) for outcome in outcomes], limit)
@@ -70,8 +70,8 @@ class Line:
             answer = self._exchange(outcomes, limit)
         if self._orders is not None and limit:
             answer.version = self._version(self._orders)
-        if signals.after_task_publish.receivers and outcomes:
-            self._announce(outcomes, answer)
+        if signals.after_task_publish.receivers and done:
+            self._announce(done, answer)
         return answer
 
     def _version(self, coordinator: Coordinator) -> int:
@@ -86,8 +86,11 @@ class Line:
         return self._known
 
     def _announce(self, outcomes: Sequence[Outcome], answer: Answer) -> None:
-        """Tell of the messages that have gone out with these outcomes: what follows, and next attempts."""
-        stored = [outcome for outcome in outcomes if outcome.token not in answer.refused]
+        """Tell of the messages that have gone out with these outcomes: what follows, and next attempts.
+
+        Those of a transactional task went out with its commit, a moment ago.
+        """
+        stored = [outcome for outcome in outcomes if outcome.settled or outcome.token not in answer.refused]
         messages = [publication.message for outcome in stored for publication in outcome.publications]
         messages += [outcome.message for outcome in stored if outcome.message is not None]
         self.app.publisher.announce_after(messages)

@@ -97,8 +97,6 @@ def _check_transactional(task: Task[..., Any], app: Celeriac) -> None:
             f"{task.name} is transactional: that takes PostgreSQL as broker, with the results in the same "
             f"database (leave result_backend out), not {app.broker_shown}"
         )
-    if inspect.iscoroutinefunction(task.run):
-        raise ImproperlyConfigured(f"{task.name} is transactional: its function must not be async")
 
 
 def _overridden(task: Task[..., Any], hook: str) -> Callable[..., Any] | None:

@@ -47,6 +47,7 @@ def conclude(app: Celeriac, job: Job, outcome: Outcome) -> Outcome:
         logger.warning(
             "Task %s[%s] was rolled back: others have taken the message over", job.name, job.context.id
         )
+        outcome.publications = ()
     outcome.settled = True
     for group in owed or ():
         app.chords.finish(group, job.context.lease[0] if job.context.lease else "")

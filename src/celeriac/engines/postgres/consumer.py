@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from celeriac.engines.attempts import PACK
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome
 from celeriac.engines.postgres.history import ARGUMENTS, notes
+from celeriac.engines.postgres.marks import Marks
 from celeriac.engines.postgres.parcels import columns
 from celeriac.engines.postgres.recovery import end_owner
 from celeriac.engines.postgres.settling import Settlement, prepare, settle
@@ -19,13 +21,14 @@ from celeriac.exceptions import Fenced, OperationalError
 _EXCHANGE = """@exchange(%s, %s, %s, %s, %s, %s::bigint[], %s::text[],
 %s::bigint[], %s::text[], %s::text[], %b::bytea[], %s::float8[], %s::text[],
 %s::bigint[], %s::text[], %s::smallint[], %s::float8[], %s::float8[], %b::bytea[], %s::text[], %s::float8[],
-%s::text[], %s::text[], %s)"""
+%s::text[], %s::text[], %s, %s::text[], %s::int[], %s::bigint[], %s, %s, %s)"""
 EXCHANGE = f"SELECT * FROM {_EXCHANGE}"
 # The last row tells what was refused: so the attempts are stored in the same step, and those not.
 _NOTING = f"""SELECT e.*, CASE WHEN o_token IS NULL THEN @note(o_refused, {ARGUMENTS}) END
 FROM {_EXCHANGE} e"""
-_TAKE = "SELECT * FROM @take(%s, %s, %s, %s, %s::bigint[], %s::text[], %s, %s::text[], %s)"
-_RECORDED = "SELECT * FROM @recorded(%s, %s, %s::text[])"
+_TAKE = """SELECT * FROM @take(%s, %s, %s, %s, %s::bigint[], %s::text[], %s, %s::text[], %s,
+%s::text[], %s::int[], %s::bigint[], %s, %s, %s)"""
+_RECORDED = "SELECT * FROM @recorded(%s, %s, %s::text[], %s)"
 _HOLD = "SELECT @hold(%s)"
 _MARK_ONCE = f"UPDATE @message SET noted = noted | {ONCE} WHERE state = 1 AND owner = %s AND token = %s"
 _ATTEMPTS = 3
@@ -49,12 +52,15 @@ class PostgresConsumer:
         self._store = store
         self._number = number
         self._connection = store.session()
-        self._sleeper = Sleeper(store, number)
+        self._marks = Marks()
+        self._sleeper = Sleeper(store, number, self._marks)
         self._requests = 0
         self._noted = 0
         """The last request whose answer was recorded."""
         self._highest = 0
         """The greatest token we were given."""
+        self._now = 0.0
+        """The store's clock at the last answer."""
         self._request: Request | None = None
         self._doubtful = False
 
@@ -116,11 +122,14 @@ class PostgresConsumer:
 
     def _carry_out(self, request: Request, doubtful: bool) -> Answer:
         if doubtful:
+            earliest = self._marks.columns(request.queues)[3]
             rows = self._connection.run(
-                _RECORDED, (self._number, request.number, request.queues), binary=True
+                _RECORDED, (self._number, request.number, request.queues, earliest), binary=True
             )
             if rows:
                 return self._answer(rows)
+        if request.limit:
+            self._marks.tend(self._connection)
         if request.simple:
             arguments = self._arguments(request)
             attempts = [
@@ -139,10 +148,18 @@ class PostgresConsumer:
         with step_on(self._store, self._connection) as work:
             work.run(_HOLD, (self._number,))
             refused, owed = settle(work, self._number, self.owner.name, request.settlements)
-            rows = work.run(
-                _TAKE, (*self._place(request), refused, owed, True, request.queues, request.limit)
-            )
+            rows = work.run(_TAKE, (*self._place(request), refused, owed, True, *self._wish(request)))
         return self._answer(rows)
+
+    def _wish(self, request: Request) -> tuple[Any, ...]:
+        """What to claim, and who asks."""
+        return (
+            request.queues,
+            request.limit,
+            *self._marks.columns(request.queues),
+            self._sleeper.entry,
+            self._sleeper.channel,
+        )
 
     def _place(self, request: Request) -> tuple[int, int, int, int]:
         return self._number, request.number, self._noted, self._highest
@@ -150,7 +167,7 @@ class PostgresConsumer:
     def _arguments(self, request: Request) -> tuple[Any, ...]:
         settlements = request.settlements
         if not settlements:
-            return (*self._place(request), self._store.relaxed, *_NOTHING, request.queues, request.limit)
+            return (*self._place(request), self._store.relaxed, *_NOTHING, *self._wish(request))
         outcomes = [settlement.outcome for settlement in settlements]
         with_result = [outcome for outcome in outcomes if outcome.result is not None]
         parcels = [parcel for settlement in settlements for parcel in settlement.parcels]
@@ -164,8 +181,7 @@ class PostgresConsumer:
             *record_columns([outcome.result for outcome in with_result if outcome.result is not None]),
             followed,
             *columns(parcels, self._store.sign, self._store.known_queues),
-            request.queues,
-            request.limit,
+            *self._wish(request),
         )
 
     def _answer(self, rows: list[tuple[Any, ...]]) -> Answer:
@@ -176,7 +192,11 @@ class PostgresConsumer:
         ]
         if deliveries:
             self._highest = max(self._highest, deliveries[-1].token)
-        refused, owed, now, due, version = rows[-1][5:10]
+            self._marks.claimed(Counter((queue, rank) for _, queue, rank, *_ in rows[:-1]))
+        refused, owed, now, due, version, self._sleeper.entry = rows[-1][5:11]
+        if now < self._now:
+            self._marks.forget()  # the clock was set back: what was long ago is not
+        self._now = now
         return Answer(deliveries, refused, now, due, version, owed)
 
 

@@ -42,7 +42,7 @@ ARRAY(SELECT queue FROM @paused ORDER BY queue), ARRAY(SELECT ARRAY[task, value]
 _SET_RATE = """INSERT INTO @rate (task, value) VALUES (%s, %s)
 ON CONFLICT (task) DO UPDATE SET value = excluded.value"""
 _DROP_RATE = "DELETE FROM @rate WHERE task = %s"
-_UNPARK = """UPDATE @message SET state = 0, bucket = NULL, task_id = NULL, noted = 0
+_UNPARK = """UPDATE @message SET state = 0, seq = @back(seq), bucket = NULL, task_id = NULL, noted = 0
 WHERE state = 3 AND bucket = %s RETURNING queue"""
 _LIVING = "SELECT info, seen FROM @node WHERE NOT fenced AND seen >= @now() - lease ORDER BY id"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from celeriac.exceptions import (
     CeleriacError,
+    EncodeError,
     Fenced,
     ImproperlyConfigured,
     OperationalError,
@@ -69,8 +70,14 @@ def translated(error: psycopg.Error, url: str, sent: bool = True) -> CeleriacErr
     code = error.sqlstate
     if code == "CLF01":
         return Fenced("")
+    kind: type[CeleriacError]
     told = " ".join(str(error).split()) or type(error).__name__
-    if code is None:
+    if code is None and "NUL" in told:
+        kind, remedy = (
+            EncodeError,
+            "a name or key with a NUL character cannot be kept. Leave it out of the text",
+        )
+    elif code is None:
         kind, remedy = _without_code(told, sent)
     else:
         kind, remedy = _REMEDIES.get(code, (OperationalError, "the server refused the statement"))

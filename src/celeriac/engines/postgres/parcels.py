@@ -46,14 +46,18 @@ def columns(parcels: Sequence[Parcel], sign: int, known: Collection[str]) -> tup
     """The arguments of ``add`` but the last one: one list a column."""
     publications = [parcel.publication for parcel in parcels]
     queues = [item.queue for item in publications]
-    tracks = [item.track for item in publications]
     return (
         queues,
         [max(-32768, min(32767, sign * item.priority)) for item in publications],
-        [item.delay for item in publications],
-        [item.due if item.delay is None else None for item in publications],
+        _sparse([item.delay for item in publications]),
+        _sparse([item.due if item.delay is None else None for item in publications]),
         [parcel.body for parcel in parcels],
         [parcel.task_id for parcel in parcels],
-        tracks if any(track is not None for track in tracks) else [],
+        _sparse([item.track for item in publications]),
         list(set(queues).difference(known)),
     )
+
+
+def _sparse(values: list[float | None]) -> list[float | None]:
+    """The values, or none at all: what is missing counts as NULL, and costs nothing to send and to read."""
+    return values if any(value is not None for value in values) else []

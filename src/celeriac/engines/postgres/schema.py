@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
     Handle = psycopg.Connection[tuple[object, ...]]
 
-MIGRATIONS = ("0001_tables.sql", "0002_functions.sql", "0003_remote.sql", "0004_history.sql")
+MIGRATIONS = (
+    "0001_tables.sql",
+    "0002_functions.sql",
+    "0003_remote.sql",
+    "0004_history.sql",
+    "0005_marks.sql",
+)
 """What brings a schema from version i to i + 1; append, never change."""
 
 _VERSION = "SELECT value FROM {prefix}meta WHERE key = 'schema'"

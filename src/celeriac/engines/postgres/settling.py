@@ -16,8 +16,10 @@ from celeriac.engines.postgres.step import Lease, Step
 from celeriac.engines.results import ResultRecord
 from celeriac.message import encode_envelope
 
-_HELD = """SELECT token, owner, id, queue, rank, noted FROM @message
-WHERE state = 1 AND owner = %s AND token = ANY (%s::bigint[])"""
+# One by one: see the function settle.
+_HELD = """SELECT h.* FROM unnest(%s::bigint[]) u, LATERAL (
+    SELECT token, owner, id, queue, rank, noted FROM @message
+    WHERE state = 1 AND owner = %s AND token = u OFFSET 0) h"""
 _SETTLE = "SELECT @settle(%s, %s::bigint[], %s::text[])"
 _FORGET_CHECKPOINT = "DELETE FROM @checkpoint WHERE task_id = %s"
 
@@ -48,7 +50,7 @@ def settle(
 
     Return the refused tokens, and the chords that are owed now, taken by ``name``.
     """
-    rows = work.run(_HELD, (number, [settlement.outcome.token for settlement in settlements]))
+    rows = work.run(_HELD, ([settlement.outcome.token for settlement in settlements], number))
     held = {row[0]: Lease(*row) for row in rows}
     refused: list[int] = []
     done: list[Lease] = []

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 READY, LEASED, DELAYED, PARKED, WAITING = 0, 1, 2, 3, 5
 ADMITTED, SEATED, ONCE = 1, 2, 4
+_LONG_AGO = 30.0
+"""Seconds; a message due earlier is stored as due then. Within what ``not_before`` leaves as it is."""
 
 _BEGIN = "SELECT @now(), version FROM @state"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, hashtext(%s)))"
@@ -36,12 +38,13 @@ _FANNED = "SELECT DISTINCT queue FROM @binding WHERE exchange = %s AND type = 'f
 _BODY = "SELECT body FROM @payload WHERE id = %s"
 _REWRITE = "UPDATE @payload SET body = %b WHERE id = %s"
 _LEAVE = "SELECT @leave(%s::bigint[])"
-_RESTORE = f"""UPDATE @message SET state = {READY}, owner = NULL, noted = noted & {ADMITTED}
-WHERE state = {LEASED} AND owner = %s AND token = ANY (%s::bigint[])"""
+_RESTORE = f"""UPDATE @message SET state = {READY}, seq = @back(seq), owner = NULL, noted = noted & {ADMITTED}
+WHERE ctid = ANY (ARRAY(SELECT (SELECT f.ctid FROM @message f
+    WHERE f.state = {LEASED} AND f.owner = %s AND f.token = u) FROM unnest(%s::bigint[]) u))"""
 _REQUEUE = f"""UPDATE @message SET state = {READY}, owner = NULL, noted = 0, seq = nextval('@serial'),
 since = %s WHERE state = {LEASED} AND owner = %s AND token = %s"""
-_PUT_OFF = f"""UPDATE @message SET state = {DELAYED}, owner = NULL, noted = 0, due = %s, task_id = %s
-WHERE state = {LEASED} AND owner = %s AND token = %s"""
+_PUT_OFF = f"""UPDATE @message SET state = {DELAYED}, owner = NULL, noted = 0, due = @not_before(%s, @now()),
+task_id = %s WHERE state = {LEASED} AND owner = %s AND token = %s"""
 _PARK = f"""UPDATE @message SET state = {PARKED}, owner = NULL, noted = 0, bucket = %s, task_id = %s
 WHERE state = {LEASED} AND owner = %s AND token = %s"""
 _KNOW_BUCKET = "INSERT INTO @bucket (name, span, free) VALUES (%s, 0, 0) ON CONFLICT DO NOTHING"
@@ -152,15 +155,17 @@ class Step:
         """
         for parcel in parcels:
             item = parcel.publication
-            if item.delay is not None:
-                item = msgspec.structs.replace(item, delay=None, due=self.now + item.delay)
+            if item.delay is not None or item.due is not None:
+                item = msgspec.structs.replace(item, delay=None, due=self.due(item.delay, item.due))
             queues = [item.queue] if item.queue else [row[0] for row in self.run(_FANNED, (item.exchange,))]
             for queue in queues:
                 yield parcel._replace(publication=msgspec.structs.replace(item, queue=queue))
 
     def due(self, delay: float | None, due: float | None) -> float | None:
-        """When a message falls due, epoch seconds; ``None``: now."""
-        return due if delay is None else self.now + delay
+        """When a message falls due, epoch seconds, and not long ago; ``None``: now."""
+        if delay is not None:
+            return self.now + delay
+        return None if due is None else max(due, self.now - _LONG_AGO)
 
     def append(self, queue: str, rank: int, id: int) -> None:
         """Put a stored message that has no row in any state at the back of its line."""
