@@ -100,8 +100,9 @@ class Rig:
 
     def shorten_owed(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         """Let an owed body that was taken be taken by another after so many seconds."""
+        before = groups.OWED_AGAIN
         for module in list(sys.modules.values()):
-            if vars(module).get("OWED_AGAIN") == groups.OWED_AGAIN:
+            if vars(module).get("OWED_AGAIN") == before:
                 monkeypatch.setattr(module, "OWED_AGAIN", seconds)
 
     def inject(self, engine: Engine, queue: str, payload: bytes) -> None:
