@@ -6,27 +6,26 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from celeriac import clock
-from celeriac.app import ids, imports, maker, names, state, unique
-from celeriac.app.annotations import annotate_all, prepare
-from celeriac.app.conf import Configuration
+from celeriac.app import imports, maker, names, state, unique
+from celeriac.app.annotations import annotate_all
+from celeriac.app.conf import Configuration, given
+from celeriac.app.connected import Connected
 from celeriac.app.control import Control
-from celeriac.app.defaults import default_broker_url
+from celeriac.app.part import part
 from celeriac.app.publisher import Publisher
 from celeriac.app.redaction import Redaction
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.results import ResultFormat
 from celeriac.app.routing import Routing
-from celeriac.app.stores import Stores, history_store, tracks_queued
+from celeriac.app.stores import Stores
 from celeriac.canvas.signature import Signature
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from celeriac.result import AsyncResult, GroupResult, ResultSet
-from celeriac.serialization import ensure_accept
+from celeriac.result import AsyncResult as _AsyncResult
+from celeriac.result import GroupResult, ResultSet
 from celeriac.signals import Signal
 from celeriac.task import Task as _Task
 
@@ -40,20 +39,15 @@ if TYPE_CHECKING:
     from celeriac.app.history import History
     from celeriac.app.periodic import PeriodicTasks
     from celeriac.app.schedule import Entries
-    from celeriac.engines.base import Broker
-    from celeriac.engines.coordinator import Coordinator
-    from celeriac.engines.history import HistoryStore
-    from celeriac.engines.results import ResultBackend
     from celeriac.lamport import LamportClock
     from celeriac.routing import Queue, Queues, Router
-    from celeriac.security.signing import Signing
     from celeriac.task import AsyncTask
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Celeriac:
+class Celeriac(Connected):
     """An application. Making one does no I/O and reads no configuration: both wait until they are needed.
 
     It may be shared by threads, and survives fork.
@@ -71,6 +65,31 @@ class Celeriac:
     """Classes of ``celeriac.bootsteps`` that live with a worker: ``"worker"`` and ``"consumer"``."""
     user_options: defaultdict[str, set[Any]]
     """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
+
+    AsyncResult: type[_AsyncResult[Any]] = part(lambda app: _bound(app, _AsyncResult))
+    """:class:`celeriac.result.AsyncResult`, bound to this application."""
+    ResultSet: type[ResultSet[Any]] = part(lambda app: _bound(app, ResultSet))
+    """:class:`celeriac.result.ResultSet`, bound to this application."""
+    GroupResult: type[GroupResult[Any]] = part(lambda app: _bound(app, GroupResult))
+    """:class:`celeriac.result.GroupResult`, bound to this application."""
+    publisher: Publisher = part(Publisher)
+    """Builds and sends messages."""
+    redact: Redaction = part(Redaction)
+    """Shows arguments and results without their secrets (``sensitive``, ``redact_patterns``)."""
+    results: ResultFormat = part(ResultFormat)
+    """Writes and reads stored results."""
+    chords: Chords = part("celeriac.app.chords:Chords")
+    """Keeps account of chords."""
+    eager: Eager = part("celeriac.app.eager:Eager")
+    """Runs tasks in this process."""
+    bulk: Bulk = part("celeriac.app.bulk:Bulk")
+    """Sends many calls at once."""
+    periodic: PeriodicTasks = part("celeriac.app.periodic:PeriodicTasks")
+    """The periodic tasks added in code."""
+    schedule: Entries = part("celeriac.app.schedule:Entries")
+    """The periodic tasks at run time: list, add, change, pause, resume, run and remove them."""
+    history: History = part("celeriac.app.history:History")
+    """What became of each attempt to run a task: ``app.history(task=..., states=..., limit=...)``."""
 
     def __init__(
         self,
@@ -125,100 +144,12 @@ class Celeriac:
             self.task_cls = task_cls
         self._stores = Stores(self, None if isinstance(backend, str) else backend)
         self._routing = Routing(self)
-        self.conf = Configuration(self, {**(changes or {}), **settings, **_named(broker, backend, include)})
+        self.conf = Configuration(self, {**(changes or {}), **settings, **given(broker, backend, include)})
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         if set_as_current:
             self.set_current()
         state.register_app(self)
-
-    # -- configuration ---------------------------------------------------------------------------------
-
-    def config_from_object(
-        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
-    ) -> None:
-        """Take settings from a dictionary, an object or module, or the name of one (``"myapp.config"``).
-
-        With ``namespace="CELERY"`` they are named ``CELERY_TASK_ACKS_LATE`` and so on. It is read when a
-        setting is first used, or at once with ``force``; ``silent`` lets a missing module count as empty.
-        """
-        self.conf.use(obj, namespace, silent)
-        if force:
-            self.conf.load()
-
-    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
-        """Take settings from the module named by an environment variable; return whether it is set.
-
-        Raises ``ImproperlyConfigured`` if it is not, unless ``silent``.
-        """
-        module = os.environ.get(variable_name)
-        if not module:
-            if silent:
-                return False
-            raise ImproperlyConfigured(
-                f"the environment variable {variable_name} is empty: set it to a configuration module's name"
-            )
-        self.config_from_object(module, silent=silent, force=force)
-        return True
-
-    def config_from_cmdline(self, argv: Iterable[str], namespace: str = "celery") -> None:
-        """Take settings from arguments of the form ``name=value``."""
-        from celeriac.settings import from_arguments
-
-        self.conf.override(from_arguments(argv))
-
-    def add_defaults(self, fun: Any) -> None:
-        """Add settings (a dictionary or a function that returns one) under those set at run time."""
-        self.conf.add_defaults(fun)
-
-    def setup_security(
-        self,
-        allowed_serializers: Iterable[str] | None = None,
-        key: str | None = None,
-        key_password: str | bytes | None = None,
-        cert: str | None = None,
-        store: str | None = None,
-        digest: str | None = None,
-        serializer: str = "json",
-        *,
-        hmac_key: str | Iterable[str] | None = None,
-    ) -> None:
-        """Sign messages and check signatures, by certificates or by a shared secret.
-
-        ``key``, ``cert`` and ``store`` are files of an RSA key, its certificate and the trusted certificates
-        (a folder or glob pattern), by default the settings ``security_*``. They make the serializer ``auth``,
-        as in Celery, which ``task_serializer`` and ``accept_content`` must name; inside it, bodies are
-        written by ``serializer`` and those of ``allowed_serializers`` are read too.
-
-        ``hmac_key`` is a secret, or a list of which the first signs and all are accepted: the setting
-        ``message_signing_keys``. ``allowed_serializers`` then is ``accept_content``.
-
-        Raises ``ImproperlyConfigured`` for what is missing or cannot be read.
-        """
-        from celeriac.security import setup_security
-
-        setup_security(
-            allowed_serializers, key, key_password, cert, store, digest, serializer, self, hmac_key=hmac_key
-        )
-
-    @property
-    def accept_content(self) -> frozenset[str]:
-        """The content types that workers read (``accept_content``)."""
-        return ensure_accept(self.conf.accept_content)
-
-    @property
-    def timezone(self) -> tzinfo:
-        """The zone of schedules and of times in messages: ``timezone``, else UTC or local time."""
-        name = self.conf.timezone
-        if isinstance(name, tzinfo):
-            return name
-        if name is None:
-            return UTC if self.conf.enable_utc else datetime.now().astimezone().tzinfo or UTC
-        return names.zone(name)
-
-    def now(self) -> datetime:
-        """The current time in the application's zone."""
-        return clock.utcnow().astimezone(self.timezone)
 
     # -- tasks -----------------------------------------------------------------------------------------
 
@@ -244,8 +175,8 @@ class Celeriac:
         if args and (len(args) > 1 or not callable(args[0])):
             raise TypeError("@app.task takes the options of the task as keyword arguments")
         if args:
-            return self._task_of(args[0], options)
-        return lambda function: self._task_of(function, dict(options))
+            return maker.decorated(self, args[0], options)
+        return lambda function: maker.decorated(self, function, dict(options))
 
     def add_task(self, function: Callable[..., Any], **options: Any) -> _Task[..., Any]:
         """Make a task of ``function`` for this application only; the options are those of :meth:`task`."""
@@ -253,16 +184,7 @@ class Celeriac:
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Register a class-based task: an instance of a subclass of :class:`Task`, or the class."""
-        made = task() if isinstance(task, type) else task
-        for key, value in options.items():
-            setattr(made, key, value)
-        if not made.name:
-            made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
-        type(made)._app = self
-        if type(made).name is None:
-            type(made).name = made.name
-        maker.register(self, made)
-        return made
+        return maker.register_class(self, task, options)
 
     def gen_task_name(self, name: str, module: str) -> str:
         """The name of a task that is given none: ``module.name``; ``main.name`` in the script that is run."""
@@ -314,30 +236,11 @@ class Celeriac:
         self.finalize()
         return modules
 
-    @property
-    def annotations(self) -> list[Any]:
-        """The setting ``task_annotations`` as a list of objects that annotate."""
-        return prepare(self.conf.task_annotations)
-
     @cached_property
     def Task(self) -> type[_Task[..., Any]]:
         """The base class of this application's tasks."""
         base = names.given_or_default(self.task_cls, _Task)
         return type("Task", (base,), {"_app": self, "abstract": True, "__module__": base.__module__})
-
-    def _task_of(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
-        options.pop("lazy", None)  # tasks are made at once: that reads no configuration here
-        filtered = options.pop("filter", None)
-        shared = options.pop("shared", True)
-        made: Any = maker.make_task(self, function, **options)
-        if shared:
-
-            def join(app: Celeriac) -> None:
-                if app is not self and made.name not in app.registry:
-                    app.add_task(function, **{**options, "name": made.name})
-
-            state.share_later(join, function)
-        return filtered(made) if filtered is not None else made
 
     # -- calling ---------------------------------------------------------------------------------------
 
@@ -350,7 +253,7 @@ class Celeriac:
         eta: Any = None,
         task_id: str | None = None,
         **options: Any,
-    ) -> AsyncResult[Any]:
+    ) -> _AsyncResult[Any]:
         """Send a task by its name, which this process need not know.
 
         The options are those of ``Task.apply_async``. It sends a message under ``task_always_eager`` too,
@@ -380,7 +283,7 @@ class Celeriac:
         retry_policy: Mapping[str, Any] | None = None,
         connection: Any = None,
         **options: Any,
-    ) -> AsyncResult[Any]:
+    ) -> _AsyncResult[Any]:
         """Build the message of a call, send it, and return the result's handle."""
         sending: dict[str, Any] = {
             "timeout": confirm_timeout if timeout is None else timeout,
@@ -395,7 +298,7 @@ class Celeriac:
             publication, holder = self.publisher.build(name, args, kwargs, task=task, **options), None
             self.publisher.send((publication,), **sending)
         headers = publication.message.headers
-        result: AsyncResult[Any] = self.AsyncResult(holder or headers["id"], task_name=name)
+        result: _AsyncResult[Any] = self.AsyncResult(holder or headers["id"], task_name=name)
         if holder is not None:
             result.duplicate = True
         if headers["ignore_result"]:
@@ -412,70 +315,6 @@ class Celeriac:
 
         kwargs["app"] = self
         return signature(*args, **kwargs)
-
-    @cached_property
-    def AsyncResult(self) -> type[AsyncResult[Any]]:
-        """:class:`celeriac.result.AsyncResult`, bound to this application."""
-        return self._bound(AsyncResult)
-
-    @cached_property
-    def ResultSet(self) -> type[ResultSet[Any]]:
-        """:class:`celeriac.result.ResultSet`, bound to this application."""
-        return self._bound(ResultSet)
-
-    @cached_property
-    def GroupResult(self) -> type[GroupResult[Any]]:
-        """:class:`celeriac.result.GroupResult`, bound to this application."""
-        return self._bound(GroupResult)
-
-    def _bound(self, result: type[R]) -> type[R]:
-        return type(result.__name__, (result,), {"app": self, "__module__": result.__module__})
-
-    @cached_property
-    def publisher(self) -> Publisher:
-        """Builds and sends messages."""
-        return Publisher(self)
-
-    @cached_property
-    def redact(self) -> Redaction:
-        """Shows arguments and results without their secrets (``sensitive``, ``redact_patterns``)."""
-        return Redaction(self)
-
-    @cached_property
-    def signing(self) -> Signing | None:
-        """Signs and checks messages and results (``message_signing_keys``); ``None`` without these."""
-        keys = self.conf.message_signing_keys
-        if not keys:
-            return None
-        from celeriac.security.signing import Signing
-
-        return Signing(keys, self.conf.message_signing_required)
-
-    @cached_property
-    def results(self) -> ResultFormat:
-        """Writes and reads stored results."""
-        return ResultFormat(self)
-
-    @cached_property
-    def chords(self) -> Chords:
-        """Keeps account of chords."""
-        from celeriac.app.chords import Chords
-
-        return Chords(self)
-
-    @cached_property
-    def eager(self) -> Eager:
-        """Runs tasks in this process."""
-        from celeriac.app.eager import Eager
-
-        return Eager(self)
-
-    @cached_property
-    def bulk(self) -> Bulk:
-        """Sends many calls at once."""
-        from celeriac.app.bulk import Bulk
-
-        return Bulk(self)
 
     def add_periodic_task(
         self,
@@ -494,20 +333,6 @@ class Celeriac:
         ``on_after_configure`` and ``on_after_finalize``; earlier calls wait until the settings are read.
         """
         return self.periodic.add(schedule, sig, args, kwargs, name, opts)
-
-    @cached_property
-    def periodic(self) -> PeriodicTasks:
-        """The periodic tasks added in code."""
-        from celeriac.app.periodic import PeriodicTasks
-
-        return PeriodicTasks(self)
-
-    @cached_property
-    def schedule(self) -> Entries:
-        """The periodic tasks at run time: list, add, change, pause, resume, run and remove them."""
-        from celeriac.app.schedule import Entries
-
-        return Entries(self)
 
     # -- queues ----------------------------------------------------------------------------------------
 
@@ -533,81 +358,7 @@ class Celeriac:
         self.queues.select(queues)
         return list(self.queues.deselect(exclude))
 
-    # -- stores ----------------------------------------------------------------------------------------
-
-    @property
-    def broker(self) -> Broker:
-        """Where workers take messages from, and clients send them unless ``broker_write_url`` is another."""
-        return self._stores.broker or self._stores.open_broker()
-
-    @property
-    def write_broker(self) -> Broker:
-        """Where clients send messages."""
-        return self._stores.write_broker or self._stores.open_write_broker()
-
-    @cached_property
-    def default_url(self) -> str:
-        """The broker's URL where none is set: a SQLite file."""
-        return default_broker_url(self)
-
-    @property
-    def broker_url(self) -> str:
-        """The broker's URL as it is set, password included, or the default one."""
-        return str(self.conf.broker_url or self.default_url)
-
-    @property
-    def broker_shown(self) -> str:
-        """The broker's URL, fit to be shown."""
-        return str(getattr(self.write_broker, "url", "the broker"))
-
-    @property
-    def backend(self) -> ResultBackend | None:
-        """Where results are kept; ``None`` if they are turned off (``disabled://``)."""
-        stores = self._stores
-        return stores.backend if stores.backend_known else stores.open_backend()
-
-    @property
-    def coordinator(self) -> Coordinator | None:
-        """What workers agree by: the broker's store if it can, else the result backend's, else ``None``."""
-        for store in (self.broker, self.backend):
-            if hasattr(store, "admit") and hasattr(store, "revoke"):
-                return store  # type: ignore[return-value]
-        return None
-
-    @property
-    def history_store(self) -> HistoryStore | None:
-        """What keeps the history of attempts: the broker's store if it can, else the result backend's."""
-        return history_store(self.broker, self.backend)
-
-    @cached_property
-    def history(self) -> History:
-        """What became of each attempt to run a task: ``app.history(task=..., states=..., limit=...)``."""
-        from celeriac.app.history import History
-
-        return History(self)
-
-    @property
-    def fused(self) -> bool:
-        """Whether broker and backend are one server, so that results are stored in the settling step."""
-        shares = getattr(self.broker, "shares_store", None)
-        return bool(shares is not None and self.backend is not None and shares(self.backend))
-
-    @property
-    def tracks_queued(self) -> bool:
-        """Whether a publish records that the task is queued (``task_track_queued``)."""
-        return tracks_queued(self.conf, self.write_broker.url) and self.fused
-
-    @property
-    def oid(self) -> str:
-        """This process's id for replies."""
-        return ids.oid()
-
-    thread_oid = oid
-
-    def reply_address(self) -> str | None:
-        """Where results are to be announced to this process, if the backend wants to know."""
-        backend = self.backend
-        return None if backend is None else backend.reply_address()
+    # -- parts loaded when they are used -----------------------------------------------------------------
 
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
         """What Celery's programs pass to receivers and controls; it takes no connection of its own."""
@@ -622,8 +373,6 @@ class Celeriac:
         from celeriac.app.connection import Connection
 
         return Connection(self, self.write_broker)
-
-    # -- parts loaded when they are used -----------------------------------------------------------------
 
     @cached_property
     def clock(self) -> LamportClock:
@@ -700,11 +449,6 @@ class Celeriac:
         frame = state.worker_frame()
         return frame.task if frame is not None else None
 
-    @property
-    def opened(self) -> bool:
-        """Whether a store has been opened since the start, or since :meth:`disconnect`."""
-        return self._stores.opened
-
     def disconnect(self) -> None:
         """Close the connections to the stores; they are opened again when they are needed."""
         if "publisher" in self.__dict__:
@@ -747,16 +491,8 @@ def _refuse(**parts: Any) -> None:
             raise ImproperlyConfigured(f"{name}= is not supported: there is no such part to replace")
 
 
-def _named(broker: str | None, backend: Any, include: Iterable[str] | str | None) -> dict[str, Any]:
-    """The settings that have arguments of their own."""
-    found: dict[str, Any] = {}
-    if broker is not None:
-        found["broker_url"] = broker
-    if isinstance(backend, str):
-        found["result_backend"] = backend
-    if include is not None:
-        found["include"] = [include] if isinstance(include, str) else list(include)
-    return found
+def _bound(app: Celeriac, result: type[R]) -> type[R]:
+    return type(result.__name__, (result,), {"app": app, "__module__": result.__module__})
 
 
 def _unpickle(main: str | None, settings: dict[str, Any]) -> Celeriac:

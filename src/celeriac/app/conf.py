@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app.annotations import annotate_all
@@ -47,3 +47,15 @@ class Configuration(Settings):
             return {}
         source, namespace, silent = self._given
         return from_object(source, namespace, silent=silent)
+
+
+def given(broker: str | None, backend: Any, include: Iterable[str] | str | None) -> dict[str, Any]:
+    """The settings that have arguments of their own."""
+    found: dict[str, Any] = {}
+    if broker is not None:
+        found["broker_url"] = broker
+    if isinstance(backend, str):
+        found["result_backend"] = backend
+    if include is not None:
+        found["include"] = [include] if isinstance(include, str) else list(include)
+    return found

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app import keys
+from celeriac.app import keys, state
 from celeriac.app.autoretry import add_autoretry
 from celeriac.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
 
@@ -56,6 +56,36 @@ def make_task(
         **options,
     }
     made: Task[..., Any] = type(plain_name, (base or app.Task,), attributes)()
+    register(app, made)
+    return made
+
+
+def decorated(app: Celeriac, function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """What ``@app.task`` puts in the place of ``function``: its task, or what ``filter`` makes of that."""
+    options.pop("lazy", None)  # tasks are made at once: that reads no configuration here
+    filtered = options.pop("filter", None)
+    shared = options.pop("shared", True)
+    made: Any = make_task(app, function, **options)
+    if shared:
+
+        def join(other: Celeriac) -> None:
+            if other is not app and made.name not in other.registry:
+                other.add_task(function, **{**options, "name": made.name})
+
+        state.share_later(join, function)
+    return filtered(made) if filtered is not None else made
+
+
+def register_class(app: Celeriac, task: Any, options: dict[str, Any]) -> Any:
+    """Register an instance of a subclass of ``Task``, or the class; ``options`` become its attributes."""
+    made = task() if isinstance(task, type) else task
+    for key, value in options.items():
+        setattr(made, key, value)
+    if not made.name:
+        made.name = app.gen_task_name(type(made).__name__, type(made).__module__)
+    type(made)._app = app
+    if type(made).name is None:
+        type(made).name = made.name
     register(app, made)
     return made
 

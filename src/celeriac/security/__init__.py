@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
-    from celeriac.app.base import Celeriac
+    from celeriac.app.configured import Configured
 
 __all__ = ["disable_untrusted_serializers", "setup_security"]
 
@@ -30,7 +30,7 @@ def setup_security(
     store: str | None = None,
     digest: str | None = None,
     serializer: str = "json",
-    app: Celeriac | None = None,
+    app: Configured | None = None,
     *,
     hmac_key: str | Iterable[str] | None = None,
 ) -> None:
@@ -58,7 +58,7 @@ def disable_untrusted_serializers(whitelist: Iterable[str] | None = None) -> Non
 
 
 def _share_secret(
-    app: Celeriac, hmac_key: str | Iterable[str], allowed_serializers: Iterable[str] | None
+    app: Configured, hmac_key: str | Iterable[str], allowed_serializers: Iterable[str] | None
 ) -> None:
     from celeriac.security.signing import Signing
 
@@ -71,7 +71,7 @@ def _share_secret(
 
 
 def _use_certificates(
-    app: Celeriac,
+    app: Configured,
     allowed: tuple[str, ...],
     key: str | None,
     key_password: str | bytes | None,
