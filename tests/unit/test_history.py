@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import threading
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -193,9 +195,8 @@ def test_a_broken_list_does_not_keep_messages_from_being_settled(redis_server: R
         engine.close()
 
 
-def test_the_command_explains_one_task(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@mock.patch.dict(os.environ)  # the command line hands its options on by it
+def test_the_command_explains_one_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broker = f"sqlite:///{tmp_path}/x.db"
     engine = create(broker, {})
     engine.note_attempts([attempt("a", "LOST", started=1.0, runtime=2.0, error="killed")])
