@@ -1,8 +1,8 @@
 """The runner: one delivery in, one outcome out.
 
-It decides whether a message may run, and runs it; how it ended is written up by ``Endings``. It does no I/O
-of its own but what a decision needs (a rate limit's token, a redelivered message's result). How slots are
-run is the pools' business.
+It decides whether a message may run, and runs it; how it ended is written up by ``Endings``, and what does
+not run by ``Refusals``. It does no I/O of its own but what a decision needs (a rate limit's token, a
+redelivered message's result). How slots are run is the pools' business.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac import clock, signals, states
@@ -20,19 +19,13 @@ from celeriac.app.request import Context
 from celeriac.app.stamps import marks
 from celeriac.engines.base import Delivery, Outcome, Publication, Verdict
 from celeriac.engines.coordinator import Control
-from celeriac.engines.groups import ChordPart
 from celeriac.exceptions import (
-    ContentDisallowed,
     DecodeError,
     Fenced,
     InvalidTaskError,
-    NotRegistered,
     OperationalError,
-    SecurityError,
-    TimeLimitExceeded,
-    WorkerLostError,
 )
-from celeriac.message import OWN_HEADER, Message, Notes, decode_body, decode_envelope, notes
+from celeriac.message import Message, Notes, decode_body, decode_envelope, notes
 from celeriac.worker import transaction
 from celeriac.worker.attempts import Attempts
 from celeriac.worker.counters import Counters
@@ -40,15 +33,13 @@ from celeriac.worker.endings import Endings
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
 from celeriac.worker.plan import Plan
+from celeriac.worker.refusals import Refusals
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
     from celeriac.worker.events import Recorder
 
 logger = logging.getLogger("celeriac.worker.strategy")
-
-_AUTHENTICATED = "application/data"
-"""The content type of bodies signed with a certificate (``celeriac.security.certificates``)."""
 
 
 class Runner:
@@ -69,6 +60,7 @@ class Runner:
         self.max_deliveries = max_deliveries
         self.default_limits = limits
         self.endings = Endings(app)
+        self.refusals = Refusals(self)
         self.counters: Counters | None = None
         """Counts for the node's metrics, if anybody may ask for them."""
         self.attempts = Attempts(app, hostname) if app.conf.task_history and app.history_store else None
@@ -110,7 +102,7 @@ class Runner:
             raise
         except Exception as error:
             # Whatever a message may hold (a foreign program wrote it), it must not end the process.
-            return self._undecodable(delivery, error)
+            return self.refusals.undecodable(delivery, error)
 
     def _prepare(self, delivery: Delivery) -> Job | Outcome:
         if self.max_size and len(delivery.payload) > self.max_size:
@@ -139,7 +131,7 @@ class Runner:
             raise InvalidTaskError(f"task name {name!r} and id {task_id!r} must be text")
         plan = self.plans.get(name) or self._plan(name)
         if plan is None:
-            return self._unknown(delivery, context, name)
+            return self.refusals.unknown(delivery, context, name)
         job = Job(delivery, plan, context)
         stamps = headers.get("stamps")
         revoked = task_id in self.revoked or (stamps and self._revoked_by(stamps))
@@ -182,9 +174,9 @@ class Runner:
 
     def _decide(self, job: Job, own: Notes) -> Job | Outcome:
         if own.lost or own.deliveries >= self.max_deliveries:
-            return self._post_mortem(job, own)
+            return self.refusals.post_mortem(job, own)
         if own.deliveries and job.plan.task.reject_on_worker_lost is False:
-            return self._post_mortem(job, own)
+            return self.refusals.post_mortem(job, own)
         context = job.context
         if context.redelivered and self.lookup_redelivered:
             meta = self._result_of(context.id)
@@ -229,7 +221,7 @@ class Runner:
         try:
             place = job.plan.place(context)
         except Exception as error:
-            return self._never_run(job, error, "failed")
+            return self.refusals.never_run(job, error, "failed")
         limit, lease = job.plan.places, context.lease
         if not persist("ask for a place", lambda: coordinator.enter(place, limit, lease)):
             return Outcome(job.delivery.token, job.delivery.queue, Verdict.PARK, place=place)
@@ -382,115 +374,6 @@ class Runner:
                 backend.store([record])
             except OperationalError as error:
                 logger.warning("Could not note that %s[%s] has started: %s", job.name, job.context.id, error)
-
-    # -- messages that do not run ------------------------------------------------------------------
-
-    def _undecodable(self, delivery: Delivery, error: Exception) -> Outcome:
-        detail = f"{type(error).__name__}: {error}"
-        logger.error("Cannot read a message from %r, now a dead letter: %s", delivery.queue, detail)
-        if signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=self, message=delivery.payload, exc=error)
-        outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
-        if self.attempts is not None:
-            outcome.attempt = self.attempts.unread(outcome, error)
-        try:
-            headers = decode_envelope(delivery.payload).headers
-            outcome.task, outcome.task_id = str(headers.get("task", "")), str(headers.get("id", ""))
-            outcome.unique = _unique(headers)
-        except DecodeError:
-            return outcome
-        # Nobody vouches for the id in a message whose signature is wrong or missing: its result is not ours
-        # to write (and to sign).
-        forged = isinstance(error, SecurityError) and (
-            not isinstance(error, ContentDisallowed) or _AUTHENTICATED in self.accept
-        )
-        if outcome.attempt is not None and not forged:
-            outcome.attempt.task, outcome.attempt.id = outcome.task, outcome.task_id
-        if outcome.task_id and self.app.backend is not None and not forged:
-            context = Context(None, None, None, None, id=outcome.task_id)
-            outcome.result = self.app.results.record(states.FAILURE, error, context)
-            outcome.parts = self._unread_part(headers, error)
-        return outcome
-
-    def _unread_part(self, headers: dict[str, Any], error: Exception) -> list[ChordPart]:
-        """The part of a chord of a task whose body cannot be read.
-
-        Whether there is a chord stands in the body. The group has to do: if it has none, nobody ever asks
-        for the part.
-        """
-        group, index = headers.get("group"), headers.get("group_index")
-        if not (isinstance(group, str) and group):
-            return []
-        index = index if isinstance(index, int) else None
-        return [self.app.chords.part(str(headers["id"]), group, index, states.FAILURE, error)]
-
-    def _unknown(self, delivery: Delivery, context: Context, name: str) -> Outcome:
-        logger.error(
-            "Received unregistered task of type %r (id %s): import its module in the worker "
-            "(`include`, `imports` or autodiscover_tasks). The message is kept as a dead letter: "
-            "`celeriac dead replay` sends it again.",
-            name,
-            context.id,
-        )
-        error = NotRegistered(name)
-        if signals.task_unknown.receivers:
-            signals.task_unknown.send(
-                sender=self, message=context.message, exc=error, name=name, id=context.id
-            )
-        if self.events is not None:
-            self.events.unknown(context, name, error)
-        record = None
-        if self.app.backend is not None and not context.ignore_result:
-            record = self.app.results.record(states.FAILURE, error, context)
-        outcome = Outcome(
-            delivery.token, delivery.queue, Verdict.DEAD, record, reason="unknown",
-            detail=f"no task named {name!r} is registered", task=name, task_id=context.id or "",
-            unique=_unique(context.message.headers) if context.message else "",
-        )  # fmt: skip
-        if self.attempts is not None:
-            outcome.attempt = self.attempts.unread(outcome, error, context)
-        return self.endings.lost(outcome, context, states.FAILURE, error)
-
-    def _post_mortem(self, job: Job, own: Notes) -> Outcome:
-        """Bring a message to its end whose run was ended from outside; its task is not run again."""
-        kind, _, number = (own.lost or "").partition(":")
-        if kind == "timeout":
-            return self._never_run(job, TimeLimitExceeded(float(number)))
-        if kind == "terminated":
-            with self._running(job):
-                return self.endings.revoked(job, "terminated", terminated=True, signum=int(number))
-        if kind == "once":
-            lost = WorkerLostError("its worker died while it ran, and acks_late=False forbids a second run")
-            return self._never_run(job, lost, "lost")
-        if own.deliveries >= self.max_deliveries:
-            lost = WorkerLostError(f"its start was the end of {own.deliveries} worker processes")
-            return self._never_run(job, lost, "deliveries")
-        lost = WorkerLostError("its worker died while it ran, and reject_on_worker_lost is off")
-        return self._never_run(job, lost)
-
-    def _never_run(self, job: Job, error: Exception, reason: str | None = None) -> Outcome:
-        """Let a task fail that is not run (again), with its hooks and callbacks."""
-        with self._running(job):
-            return self.endings.failed(job, error, reason)
-
-    @staticmethod
-    @contextmanager
-    def _running(job: Job) -> Iterator[None]:
-        """In this block the job's hooks have their request, as in a run."""
-        job.started = time.perf_counter()
-        job.plan.task.push_request(job.context)
-        try:
-            yield
-        finally:
-            job.plan.task.pop_request()
-            job.started = job.runtime = 0.0  # it was not run
-
-
-def _unique(headers: dict[str, Any]) -> str:
-    """The unique key that a message's task holds, of headers that may be garbage."""
-    own = headers.get(OWN_HEADER)
-    key = own.get("unique") if isinstance(own, dict) else None
-    return key if isinstance(key, str) else ""
 
 
 def _epoch(moment: str | float | int) -> float:
