@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from celeriac import engines, signals
 from celeriac.app.definition import Definition, decode, encode
 from celeriac.beat.agenda import Agenda, Item
+from celeriac.beat.counted import LATE, Counted
 from celeriac.beat.entries import bring_in, definitions, with_defaults
 from celeriac.beat.firing import Firing, Plan, plan
 from celeriac.beat.scheduler import find_scheduler
@@ -52,23 +53,8 @@ ROUNDS = 20
 """Requests between looks for changed entries."""
 LOAD = 1000
 """Entries that are loaded between looks at the term."""
-LATE = 10.0
-"""Seconds from which ticks that are late are worth a warning: another beat has taken over by then."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between attempts to reach a store that is away: doubling, each drawn from half to whole."""
-
-
-class Counted:
-    """What a beat has done so far, for its metrics."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.held = 0
-        """Ticks left out because the task of the one before still ran."""
-        self.late = 0.0
-        """By how many seconds the last tick was late, jitter not counted."""
-        self.wakes = time.monotonic()
-        """When the loop goes round next, at the latest (``time.monotonic()``)."""
 
 
 class Beat:
@@ -110,8 +96,6 @@ class Beat:
         self._version = 0
         self._due: dict[str, float] = {}
         """When what is done now and then is to be done again, by ``_monotonic``."""
-        self._late: tuple[int, float, str] = (0, 0.0, "")
-        """Ticks that were late and not warned of yet: how many, by how much at most, which that was."""
         self._over: list[Definition] = []
         """One-off entries that have had their tick and are to be disabled."""
         self._behind = ""
@@ -175,7 +159,8 @@ class Beat:
         self._keep()
         self._follow()
         self._fire_due()
-        self._say_late()
+        if self._is_time("late") and self.counted.say_late():
+            self._due["late"] = self._monotonic() + LATE
         self._disable_over()
         return self._rest()
 
@@ -419,8 +404,7 @@ class Beat:
             reason = left_out.get(tick.name)
             definition = item.definition
             if reason is None and made.fire and tick.task_id:
-                self.counted.sent += 1
-                self._note_late(definition, tick.due, now - tick.due)
+                self.counted.fired(definition.name, now - tick.due, definition.delay(tick.due))
                 logger.info("Scheduler: Sending due task %s (%s)", definition.name, definition.task)
                 logger.debug("%s sent. id->%s", definition.task, tick.task_id)
             elif reason == "held":
@@ -431,20 +415,6 @@ class Beat:
         for item, made in plans:
             if item.definition.name in self.agenda.items:
                 self._advance(item, made, now)
-
-    def _note_late(self, definition: Definition, due: float, late: float) -> None:
-        self.counted.late = max(0.0, late - definition.delay(due))
-        if late >= LATE and (late := late - definition.delay(due)) >= LATE:
-            count, longest, name = self._late
-            self._late = (count + 1, *max((longest, name), (late, definition.name)))
-
-    def _say_late(self) -> None:
-        """Warn of ticks that were sent late: one line for all, a few times a minute at most."""
-        count, longest, name = self._late
-        if count and self._is_time("late"):
-            logger.warning("beat: %d ticks were late, by up to %.1f s (%s)", count, longest, name)
-            self._late = (0, 0.0, "")
-            self._due["late"] = self._monotonic() + LATE
 
     def _plan(self, item: Item, now: float) -> Plan:
         try:
