@@ -194,12 +194,8 @@ class Settings(MutableMapping[str, Any]):
         self.load()
         notes = []
         for setting in SETTINGS.values():
-            if self._values[setting.name] == setting.default:
-                continue
-            if setting.support is Support.SETTLED:
+            if setting.support is Support.SETTLED and self._values[setting.name] != setting.default:
                 notes.append(f"{setting.name}: {setting.doc}")
-            elif setting.pending:
-                notes.append(f"{setting.name}: has no effect yet; it comes with {setting.pending}.")
         notes += transport_notes("broker_transport_options", self._values["broker_transport_options"])
         return notes + transport_notes(
             "result_backend_transport_options", self._values["result_backend_transport_options"]

@@ -92,8 +92,6 @@ def _rows(rows: Iterable[Setting]) -> list[str]:
 
 
 def _class(row: Setting) -> str:
-    if row.pending:
-        return f"not yet: comes with {row.pending}"
     return f"{row.support}{', ours' if row.ours else ''}"
 
 

@@ -37,8 +37,6 @@ class Setting(NamedTuple):
     """Celery does not have it."""
     why: str = ""
     """Why Celeriac does something else than Celery by default, if it does."""
-    pending: str = ""
-    """The part of Celeriac (``beat``, ``events``, ...) that will obey it and is not there yet."""
     secret: bool = False
     """The whole value is masked wherever settings are shown."""
 

@@ -19,7 +19,6 @@ def works(
     optional: bool = False,
     celery: Any = _SAME,
     why: str = "",
-    pending: str = "",
     secret: bool = False,
 ) -> Setting:
     """A setting of Celery's that does here what it says; ``celery`` is its default there if ours differs."""
@@ -32,7 +31,6 @@ def works(
         optional=optional or default is None,
         celery_default=default if celery is _SAME else celery,
         why=why,
-        pending=pending,
         secret=secret,
     )
 
