@@ -55,7 +55,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 LATER: Final[dict[str, str]] = {
     "multi": "is not there yet; use --detach with --pidfile and --logfile, or a service manager",
-    "migrate": "is not there yet",
     "graph": "draws Celery's inner parts, which Celeriac does not have",
     "logtool": "is not there yet",
     "upgrade": "is not there yet; old names of settings are understood as they are",
