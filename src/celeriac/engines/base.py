@@ -1,8 +1,9 @@
 """The engine contract: what a broker, a result store and a coordinator promise.
 
-An engine is one server behind three small interfaces: :class:`Broker` here, ``ResultBackend`` in
-``results.py`` and ``Coordinator`` in ``coordinator.py``. The state diagram of a message stands here,
-once, and every engine follows it::
+An engine is one server behind a few small interfaces: :class:`Broker` here, ``ResultBackend`` in
+``results.py``, ``Coordinator`` in ``coordinator.py``, ``HistoryStore`` in ``history.py``, ``RemoteControl``
+and ``EventCarrier`` in ``remote.py``. The state diagram of a message stands here, once, and every engine
+follows it::
 
     published ──▶ ready ──claim──▶ leased ──ack──────▶ gone (result and follow-ups stored with it)
         │           ▲  ▲             │ │ └─give back──▶ ready    (same place in line, not counted)
