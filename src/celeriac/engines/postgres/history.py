@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from celeriac.engines.attempt_rows import AttemptRows
 from celeriac.engines.attempts import (
     FEW,
-    LATE,
     PACK,
-    SKEW,
     collect,
     encode,
     key,
-    mark,
     marks,
-    needle,
     number_of,
-    texts,
-    unpack,
 )
 from celeriac.engines.history import Attempt, Wanted
 from celeriac.engines.postgres.step import step
@@ -27,8 +21,6 @@ from celeriac.engines.postgres.store import Connection, Store
 
 CHUNK: Final = 1000
 """Rows that a pruning statement deletes."""
-PAGE: Final = 512
-"""Rows that are read at once."""
 
 ARGUMENTS: Final = "%s::bigint[], %s::int[], %b::bytea, %b::bytea[]"
 NOTE: Final = f"SELECT @note('{{}}', {ARGUMENTS})"
@@ -63,7 +55,7 @@ class PostgresHistory:
     def attempts(self, wanted: Wanted, limit: int = 100, before: str = "") -> tuple[list[Attempt], str]:
         """A page, newest first, and where the next one begins."""
         with self._store.borrowed() as connection:
-            return collect(_found(connection, wanted, number_of(before)), wanted, limit, before)
+            return collect(_Rows(connection).found(wanted, number_of(before)), wanted, limit, before)
 
     def prune_history(self, keep: int, age: float) -> int:
         """Delete what is too much or too old, in small transactions, if nobody else is at it."""
@@ -90,50 +82,26 @@ def notes(attempts: Sequence[tuple[int, Attempt]]) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _found(connection: Connection, wanted: Wanted, below: int | None) -> Iterator[tuple[int, Attempt]]:
-    """Attempts that may be wanted, with their numbers, newest first."""
-    newest = connection.run(_NEWEST)[0][0]
-    # A row is known by its last attempt, so the one that holds the number before may come later.
-    top = newest if below is None else min(newest, below - 1 + PACK)
-    if wanted.until is not None:
-        top = min(top, _first_after(connection, newest, wanted.until + LATE + SKEW) - 1)
-    conditions, arguments = _conditions(wanted)
-    sql, chunk = _ROWS.format(conditions=conditions), 8
-    while True:
-        found = connection.run(sql, (top, *arguments, chunk), binary=True)
-        for id, at, count, single, body in found:
-            if wanted.since is not None and at < wanted.since - SKEW:
-                return
-            yield from unpack(id, count, single, body)
-        if len(found) < chunk:
-            return
-        top, chunk = found[-1][0] - 1, min(PAGE, 2 * chunk)
+class _Rows(AttemptRows):
+    page = 512
+    of_task, fits = _OF_TASK, _FITS
+    in_marks, in_body = "position(%b IN marks) > 0", "position(%b IN body) > 0"
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-def _conditions(wanted: Wanted) -> tuple[str, list[int | bytes]]:
-    """What must be true of a row, in SQL, and its arguments."""
-    sql = ""
-    arguments: list[int | bytes] = []
-    for either in texts(wanted):
-        if wanted.id and either == (wanted.id,):
-            sql += _OF_TASK
-            arguments += (key(wanted.id), mark(wanted.id))
-            continue
-        some = len(either)
-        sql += _FITS.format(
-            marks=" OR ".join(["position(%b IN marks) > 0"] * some),
-            bodies=" OR ".join(["position(%b IN body) > 0"] * some),
-        )
-        arguments += [*map(mark, either), *map(needle, either)]
-    return sql, arguments
+    def newest(self) -> int:
+        newest: int = self._connection.run(_NEWEST)[0][0]
+        return newest
 
+    def oldest(self) -> int:
+        return next((row[0] for row in self._connection.run(_OLDEST)), 1)
 
-def _first_after(connection: Connection, newest: int, moment: float) -> int:
-    """A number such that whatever has it or a higher one was stored after ``moment``."""
+    def stored(self, number: int) -> float | None:
+        return next((row[0] for row in self._connection.run(_AT, (number,))), None)
 
-    def is_after(number: int) -> bool:
-        rows = connection.run(_AT, (number,))
-        return bool(rows and rows[0][0] > moment)
-
-    oldest = next((row[0] for row in connection.run(_OLDEST)), 1)
-    return bisect_left(range(newest + 1), True, lo=min(oldest, newest + 1), key=is_after)
+    def read(
+        self, conditions: str, top: int, arguments: Sequence[int | bytes], most: int
+    ) -> Sequence[Sequence[Any]]:
+        sql = _ROWS.format(conditions=conditions)
+        return self._connection.run(sql, (top, *arguments, most), binary=True)

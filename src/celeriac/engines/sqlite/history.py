@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
+from celeriac.engines.attempt_rows import AttemptRows
 from celeriac.engines.attempts import (
-    LATE,
-    PACK,
-    SKEW,
     Row,
     collect,
     encode,
-    key,
-    mark,
-    needle,
     number_of,
     rows,
-    texts,
-    unpack,
 )
 from celeriac.engines.history import Attempt, Wanted
 from celeriac.engines.sqlite import clock
@@ -29,8 +21,6 @@ from celeriac.engines.sqlite.store import Store
 
 CHUNK: Final = 500
 """Rows that a pruning transaction deletes: the gate is held for a few milliseconds."""
-PAGE: Final = 256
-"""Rows that are read at once."""
 
 _LAST = "SELECT max(id) FROM attempt"
 _ADD = "INSERT INTO attempt (id, at, count, key, body) VALUES (?, ?, ?, ?, ?)"
@@ -62,7 +52,7 @@ class SQLiteHistory:
     def attempts(self, wanted: Wanted, limit: int = 100, before: str = "") -> tuple[list[Attempt], str]:
         """A page, newest first, and where the next one begins."""
         with self._store.read() as handle:
-            return collect(_found(handle, wanted, number_of(before)), wanted, limit, before)
+            return collect(_Rows(handle).found(wanted, number_of(before)), wanted, limit, before)
 
     def prune_history(self, keep: int, age: float) -> int:
         """Delete what is too much or too old, in small transactions."""
@@ -105,50 +95,24 @@ def _overdue(handle: sqlite3.Connection, keep: int, age: float, most: int) -> tu
     return last, dropped
 
 
-def _found(handle: sqlite3.Connection, wanted: Wanted, below: int | None) -> Iterator[tuple[int, Attempt]]:
-    """Attempts that may be wanted, with their numbers, newest first."""
-    newest = handle.execute(_LAST).fetchone()[0] or 0
-    # A row is known by its last attempt, so the one that holds the number before may come later.
-    top = newest if below is None else min(newest, below - 1 + PACK)
-    if wanted.until is not None:
-        top = min(top, _first_after(handle, newest, wanted.until + LATE + SKEW) - 1)
-    conditions, arguments = _conditions(wanted)
-    sql, chunk = _ROWS.format(conditions=conditions), 8
-    while True:
-        found = handle.execute(sql, (top, *arguments, chunk)).fetchall()
-        for id, at, count, single, body in found:
-            if wanted.since is not None and at < wanted.since - SKEW:
-                return
-            yield from unpack(id, count, bool(single), body)
-        if len(found) < chunk:
-            return
-        top, chunk = found[-1][0] - 1, min(PAGE, 2 * chunk)
+class _Rows(AttemptRows):
+    of_task, fits = _OF_TASK, _FITS
+    in_marks, in_body = "instr(m.marks, ?)", "instr(body, ?)"
 
+    def __init__(self, handle: sqlite3.Connection) -> None:
+        self._handle = handle
 
-def _conditions(wanted: Wanted) -> tuple[str, list[int | bytes]]:
-    """What must be true of a row, in SQL, and its arguments."""
-    sql = ""
-    arguments: list[int | bytes] = []
-    for either in texts(wanted):
-        if wanted.id and either == (wanted.id,):
-            sql += _OF_TASK
-            arguments += (key(wanted.id), mark(wanted.id))
-            continue
-        some = len(either)
-        sql += _FITS.format(
-            marks=" OR ".join(["instr(m.marks, ?)"] * some),
-            bodies=" OR ".join(["instr(body, ?)"] * some),
-        )
-        arguments += [*map(mark, either), *map(needle, either)]
-    return sql, arguments
+    def newest(self) -> int:
+        return self._handle.execute(_LAST).fetchone()[0] or 0
 
+    def oldest(self) -> int:
+        return next((id for id, _, _ in self._handle.execute(_OLDEST, (1,))), 1)
 
-def _first_after(handle: sqlite3.Connection, newest: int, moment: float) -> int:
-    """A number such that whatever has it or a higher one was stored after ``moment``."""
+    def stored(self, number: int) -> float | None:
+        row = self._handle.execute(_AT, (number,)).fetchone()
+        return None if row is None else row[0]
 
-    def is_after(number: int) -> bool:
-        row = handle.execute(_AT, (number,)).fetchone()
-        return row is not None and row[0] > moment
-
-    oldest = next((id for id, _, _ in handle.execute(_OLDEST, (1,))), 1)
-    return bisect_left(range(newest + 1), True, lo=oldest, key=is_after)
+    def read(
+        self, conditions: str, top: int, arguments: Sequence[int | bytes], most: int
+    ) -> Sequence[Sequence[Any]]:
+        return self._handle.execute(_ROWS.format(conditions=conditions), (top, *arguments, most)).fetchall()
