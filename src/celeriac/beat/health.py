@@ -25,13 +25,11 @@ class Health:
     def __init__(self, beat: Beat, listening: socket.socket) -> None:
         self._beat = beat
         pages = {"/livez": self.live, "/readyz": self.prepared, "/metrics": self.metrics}
-        host, port = listening.getsockname()[:2]
-        self._address = f"{host}:{port}"
         self._endpoint = Endpoint(listening, pages)
 
     def start(self) -> None:
         self._endpoint.start()
-        logger.info("Health checks and metrics at http://%s/", self._address)
+        logger.info("Health checks and metrics at %s", self._endpoint.url)
 
     def live(self) -> Page:
         """Whether the loop goes round; the store may be away."""

@@ -81,6 +81,8 @@ class Endpoint:
     for. ``/`` lists the paths."""
 
     def __init__(self, listening: socket.socket, pages: Mapping[str, Callable[[], Page]]) -> None:
+        host, port = listening.getsockname()[:2]
+        self.url = f"http://{host}:{port}/"
         self._server = _Server(listening, dict(pages))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.2,), name="celeriac-health", daemon=True

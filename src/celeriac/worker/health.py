@@ -61,13 +61,11 @@ class Health:
         self._board = board
         self._figures = Figures(app, queues)
         pages = {"/livez": self.live, "/readyz": self.prepared, "/metrics": self.metrics}
-        host, port = listening.getsockname()[:2]
-        self._address = f"{host}:{port}"
         self._endpoint = Endpoint(listening, pages)
 
     def start(self) -> None:
         self._endpoint.start()
-        logger.info("Health checks and metrics at http://%s/", self._address)
+        logger.info("Health checks and metrics at %s", self._endpoint.url)
 
     def close(self) -> None:
         self._endpoint.close()
