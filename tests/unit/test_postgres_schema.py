@@ -29,7 +29,8 @@ def version(server: PostgresServer) -> object:
 
 
 def test_many_processes_at_once_make_the_tables_once(postgres_server: PostgresServer, url: str) -> None:
-    engines: list[Engine] = [create(url) for _ in range(6)]
+    patient = {"publish_timeout": 60.0, "socket_timeout": 60.0}  # six at once on a busy machine take long
+    engines: list[Engine] = [create(f"{url}&connect_timeout=60", patient) for _ in range(6)]
     errors: list[BaseException] = []
 
     def publish(engine: Engine) -> None:
