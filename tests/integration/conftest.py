@@ -32,7 +32,6 @@ NOT_ON_RABBITMQ = {
     "test_no_more_run_at_once_than_the_limit_over_two_workers": "max_concurrency needs leases in the store",
     "test_a_purged_queue_frees_its_keys": "a purge does not see what it deletes",
     "test_a_revoked_delayed_header_task_fails_the_chord": "it is revoked when it is due",
-    "test_stamped_tasks_are_revoked_wherever_they_are": "waiting messages cannot be shown",
 }
 """Tests of ``site`` that do not run on RabbitMQ, and why not."""
 

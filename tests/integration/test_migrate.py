@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import celeriac
+from celeriac.contrib.conformance import helpers
 from celeriac.engines import create
 from celeriac.engines.base import (
     DeadLetter,
@@ -473,6 +474,23 @@ def test_rabbitmq_s_queues_must_be_named(rabbit_server: RabbitServer, tmp_path: 
     done = command("migrate", rabbit_server.fresh_url(), "sqlite:///b.db", folder=tmp_path)
     assert done.returncode == 1
     assert "name them with -Q" in done.stderr
+
+
+def test_the_application_s_workers_are_none_of_rabbitmq_s(
+    rabbit_server: RabbitServer, tmp_path: Path
+) -> None:
+    """They are known to the result backend, and RabbitMQ's queues to the application."""
+    url = rabbit_server.fresh_url()
+    (tmp_path / "shop.py").write_text(
+        f"from celeriac import Celeriac\napp = Celeriac('shop', broker={url!r}, backend='sqlite:///r.db')\n"
+    )
+    store, engine = create(f"sqlite:///{tmp_path}/r.db"), create(url)
+    store.beat(helpers.node())
+    engine.publish([helpers.pub("a", "celery")])
+    done = command("-A", "shop", "migrate", url, "sqlite:///b.db", "-t", "0", folder=tmp_path)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["Moved 1 message."]), done.stderr
+    engine.close()
+    store.close()
 
 
 # -- Celery's own queues ----------------------------------------------------------------------------------

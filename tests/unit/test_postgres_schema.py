@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from unittest import mock
@@ -29,7 +31,8 @@ def version(server: PostgresServer) -> object:
 
 
 def test_many_processes_at_once_make_the_tables_once(postgres_server: PostgresServer, url: str) -> None:
-    engines: list[Engine] = [create(url) for _ in range(6)]
+    patient = {"publish_timeout": 60.0, "socket_timeout": 60.0}  # six at once on a busy machine take long
+    engines: list[Engine] = [create(f"{url}&connect_timeout=60", patient) for _ in range(6)]
     errors: list[BaseException] = []
 
     def publish(engine: Engine) -> None:
@@ -64,6 +67,11 @@ def test_an_older_schema_is_used_only_after_its_upgrade(
         create(url).publish([pub("a")])
     with mock.patch.dict(os.environ):  # the command line hands its options on by it
         assert run(["-b", url, "schema", "show"]) == 0
+        # Its processes would fail one after the other.
+        worker = [sys.executable, "-m", "celeriac", "-b", url, "worker", "-c", "1"]
+        refused = subprocess.run(worker, capture_output=True, text=True, timeout=60)
+        assert refused.returncode == 1
+        assert "Run `celeriac schema upgrade`" in refused.stderr
         assert run(["-b", url, "schema", "upgrade"]) == 0
     told = capsys.readouterr().out
     needed = len(schema.MIGRATIONS)

@@ -126,3 +126,34 @@ def test_a_connection_for_publishing_needs_no_heartbeat(url: str) -> None:
         link = session.link
         assert link.heartbeat == 0
     engine.close()
+
+
+def test_nothing_is_given_back_when_an_exchange_came_in_between(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper's look was before the exchange: what is given back would lose its place for nothing."""
+    monkeypatch.setattr("celeriac.engines.rabbitmq.consumer.OVERRUN", 1000.0)
+    engine = opened(url)
+    consumer = engine.attach(incarnation(slots=3))
+    engine.publish(pubs("abc"))
+    wait_until(lambda: consumer.wait(["q"], 1.0) and consumer.buffered == 3)
+    (first,) = claim(consumer, 1)
+    assert consumer.return_buffered() == 0
+    assert [*ids_of([first]), *drain(consumer)] == ["a", "b", "c"]
+    consumer.close()
+    engine.close()
+
+
+def test_the_rest_of_a_late_answer_keeps_its_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes no more than is asked for (``celeriac migrate``) may take its time over a batch."""
+    monkeypatch.setattr("celeriac.engines.rabbitmq.consumer.OVERRUN", 0.0)
+    engine = opened(url, exact_prefetch=True)
+    consumer = engine.attach(incarnation())
+    engine.publish(pubs("abcde"))
+    with monkeypatch.context() as late:
+        late.setattr(consumer, "_hand_out", lambda *about: [])
+        assert claim(consumer, 3) == []
+    assert consumer.return_buffered() == 0
+    assert drain(consumer) == ["a", "b", "c", "d", "e"]
+    consumer.close()
+    engine.close()

@@ -306,9 +306,12 @@ def test_time_limits_that_a_pool_cannot_keep_are_named() -> None:
 
 def test_what_no_store_keeps_is_refused_but_what_runs_is_killed(rig: Rig, monkeypatch: Any) -> None:
     monkeypatch.setattr(Celeriac, "coordinator", None)
-    rig.claim(0, ("cap.sleep", "long", (60,), {}))
+    rig.claim(0, ("cap.sleep", "long", (60,), {"stamps": {"a": "b"}}))
     assert "result_backend" in rig.ask("revoke", task_id="long", terminate=True)["error"]
     assert rig.wire.said == [Terminate(0, 1, "SIGTERM")]
+    answer = rig.ask("revoke_by_stamped_headers", headers={"a": "b"}, terminate=True, signal="SIGKILL")
+    assert "result_backend" in answer["error"]
+    assert rig.wire.said[1:] == [Terminate(0, 1, "SIGKILL")]
     assert "result_backend" in rig.ask("rate_limit", task_name="cap.add", rate_limit="1/m")["error"]
     assert rig.ask("revoked") == []
 

@@ -6,10 +6,12 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
-from celeriac.exceptions import SecurityError
+from celeriac.exceptions import OperationalError, SecurityError
 from celeriac.serialization import serializer
 from celeriac.worker.options import Options, resolve
 
@@ -61,6 +63,7 @@ class Worker:
         if app.conf.broker_connection_retry_on_startup is False:
             app.broker.depth(options.queues)  # raises OperationalError if the broker cannot be reached
             app.disconnect()
+        _check_tables(app)
         if flags.get("purge"):
             self._purge(options)
         if not flags.get("quiet"):
@@ -114,6 +117,19 @@ def _check_beat(app: Celeriac, options: Options) -> None:
 
     find_scheduler(app, options.scheduler)
     definitions(app, app.conf.beat_schedule)
+
+
+def _check_tables(app: Celeriac) -> None:
+    """Raise ``SchemaError`` if a store's tables are of another version: no process of ours could work there.
+
+    A store that cannot be reached now is waited for later.
+    """
+    for store in (app.broker, app.backend):
+        check: Callable[[], None] | None = getattr(store, "check_tables", None)
+        if check is not None:
+            with suppress(OperationalError):
+                check()
+            app.disconnect()
 
 
 def _pool_notes(app: Celeriac, options: Options) -> list[str]:

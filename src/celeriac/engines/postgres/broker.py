@@ -53,6 +53,11 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
 
     _store: Store
 
+    def check_tables(self) -> None:
+        """Connect and see that the tables are of our version, or make them. Raises ``SchemaError``."""
+        with self._store.borrowed() as connection:
+            connection.open()
+
     def publish(self, batch: Sequence[Publication]) -> dict[int, str]:
         """Store messages, all or none but those whose unique key is held; mostly by one statement."""
         parcels = pack(batch)

@@ -65,7 +65,7 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         self.topology = Topology(options.get("queues"), options.get("delay_queue_type", "quorum"))
         self.event_options = EventOptions.of(options)
         self.mailbox: Callable[[], Mailbox] = options.get("mailbox", Mailbox)
-        self.nodes: Callable[[], Collection[str]] = options.get("nodes", tuple)
+        self.living: Callable[[], Collection[str]] = options.get("nodes", tuple)
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))

@@ -24,7 +24,7 @@ from celeriac.engines.rabbitmq import dead, keys, ledger
 from celeriac.engines.rabbitmq.buffer import Buffer, Entry
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.heart import Pulse
-from celeriac.engines.rabbitmq.keeper import Keeper
+from celeriac.engines.rabbitmq.keeper import OVERRUN, Keeper
 from celeriac.engines.rabbitmq.session import Parcel, Session
 from celeriac.engines.rabbitmq.topology import exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import to_wire
@@ -189,7 +189,8 @@ class RabbitConsumer:
             self._proven()
         next_due = self._buffer.next_ready(0.0)
         now = time.time()
-        due = now + next_due - time.monotonic() if next_due else None
+        self.exchanged = time.monotonic()  # the child's own time starts here, however long the server took
+        due = now + next_due - self.exchanged if next_due else None
         return Answer(deliveries, refused, now, due)
 
     def _hand_out(self, session: Session, queues: Sequence[str], limit: int) -> list[Delivery]:
@@ -299,7 +300,7 @@ class RabbitConsumer:
         """
         with self._lock:
             session = self._session
-            if session is None or not self.busy:
+            if session is None or not self.overrun:  # an exchange may have come while we waited for the lock
                 return 0
             try:
                 self._unsubscribe()
@@ -320,6 +321,14 @@ class RabbitConsumer:
     def buffered(self) -> int:
         """How many messages have arrived that another could start now."""
         return self._buffer.count - self._buffer.kept
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the child has been at work for so long that others should start what waits here.
+
+        Never where no more is asked for than is handed out: the rest of an answer that came late is next.
+        """
+        return self.busy and time.monotonic() - self.exchanged > OVERRUN and not self._broker.exact
 
     def beat(self) -> None:
         """Send a heartbeat, if there is a connection."""
@@ -404,6 +413,9 @@ class RabbitConsumer:
                 self._tags.pop(queue, None)
                 if self.owner.slots:
                     self._consume(session, queue, self.owner.slots)
+        if self._broker.exact:
+            # The other channel may have answered first. This one answers after all that it was given to send.
+            self._channel.basic_qos(0, 0, False)
         self._proven()
         session.link.pump()
 

@@ -52,7 +52,7 @@ class Keeper:
                 consumer.beat()
             if consumer.buffered:
                 looked = now
-                if consumer.busy and now - consumer.exchanged > OVERRUN:
+                if consumer.overrun:
                     consumer.return_buffered()
             if now - looked < _REST_AFTER:
                 time.sleep(_LOOK_EVERY)

@@ -1,7 +1,7 @@
 """Remote control on RabbitMQ, as kombu carries it: a fanout exchange to each worker, a direct one back.
 
 AMQP tells whether an order has reached nobody, not how many it has reached. Of a named worker its queue tells
-whether it listens. Else those are waited for that are known to live (``nodes``: presence in the store that
+whether it listens. Else those are waited for that are known to live (``living``: presence in the store that
 workers agree by), and Celery's workers, which are not known, for a moment more; where nobody is known the
 time is waited out.
 """
@@ -47,7 +47,7 @@ class RabbitRemote:
     address: Address
     dialler: Dialler
     mailbox: Callable[[], Mailbox]
-    nodes: Callable[[], Collection[str]]
+    living: Callable[[], Collection[str]]
     """The names of the workers that are known to live."""
 
     def session(self, doing: str) -> Any:
@@ -106,7 +106,7 @@ class RabbitRemote:
         if order.destination:
             names = set(order.destination)
         else:
-            names = {name for name in self.nodes() if order.concerns(name)}
+            names = {name for name in self.living() if order.concerns(name)}
         return {name for name in names if _is_there(session, mailbox.queue(name))}
 
     def _listen(

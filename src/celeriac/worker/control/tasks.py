@@ -68,16 +68,17 @@ def revoke_by_stamped_headers(
     if not isinstance(headers, Mapping):
         headers = dict(text.split("=", 1) for text in headers)
     wanted = set(marks(headers))
-    keep_revoked(state, sorted(wanted), "")
     if not terminate:
+        keep_revoked(state, sorted(wanted), "")
         return ok(f"headers {dict(headers)} flagged as revoked, but not terminated")
+    name = signal_name(signal or "SIGTERM")
     running = [each for each, stamps in requests.stamped(state.agent) if wanted & set(marks(stamps))]
-    if running:
-        name = signal_name(signal or "SIGTERM")
+    try:
+        keep_revoked(state, sorted(wanted), "")
         keep_revoked(state, running, name)
+    finally:  # as with revoke
         _kill(state, running, name)
-        return ok(f"headers {dict(headers)} revoked")
-    return ok(f"headers {dict(headers)} were not terminated")
+    return ok(f"headers {dict(headers)} {'revoked' if running else 'were not terminated'}")
 
 
 @control_command(

@@ -1,4 +1,4 @@
--- Version 3: claims that stay as quick as they are, whatever an old transaction keeps from being vacuumed; an exchange
+-- Version 5: claims that stay as quick as they are, whatever an old transaction keeps from being vacuumed; an exchange
 -- that brings nothing puts its consumer on the list of sleepers. The functions of version 2 that have another
 -- signature here stay for workers that run while the tables are brought up to date.
 --
