@@ -391,6 +391,8 @@ class Runner:
         if signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self, message=delivery.payload, exc=error)
         outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
+        if self.counters is not None:
+            self.counters.unread(delivery.queue, error)
         if self.attempts is not None:
             outcome.attempt = self.attempts.unread(outcome, error)
         try:
