@@ -350,11 +350,14 @@ def test_limits_of_the_message_go_before_the_task_s(app: Celeriac) -> None:
 def test_a_message_that_cannot_be_read_is_counted(app: Celeriac) -> None:
     one = runner(app)
     one.counters = Counters(Board(children=1, slots=1), 0)
-    outcome = one.prepare(Delivery(1, "celery", b"no envelope"))
-    assert isinstance(outcome, Outcome)
+    for received in (Delivery(1, "celery", b"no envelope"), delivery(app, "nobody.knows")):
+        assert isinstance(one.prepare(received), Outcome)
     counts: Counter[Any] = Counter()
     failures: Counter[Any] = Counter()
     one.counters.add_to(counts, {})
     one.counters.add_failures_to(failures)
     assert counts[(UNREADABLE, "celery"), Counted.RECEIVED] == 1
-    assert failures == {(UNREADABLE, "celery", "DecodeError"): 1}
+    assert failures == {
+        (UNREADABLE, "celery", "DecodeError"): 1,
+        ("nobody.knows", "celery", "NotRegistered"): 1,
+    }

@@ -105,10 +105,10 @@ class Counters:
         elif job.state in _ENDS:
             self.count(_ENDS[job.state], task, queue)
 
-    def unread(self, queue: str, error: Exception) -> None:
-        """A message could not be read, and is a dead letter now."""
-        self.count(Counted.RECEIVED, UNREADABLE, queue)
-        self.failed(UNREADABLE, queue, type(error).__name__)
+    def unread(self, queue: str, error: Exception, task: str = UNREADABLE) -> None:
+        """A message could not be read, or nobody knows its task: it is a dead letter now."""
+        self.count(Counted.RECEIVED, task, queue)
+        self.failed(task, queue, type(error).__name__)
 
     def count(self, what: Counted, task: str, queue: str) -> None:
         """One more."""

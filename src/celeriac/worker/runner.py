@@ -441,6 +441,8 @@ class Runner:
             )
         if self.events is not None:
             self.events.unknown(context, name, error)
+        if self.counters is not None:
+            self.counters.unread(delivery.queue, error, name)
         record = None
         if self.app.backend is not None and not context.ignore_result:
             record = self.app.results.record(states.FAILURE, error, context)
