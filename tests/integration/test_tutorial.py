@@ -489,12 +489,14 @@ def test_step_11_processes_are_replaced_after_1000_tasks_or_200_mb(project: Proj
 
 def test_step_11_a_hundred_greenlets_wait_at_the_same_time(project: Project) -> None:
     basic(project)
-    project.worker("--pool=gevent", "--concurrency=100", "--loglevel=info")
+    worker = project.worker("--pool=gevent", "--concurrency=100", "--loglevel=info")
     codes = project.python(
         f"results = [fetch_url.delay('{project.http_url}/together') for _ in range(100)]\n"
         "print(json.dumps([r.get(timeout=30)['status_code'] for r in results]))"
     )
     assert codes == [200] * 100, "the server did not see 100 requests at once"
+    assert worker.stop() == 0
+    assert "exited with code" not in worker.log
 
 
 def test_step_11_a_mixed_workload_has_two_workers(project: Project) -> None:
