@@ -26,6 +26,8 @@ LOGFILE: Final = "/var/log/celery/%n%I.log"
 
 _WITHOUT_VALUE: Final = {"--nosplash", "--verbose"}
 _ABOUT_NAMES: Final = ("--hostname", "--prefix", "--suffix", "--range-prefix", "--cmd", "--append")
+OWN_OPTIONS: Final = {*_WITHOUT_VALUE, *_ABOUT_NAMES}
+"""What ``multi`` takes beside a worker's options."""
 
 
 @dataclass
@@ -184,7 +186,7 @@ def parse(arguments: Sequence[str], command: click.Command, signals: bool) -> Wo
         if word == "--":
             words.rest = left
             break
-        if number := signals and _signal(word):
+        if number := signals and signal_number(word):
             words.signal = number
         elif word.startswith("-") and len(word) > 1:
             _take(words, word, left, command)
@@ -225,8 +227,8 @@ def _option(name: str, command: click.Command) -> click.Option | None:
 _ABOUT: Final = {name: click.Option([name]) for name in _ABOUT_NAMES if name != "--hostname"}
 
 
-def _signal(word: str) -> int:
-    """The number of a signal written as ``-9``, ``-KILL`` or ``-SIGKILL``; 0 if it is none."""
+def signal_number(word: str) -> int:
+    """Return the number of a signal written as ``-9``, ``-KILL`` or ``-SIGKILL``; 0 if it is none."""
     if not word.startswith("-") or len(word) < 2:
         return 0
     name = word[1:]
