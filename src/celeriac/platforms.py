@@ -60,7 +60,7 @@ def node_name(name: str | None = None) -> str:
     prefix, at, where = given.partition("@")
     full = f"{prefix or DEFAULT_NODE}@{where}" if at else f"{DEFAULT_NODE}@{given}"
     first, _, domain = host.partition(".")
-    return _fill(full, {"h": host, "n": first, "d": domain})
+    return fill(full, {"h": host, "n": first, "d": domain})
 
 
 def node_file(pattern: str, node: str, child: int = 0) -> str:
@@ -73,7 +73,7 @@ def node_file(pattern: str, node: str, child: int = 0) -> str:
     name, _, host = node.partition("@")
     domain = host.partition(".")[2]
     values = {"n": name, "h": node, "d": domain, "i": str(child), "I": f"-{child}" if child else ""}
-    return _fill(pattern, values)
+    return fill(pattern, values)
 
 
 def is_per_child(pattern: str) -> bool:
@@ -81,7 +81,8 @@ def is_per_child(pattern: str) -> bool:
     return bool(re.search(r"%[iI]", pattern.replace("%%", "")))
 
 
-def _fill(pattern: str, values: dict[str, str]) -> str:
+def fill(pattern: str, values: dict[str, str]) -> str:
+    """Replace ``%x`` by ``values["x"]``; ``%%`` is a percent sign, and what is not known stays."""
     known = {**values, "%": "%"}
     return re.sub(r"%(.)", lambda found: known.get(found[1], found[0]), pattern)
 

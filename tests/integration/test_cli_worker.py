@@ -89,3 +89,25 @@ def test_a_daemon_that_cannot_start_says_why(shop: Celery) -> None:
     failed = shop("-A", "no_such_shop", "worker", "-D", "-f", "w.log")
     assert failed.returncode == 2
     assert "no_such_shop" in failed.stderr
+
+
+def test_several_daemons_as_celery_multi_starts_them(shop: Celery, tmp_path: Path) -> None:
+    files = ("--pidfile=%n.pid", "--logfile=log/%n%I.log")
+    flags = ("-l", "info", "-c", "1", *files)
+    started = shop("multi", "start", "2", *flags)
+    assert started.returncode == 0, started.stderr
+    pids = [int((tmp_path / f"celery{number}.pid").read_text()) for number in (1, 2)]
+    assert len(set(pids)) == 2
+    again = shop("multi", "start", "2", *flags)
+    assert again.returncode == 1
+    assert f"held by the running process {pids[0]}" in again.stderr
+
+    restarted = shop("multi", "restart", "celery2", *flags)
+    assert restarted.returncode == 0, restarted.stderr
+    assert int((tmp_path / "celery1.pid").read_text()) == pids[0]
+    assert int((tmp_path / "celery2.pid").read_text()) != pids[1]
+    stopped = shop("multi", "stopwait", "2", *files)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "celery1@" in stopped.stdout
+    assert not list(tmp_path.glob("*.pid"))
+    assert sorted(path.name for path in (tmp_path / "log").iterdir())[0].startswith("celery1")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Site
-from tests.processes import PATIENCE, LoggedProcess
+from tests.processes import PATIENCE, LoggedProcess, wait_until
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(90)
@@ -174,13 +174,21 @@ def test_events_go_on_when_the_broker_comes_back(tmp_path: Path) -> None:
             site.close()
 
 
-def test_a_store_without_events_says_what_to_use(tmp_path: Path) -> None:
+def test_a_store_without_events_tells_them_from_its_history(tmp_path: Path) -> None:
     site = Site(f"sqlite:///{tmp_path}/queue.db", tmp_path)
     worker = site.worker("-E", "-c", "1")
     worker.await_line("celeriac history")
-    command = command_line(site, "events", "--dump")
-    assert command.process.wait(PATIENCE) != 0
-    command.await_line("carries no events")
+    table = command_line(site, "events")
+    assert table.process.wait(PATIENCE) != 0
+    table.await_line("carries no events")
+    dump = command_line(site, "events", "--dump")
+    dump.await_line("when it has ended")
+    wait_until(lambda: site.send("add", 1, 2).get(timeout=20) and "task succeeded" in dump.log)
+    ended = dump.await_line("task succeeded")
+    assert "args=(1, 2) kwargs={} " in ended
+    assert "result=3" in ended
+    task = ended.partition("task succeeded: ")[2].partition(" ")[0]
+    assert dump.log.index(f"task received: {task}") < dump.log.index(f"task started: {task}")
     site.close()
 
 

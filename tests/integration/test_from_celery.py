@@ -156,6 +156,23 @@ def test_a_project_is_told_what_changes(shop: Path, with_celery: bool) -> None:
     assert "hidden" not in json.dumps(told)
 
 
+def test_each_of_celerys_commands_in_scripts_is_understood(shop: Path) -> None:
+    write(
+        shop,
+        "run.sh",
+        "celery -A shop events --camera shop.Cam -F 2 --odd\n"
+        "celery multi start 3 -A shop -Q:1 mail -O:2 fair --nosplash --wrong:1=1\n"
+        "celery multi stop 3 -KILL\n"
+        "celery -A shop flower\n",
+    )
+    told = found(look(shop, "-A", "shop"), "flags")
+    assert "events --odd (run.sh:1): there is no such option" in told
+    assert "multi --wrong:1 (run.sh:2): there is no such option" in told
+    assert "multi -O:2 (run.sh:2): children take their work themselves" in told
+    assert "flower (run.sh:4)" in told
+    assert told.count("run.sh") == 4
+
+
 def test_a_tidy_project_may_start_at_once(tmp_path: Path, with_celery: bool) -> None:
     arguments = "'shop', broker='redis://', backend='redis://', task_acks_late=True"
     code = f"from celery import Celery\napp = Celery({arguments})\n"

@@ -133,9 +133,10 @@ COMMAND = _command()
 
 class Web(http.server.BaseHTTPRequestHandler):
     """In httpbin's place. ``/together`` answers nobody before 100 requests are there at the same time;
-    ``/flaky`` fails twice; ``/broken`` fails always."""
+    ``/flaky`` fails twice; ``/broken`` fails always; ``/hang`` answers when it is let go."""
 
     together: ClassVar[threading.Barrier]
+    let_go: ClassVar[threading.Event]
     failures: ClassVar[list[int]]
 
     def do_GET(self) -> None:
@@ -144,6 +145,8 @@ class Web(http.server.BaseHTTPRequestHandler):
                 self.together.wait(15)
             except threading.BrokenBarrierError:
                 return self._answer(503, {})
+        if self.path == "/hang":
+            self.let_go.wait(60)
         return self._answer(200, {"url": self.path})
 
     def do_POST(self) -> None:
@@ -172,10 +175,11 @@ class WebServer(http.server.ThreadingHTTPServer):
 @pytest.fixture
 def web() -> Iterator[str]:
     """The URL of a local HTTP server."""
-    handler = type("Handler", (Web,), {"together": threading.Barrier(100), "failures": []})
-    with WebServer(("127.0.0.1", 0), handler) as server:
+    Web.together, Web.failures, Web.let_go = threading.Barrier(100), [], threading.Event()
+    with WebServer(("127.0.0.1", 0), Web) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
+        Web.let_go.set()
         server.shutdown()
 
 
@@ -485,12 +489,14 @@ def test_step_11_processes_are_replaced_after_1000_tasks_or_200_mb(project: Proj
 
 def test_step_11_a_hundred_greenlets_wait_at_the_same_time(project: Project) -> None:
     basic(project)
-    project.worker("--pool=gevent", "--concurrency=100", "--loglevel=info")
+    worker = project.worker("--pool=gevent", "--concurrency=100", "--loglevel=info")
     codes = project.python(
         f"results = [fetch_url.delay('{project.http_url}/together') for _ in range(100)]\n"
         "print(json.dumps([r.get(timeout=30)['status_code'] for r in results]))"
     )
     assert codes == [200] * 100, "the server did not see 100 requests at once"
+    assert worker.stop() == 0
+    assert "exited with code" not in worker.log
 
 
 def test_step_11_a_mixed_workload_has_two_workers(project: Project) -> None:
@@ -592,6 +598,48 @@ def test_the_commands_of_the_cheat_sheet(project: Project) -> None:
     assert "celeriac:" in report
     # The file of step 2 is a program as well.
     assert "1 node online" in project.run(sys.executable, "-m", "myapp.celery_app", "status")
+
+
+def test_the_cheat_sheet_looks_into_workers_and_stops_them(project: Project) -> None:
+    basic(project)
+    worker = project.worker("--loglevel=info", "--concurrency=1")
+    for _ in range(2):
+        project.celeriac("call", "myapp.tasks.fetch_url", f'--args=["{project.http_url}/hang"]')
+    wait_until(lambda: inspected(project, "active"))
+    (running,) = inspected(project, "active")
+    assert (running["name"], running["args"]) == ("myapp.tasks.fetch_url", [f"{project.http_url}/hang"])
+    assert inspected(project, "reserved") == [], "behind a long task nothing waits in memory"
+    assert "myapp.tasks.add_numbers" in inspected(project, "registered")
+    stats = inspected(project, "stats")
+    assert (stats["pid"], stats["pool"]["max-concurrency"]) == (worker.process.pid, 1)
+    assert stats["uptime"] >= 0
+    assert [queue["name"] for queue in inspected(project, "active_queues")] == ["celery"]
+    assert "shutting down" in project.celeriac("control", "shutdown")
+    Web.let_go.set()
+    assert worker.process.wait(timeout=40) == 0
+
+
+def inspected(project: Project, command: str) -> Any:
+    """What the only worker answers."""
+    (answer,) = json.loads(project.celeriac("inspect", command, "--json")).values()
+    return answer
+
+
+def test_step_13_the_commands_of_the_service_file(project: Project) -> None:
+    """``%n`` in the file is systemd's: what reaches the command line is %n only if the file says %%n."""
+    basic(project)
+    files = ("--pidfile=run/%n.pid", "--logfile=log/%n%I.log")
+    flags = ("--loglevel=INFO", "--concurrency=4", "--max-memory-per-child=200000")
+    try:
+        assert "worker1@" in project.celeriac("multi", "start", "worker1", *files, *flags)
+        sent = project.celeriac("call", "myapp.tasks.add_numbers", "--args=[2,3]").strip()
+        assert project.celeriac("result", sent, "--timeout=20").strip() == "5"
+        project.celeriac("multi", "restart", "worker1", *files, *flags)
+        sent = project.celeriac("call", "myapp.tasks.add_numbers", "--args=[2,3]").strip()
+        assert project.celeriac("result", sent, "--timeout=20").strip() == "5"
+    finally:
+        project.run(*COMMAND, "multi", "stopwait", "worker1", files[0])
+    assert not list((project.folder / "run").iterdir())
 
 
 def test_the_migration_changes_imports_of_celery_and_no_others(tmp_path: Path) -> None:

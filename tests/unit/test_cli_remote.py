@@ -141,3 +141,19 @@ def test_list_bindings(run: Run, app: Celeriac) -> None:
     lines = run("list", "bindings").out.splitlines()
     assert [line.split() for line in lines[1:]] == [["celery", "shop", "direct", "shop.#"]]
     assert json.loads(run("list", "bindings", "-j").out)[0]["queue"] == "celery"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("control rate_limit proj.add often", "'often'"),
+        ("control terminate NOSUCH id", "NOSUCH"),
+        ("inspect ping --pattern ( --matcher pcre", "'(' is no regular expression"),
+    ],
+)
+def test_what_cannot_be_sent_is_told_and_not_sent(run: Run, start: Start, arguments: str, said: str) -> None:
+    taken = start("w@h")
+    ran = run(*arguments.split())
+    assert ran.status in (1, 2)
+    assert said in ran.err
+    assert not taken

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
+from celeriac.engines.history import Attempt
 from celeriac.events import Event, EventReceiver, group_from
 from celeriac.events.dumper import Dumper
 from celeriac.events.snapshot import Polaroid
 from celeriac.events.state import State, Worker, heartbeat_expires
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError
 from celeriac.lamport import LamportClock
+from celeriac.monitor.events.dumper import events_of
 from celeriac.monitor.events.snapshot import seconds_between
 from celeriac.worker.board import Board
 from celeriac.worker.options import resolve
@@ -359,6 +361,29 @@ def test_a_camera_s_rate(rate: Any, seconds: float) -> None:
 def test_a_camera_s_rate_that_is_none(rate: str) -> None:
     with pytest.raises(ValueError, match="rate"):
         seconds_between(rate)
+
+
+@pytest.mark.parametrize(
+    ("state", "type", "told"),
+    [
+        ("SUCCESS", "task-succeeded", {"result": "3", "runtime": 0.5}),
+        ("FAILURE", "task-failed", {"exception": "ValueError: no"}),
+        ("RETRY", "task-retried", {"exception": "ValueError: no"}),
+        ("REVOKED", "task-revoked", {"exception": "ValueError: no"}),
+        ("LOST", "task-failed", {"state": "LOST", "exception": "ValueError: no"}),
+    ],
+)
+def test_an_attempt_of_the_history_becomes_its_events(state: str, type: str, told: dict[str, Any]) -> None:
+    error = "" if state == "SUCCESS" else "ValueError: no"
+    times = {"received": 1.0, "started": 2.0, "ended": 2.5, "runtime": 0.5}
+    attempt = Attempt("t1", "add", state, "q", "w@h", pid=7, args="(1, 2)", result="3", error=error, **times)
+    received, started, ended = events_of(attempt)
+    assert (received["type"], received["timestamp"], received["name"]) == ("task-received", 1.0, "add")
+    assert (started["type"], started["timestamp"]) == ("task-started", 2.0)
+    about = {"uuid": "t1", "hostname": "w@h", "pid": 7, "queue": "q"}
+    assert ended == {"type": type, "timestamp": 2.5, **about, **told}
+    attempt.started = 0.0
+    assert [event["type"] for event in events_of(attempt)] == ["task-received", type]
 
 
 def test_the_dump_has_celery_s_form() -> None:

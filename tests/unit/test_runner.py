@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,8 @@ from celeriac.engines.base import Delivery, Outcome, Verdict
 from celeriac.engines.coordinator import Control
 from celeriac.exceptions import Ignore, Reject
 from celeriac.message import Notes, encode_envelope, with_notes
+from celeriac.worker.board import Board
+from celeriac.worker.counters import UNREADABLE, Counted, Counters
 from celeriac.worker.job import Job
 from celeriac.worker.runner import Runner
 
@@ -342,3 +345,19 @@ def test_limits_of_the_message_go_before_the_task_s(app: Celeriac) -> None:
     job = runner(app).prepare(delivery(app, "limited", time_limit=3, soft_time_limit=2))
     assert isinstance(job, Job)
     assert job.soft_hard == (2.0, 3.0)
+
+
+def test_a_message_that_cannot_be_read_is_counted(app: Celeriac) -> None:
+    one = runner(app)
+    one.counters = Counters(Board(children=1, slots=1), 0)
+    for received in (Delivery(1, "celery", b"no envelope"), delivery(app, "nobody.knows")):
+        assert isinstance(one.prepare(received), Outcome)
+    counts: Counter[Any] = Counter()
+    failures: Counter[Any] = Counter()
+    one.counters.add_to(counts, {})
+    one.counters.add_failures_to(failures)
+    assert counts[(UNREADABLE, "celery"), Counted.RECEIVED] == 1
+    assert failures == {
+        (UNREADABLE, "celery", "DecodeError"): 1,
+        ("nobody.knows", "celery", "NotRegistered"): 1,
+    }

@@ -213,7 +213,9 @@ def test_active_queues_are_described_as_kombu_does(rig: Rig) -> None:
 
 
 def test_registered_tasks(rig: Rig) -> None:
-    assert rig.ask("registered") == CELERY["registered"] == rig.ask("dump_tasks")
+    ours = [task for task in rig.ask("registered") if task.startswith("cap.")]
+    assert ours == [task for task in CELERY["registered"] if task.startswith("cap.")]
+    assert rig.ask("registered") == rig.ask("dump_tasks")
     both = rig.ask("registered", taskinfoitems=["max_retries", "serializer"], builtins=True)
     assert set(both) >= set(CELERY["registered2"])  # other tests of this process may have added some
 

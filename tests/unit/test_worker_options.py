@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
+from celeriac.app.rates import interval
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker.options import resolve
-from celeriac.worker.plan import interval
 
 
 @pytest.fixture
@@ -71,6 +71,7 @@ def test_rates_become_intervals(rate: Any, seconds: float) -> None:
     assert interval(rate) == pytest.approx(seconds)
 
 
-def test_a_rate_that_cannot_be_read_is_an_error() -> None:
+@pytest.mark.parametrize("rate", ["ten a minute", "-1/m", "nan", "10/d", -1])
+def test_a_rate_that_cannot_be_read_is_an_error(rate: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="10/m"):
-        interval("ten a minute")
+        interval(rate)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import states
 from celeriac.app.chords import is_ours
 from celeriac.app.inspector import Inspect, flatten_reply
+from celeriac.app.rates import interval
 from celeriac.app.request import Context
 from celeriac.app.stamps import marks
 from celeriac.engines.remote import Order, RemoteControl
@@ -272,8 +273,9 @@ class Control:
         """Change a task's rate limit everywhere (``"10/m"``; 0 or ``""``: none), also after restarts.
 
         ``None`` goes back to the limit in the code; Celery's workers take it for no limit. Kept and told as
-        the order of :meth:`revoke`.
+        the order of :meth:`revoke`. Raises ``ImproperlyConfigured`` for what is no rate.
         """
+        interval(rate_limit)
         rate = None if rate_limit is None else "" if not rate_limit else str(rate_limit)
         orders = self.app.coordinator
         if orders is not None:

@@ -44,7 +44,8 @@ def events(
 ) -> None:
     """Watch what workers and tasks do: as a table in the terminal, as lines, or by a camera of your own.
 
-    Workers tell about tasks when they are started with -E, or by 'celeriac control enable_events'.
+    Workers tell about tasks when they are started with -E, or by 'celeriac control enable_events'. Where the
+    broker carries no events, --dump and --json tell of each attempt from the history, when it has ended.
 
     \b
     celeriac -A proj events
@@ -63,7 +64,8 @@ def events(
     try:
         app.events.Receiver()  # says so if the broker carries no events
     except ImproperlyConfigured as error:
-        raise Failure(str(error)) from None
+        if camera or not (dump or as_json) or app.history_store is None:
+            raise Failure(str(error)) from None
     if ready:
         ready()
     if camera:

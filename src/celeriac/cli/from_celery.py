@@ -54,17 +54,22 @@ def migrate_from_celery(session: Session, /, as_json: bool) -> int:
 
 def _about_flag(flag: str) -> str:
     """What a command's flag does here, if that is not what it did."""
-    from celeriac.cli import beat, root, worker
+    from celeriac.cli import beat, events, fleet, root, worker
 
     command, _, name = flag.partition(" ")
     if command in root.LATER:
         return f"it {root.LATER[command]}"
-    known: click.Command = {"worker": worker.worker, "beat": beat.beat}[command]
+    if command == "multi":  # its options are the worker's, and some of its own
+        name = name.partition(":")[0]
+        if name in fleet.OWN_OPTIONS or fleet.signal_number(name):
+            return ""
+    commands = {"worker": worker.worker, "multi": worker.worker, "beat": beat.beat, "events": events.events}
+    known: click.Command = commands[command]
     options = [*known.params, *root.celeriac.params]
     for one in options:
         short = name[:2] in one.opts and not name.startswith("--")
         if name in (*one.opts, *one.secondary_opts) or short:
-            told = worker.SETTLED if command == "worker" else {}
+            told = worker.SETTLED if known is worker.worker else {}
             return told.get(str(one.name), "").partition(": ")[2]
     return "there is no such option here" if name else ""
 

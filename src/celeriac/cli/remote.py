@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -86,6 +87,7 @@ def _run(
     if not name:
         raise click.UsageError(f"Which command? 'celeriac {kind} --list' shows them.")
     name, info = _find(session, kind, name)
+    _check_pattern(options["pattern"], options["matcher"])
     options["timeout"] = max(1.0, info.default_timeout) if timeout is None else timeout
     replies = _send(session, name, _arguments(name, info, values), as_json, options)
     if not replies:
@@ -100,13 +102,25 @@ def _keeps(session: Session) -> bool:
     return session.application.coordinator is not None
 
 
+def _check_pattern(pattern: str | None, matcher: str) -> None:
+    """Raise ``Failure`` for an expression that is none: workers would not answer it."""
+    if pattern and matcher == "pcre":
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise Failure(f"--pattern: {pattern!r} is no regular expression: {error}", EX_USAGE) from None
+
+
 def _send(
     session: Session, name: str, arguments: dict[str, Any], as_json: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
     control = session.application.control
     wanted = {**options, "reply": True, "callback": None if as_json else _say}
     if name in _KEPT:
-        replies = getattr(control, name)(**arguments, **wanted)
+        try:
+            replies = getattr(control, name)(**arguments, **wanted)
+        except ValueError as error:  # no signal
+            raise Failure(f"{name}: {error}", EX_USAGE) from None
     else:
         replies = control.broadcast(name, arguments, **wanted)
     return {node: answer for reply in replies or () for node, answer in reply.items()}

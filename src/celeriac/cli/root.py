@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("worker:worker", "Start a worker."),
+    "multi": ("multi:multi", "Start and stop several workers in the background."),
     "beat": ("beat:beat", "Send periodic tasks when they are due."),
     "schedule": ("schedule:schedule", "List, add, pause, resume and run periodic tasks."),
     "call": ("tasks:call", "Send a task by name and print its id."),
@@ -54,13 +55,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 """Command -> where it is, and one line of help."""
 
 LATER: Final[dict[str, str]] = {
-    "multi": "is not there yet; use --detach with --pidfile and --logfile, or a service manager",
     "graph": "draws Celery's inner parts, which Celeriac does not have",
-    "logtool": "is not there yet",
-    "upgrade": "is not there yet; old names of settings are understood as they are",
+    "logtool": "does not exist: 'celeriac history' has what became of each task",
+    "upgrade": "is not needed: old names of settings are understood as they are",
     "flower": "is a Celery plug-in; Celeriac's own dashboard is not there yet",
 }
-"""Celery's commands that do not exist here (yet), and what is said about them."""
+"""Celery's commands that do not exist here, and what is said about them."""
 
 
 class RootGroup(Group):

@@ -25,6 +25,10 @@ OTHER: Final = "(other)"
 """Stands for the tasks, queues and exceptions that an area has no room for."""
 
 
+UNREADABLE: Final = "(unreadable)"
+"""Stands for the task of a message that cannot be read: what it says of itself is not to be trusted."""
+
+
 class Counted(IntEnum):
     """What is counted of each task and queue. The numbers are places in memory."""
 
@@ -100,6 +104,11 @@ class Counters:
             self.failed(task, queue, job.error.partition(":")[0])
         elif job.state in _ENDS:
             self.count(_ENDS[job.state], task, queue)
+
+    def unread(self, queue: str, error: Exception, task: str = UNREADABLE) -> None:
+        """A message could not be read, or nobody knows its task: it is a dead letter now."""
+        self.count(Counted.RECEIVED, task, queue)
+        self.failed(task, queue, type(error).__name__)
 
     def count(self, what: Counted, task: str, queue: str) -> None:
         """One more."""

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app.keys import call_key, places
+from celeriac.app.rates import interval
 from celeriac.app.request import Context
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.task import Task
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Plan:
@@ -69,26 +68,6 @@ class Plan:
 
     def has_follow_ups(self, context: Context) -> bool:
         return bool(context.callbacks or context.chain or context.chord_additions)
-
-
-def interval(rate: Any) -> float:
-    """Seconds between two tokens of a rate limit: a number a second, or ``"10/s"``, ``"10/m"``, ``"10/h"``.
-
-    No limit (``None``, 0, "") is 0.0. Raises ``ImproperlyConfigured`` for anything else.
-    """
-    if not rate:
-        return 0.0
-    try:
-        if isinstance(rate, str):
-            number, _, unit = rate.partition("/")
-            per_second = float(number) / _SECONDS[unit or "s"]
-        else:
-            per_second = float(rate)
-    except (ValueError, KeyError, TypeError):
-        raise ImproperlyConfigured(
-            f"a rate limit is a number of tasks a second or text such as '10/s', '10/m', '10/h', not {rate!r}"
-        ) from None
-    return 1.0 / per_second if per_second > 0 else 0.0
 
 
 def _check_transactional(task: Task[..., Any], app: Celeriac) -> None:

@@ -84,7 +84,7 @@ class Launcher:
             return pid
         for end in close:
             end.close()
-        _guarded(lambda: self._agent(node, channel, parent, listening))
+        guarded(lambda: self._agent(node, channel, parent, listening))
 
     def fork_beat(self) -> int:
         """Start the embedded beat; return its pid."""
@@ -92,7 +92,7 @@ class Launcher:
         pid = os.fork()
         if pid:
             return pid
-        _guarded(lambda: self._beat(parent))
+        guarded(lambda: self._beat(parent))
 
     def start_child(self, record: ChildRecord, node: str) -> int:
         """Start a child process; return its pid."""
@@ -102,7 +102,7 @@ class Launcher:
         pid = os.fork()
         if pid:
             return pid
-        _guarded(lambda: self._child(record.number, epoch, node, parent))
+        guarded(lambda: self._child(record.number, epoch, node, parent))
 
     def _agent(self, node: NodeInfo, channel: Channel, parent: int, listening: socket.socket | None) -> int:
         from celeriac.worker.agent import Agent
@@ -248,8 +248,8 @@ def load_prctl() -> Any:
     return ctypes.CDLL(None, use_errno=True).prctl
 
 
-def _guarded(body: Any) -> NoReturn:
-    """Run a forked process's body; never return into the parent's code."""
+def guarded(body: Any) -> NoReturn:
+    """Run a child process's body and end the process: what follows in the parent's code is not its own."""
     code = 1
     try:
         code = body()

@@ -49,6 +49,8 @@ class Refusals:
         if signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self.runner, message=delivery.payload, exc=error)
         outcome = Outcome(delivery.token, delivery.queue, Verdict.DEAD, reason="undecodable", detail=detail)
+        if self.runner.counters is not None:
+            self.runner.counters.unread(delivery.queue, error)
         if self.runner.attempts is not None:
             outcome.attempt = self.runner.attempts.unread(outcome, error)
         try:
@@ -98,6 +100,8 @@ class Refusals:
             )
         if self.runner.events is not None:
             self.runner.events.unknown(context, name, error)
+        if self.runner.counters is not None:
+            self.runner.counters.unread(delivery.queue, error, name)
         record = None
         if self.runner.app.backend is not None and not context.ignore_result:
             record = self.runner.app.results.record(states.FAILURE, error, context)
@@ -142,6 +146,7 @@ class Refusals:
             yield
         finally:
             job.plan.task.pop_request()
+            job.started = job.runtime = 0.0  # it was not run
             job.started = job.runtime = 0.0  # it was not run
 
 

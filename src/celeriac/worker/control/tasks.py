@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celeriac.app.control import signal_name
+from celeriac.app.rates import interval
 from celeriac.app.stamps import marks
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker.board import noted
@@ -14,7 +15,6 @@ from celeriac.worker.channel import Terminate
 from celeriac.worker.control import requests
 from celeriac.worker.control.panel import control_command, inspect_command, nok, ok
 from celeriac.worker.control.state import State
-from celeriac.worker.plan import interval
 
 logger = logging.getLogger("celeriac.worker.control")
 
