@@ -58,7 +58,7 @@ def _about_flag(flag: str) -> str:
 
     command, _, name = flag.partition(" ")
     if command in root.LATER:
-        return f"it {root.LATER[command]}"
+        return "" if name else f"it {root.LATER[command]}"
     if command == "multi":  # its options are the worker's, and some of its own
         name = name.partition(":")[0]
         if name in fleet.OWN_OPTIONS or fleet.signal_number(name):
