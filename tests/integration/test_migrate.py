@@ -476,6 +476,19 @@ def test_rabbitmq_s_queues_must_be_named(rabbit_server: RabbitServer, tmp_path: 
     assert "name them with -Q" in done.stderr
 
 
+def test_one_server_under_two_names_is_no_place_to_move_to(
+    rabbit_server: RabbitServer, tmp_path: Path
+) -> None:
+    url, other = rabbit_server.fresh_url(), rabbit_server.fresh_url()
+    engine = create(url)
+    assert not engine.shares_store(create(other))  # type: ignore[attr-defined]
+    engine.publish([helpers.pub("a")])
+    again = url.replace("127.0.0.1", "localhost")
+    done = command("migrate", url, again, "-Q", "q", "-t", "0", folder=tmp_path)
+    assert (done.returncode, "are the same store" in done.stderr) == (1, True), done.stderr
+    engine.close()
+
+
 def test_the_application_s_workers_are_none_of_rabbitmq_s(
     rabbit_server: RabbitServer, tmp_path: Path
 ) -> None:

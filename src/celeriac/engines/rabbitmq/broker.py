@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
+
+from amqp.exceptions import ResourceLocked
 
 from celeriac.engines.base import (
     HIGHER_FIRST,
@@ -359,6 +362,21 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         """What this process has tied to it. Of an exchange that it does not know, only the server knows
         whom it leads to: the message is sent there as it is."""
         return list(self._tied.get(exchange, ())) or [Binding(exchange, "fanout", "", "")]
+
+    def shares_store(self, other: object) -> bool:
+        """Whether ``other`` is the same virtual host, however its URL is written: it is asked for a queue
+        that only this connection may have."""
+        if not isinstance(other, RabbitBroker):
+            return False
+        name = f"celeriac.same.{uuid.uuid4().hex}"
+        with self.session("compare servers") as here, other.session("compare servers") as there:
+            here.desk.queue_declare(name, exclusive=True)
+            try:
+                return not there.missing(lambda: there.desk.queue_declare(name, passive=True))
+            except ResourceLocked:
+                return True
+            finally:
+                here.desk.queue_delete(name)
 
     # -- dead letters ----------------------------------------------------------------------------------
 
