@@ -47,6 +47,9 @@ class Notes(msgspec.Struct, omit_defaults=True):
     the chord's parts must bring the body along (``ChordPart.body``)."""
     unique: str | None = None
     """The unique key that the task holds until it has ended (``engines.base.Unique``)."""
+    returned: float | None = None
+    """When it was given back for the first time, in epoch seconds, where that is a copy and an end of the
+    original. Both are there if a connection breaks in between: a result since then is that of the other."""
 
 
 class Message(msgspec.Struct):

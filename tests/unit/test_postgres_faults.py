@@ -76,13 +76,14 @@ def consumer(engine: PostgresEngine) -> Iterator[Consumer]:
 def test_a_process_that_stands_still_in_mid_step_holds_nobody_up_for_long(
     server: PostgresServer, engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen = opened(server.url())
-    with pytest.raises(OperationalError, match="stood still") as raised, ExitStack() as stack:
-        with monkeypatch.context() as sooner:
-            sooner.setattr(step, "_LET_GO", step._LET_GO.replace("5000", "1000"))
-            work = stack.enter_context(step.step(frozen._store))
-        work.lock("recovery")
-        assert engine.recover("elsewhere", lambda pid, started: True) == []
+    frozen, stack = opened(server.url()), ExitStack()
+    with monkeypatch.context() as sooner:
+        sooner.setattr(step, "_LET_GO", step._LET_GO.replace("5000", "1000"))
+        work = stack.enter_context(step.step(frozen._store))
+    work.lock("recovery")
+    assert engine.recover("elsewhere", lambda pid, started: True) == []
+    with pytest.raises(OperationalError, match="stood still") as raised:
+        stack.close()
     assert not raised.value.maybe_done
     assert frozen.recover("elsewhere", lambda pid, started: True) == []
     frozen.close()

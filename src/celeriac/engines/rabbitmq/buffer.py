@@ -15,6 +15,7 @@ from celeriac.engines.base import Loss
 from celeriac.engines.envelopes import after_loss
 from celeriac.engines.rabbitmq.ledger import Note
 from celeriac.engines.rabbitmq.wire import Content, body_of, envelope, task_id_of
+from celeriac.message import OWN_HEADER
 
 SUSPECT_WAIT: Final = 0.5
 """Seconds that a message waits which the server delivers again: so long its last worker's agent has to note
@@ -56,11 +57,18 @@ class Entry:
             self.payload = after_loss(self.payload, Loss(counted=False, mark=note.lost))
 
     def again(self) -> Content:
-        """The message as it came, for sending it once more."""
+        """The message for sending it once more, marked as a copy: before it runs, its result is looked for.
+
+        If the server takes the copy, and the connection breaks before it hears that the original is done
+        with, it delivers both.
+        """
         properties = dict(self.content.properties)
         headers = properties.get("application_headers")
-        if headers:
-            properties["application_headers"] = {k: v for k, v in headers.items() if k != "redelivered"}
+        if headers and "id" in headers:
+            own = headers.get(OWN_HEADER, {"foreign": True})
+            if isinstance(own, dict):
+                own = {"returned": time.time(), **own}
+            properties["application_headers"] = {**headers, OWN_HEADER: own}
         return Content(body_of(self.content), **properties)
 
 
