@@ -24,8 +24,7 @@ HEARTBEAT = 2
 READ_TIMEOUT = 2.0
 """Seconds after which a server that does not answer is given up, where that is one of the faults.
 
-Elsewhere it is as by default: on a busy machine an answer may take a while, and a worker that gives up repeats
-its tasks."""
+Elsewhere it is as by default: a busy machine may answer late, and who gives up repeats its tasks."""
 NOTICED = 20.0
 """Seconds within which a worker has certainly noticed that its connection is gone."""
 
