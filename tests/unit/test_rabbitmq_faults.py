@@ -158,6 +158,30 @@ def test_who_gives_back_and_is_cut_off_leaves_nothing_that_runs_unseen(
     engine.close()
 
 
+def test_what_came_back_goes_together_once_and_then_alone(url: str) -> None:
+    """After a crash of the server everything has come back: one by one it would take hours."""
+    engine = opened(url)
+    engine.publish(pubs("abcd"))
+
+    def lose(name: str) -> list[str]:
+        """Take what comes at a time, and have the whole node die with it."""
+        consumer = engine.attach(incarnation(name))
+        found: list[str] = []
+
+        def some() -> bool:
+            found.extend(ids_of(claim(consumer, 3)))
+            return bool(found)
+
+        wait_until(some)
+        consumer.close(detach=False)
+        return found
+
+    wait_until(lambda: len(lose("n")) > 0)  # all were pushed, and so all of them come back
+    assert lose("m") == ["a", "b", "c"]
+    assert lose("o") == ["a"]
+    engine.close()
+
+
 def test_a_connection_for_publishing_needs_no_heartbeat(url: str) -> None:
     engine = opened(url, heartbeat=1)
     engine.publish([pub("a")])

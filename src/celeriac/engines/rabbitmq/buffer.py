@@ -20,6 +20,8 @@ from celeriac.message import OWN_HEADER
 SUSPECT_WAIT: Final = 0.5
 """Seconds that a message waits which the server delivers again: so long its last worker's agent has to note
 what happened to it there."""
+MOST_SUSPECTS: Final = 64
+"""How many of those may wait beside a batch that is pushed."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
@@ -113,6 +115,18 @@ class Buffer:
             self.count -= 1
         return entry
 
+    def take_suspect(self, now: float) -> Entry | None:
+        """The next of those that came back, if it has waited long enough."""
+        if not (self._suspects and self._suspects[0].ready_at <= now):
+            return None
+        self.count -= 1
+        return self._suspects.popleft()
+
+    def put_back(self, entry: Entry) -> None:
+        """Take back what :meth:`take_suspect` gave: it is the next one again."""
+        self._suspects.appendleft(entry)
+        self.count += 1
+
     def ready(self, queues: Sequence[str], now: float) -> bool:
         """Whether :meth:`take` would find one."""
         if any(self._lines.get(queue) for queue in queues):
@@ -129,8 +143,17 @@ class Buffer:
 
     @property
     def kept(self) -> int:
-        """How many wait for a moment to come: they must not count as the next batch."""
-        return len(self._suspects) + sum(map(len, self._parked.values()))
+        """How many wait for a moment to come: they must not count as the next batch.
+
+        Of those that came back only some: after a crash of the server all of a queue has come back, and who
+        had more pushed for each of them would soon hold everything.
+        """
+        return min(len(self._suspects), MOST_SUSPECTS) + sum(map(len, self._parked.values()))
+
+    @property
+    def in_line(self) -> int:
+        """How many could be handed out at once."""
+        return sum(map(len, self._lines.values()))
 
     def park(self, entry: Entry, bucket: str) -> None:
         """Keep a message that was over a limit; it is offered again soon, before later ones of its limit."""
