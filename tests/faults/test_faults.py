@@ -11,7 +11,7 @@ from tests.faults import places, scenarios
 from tests.faults.ledger import Entry, Fault, Journal, judge
 
 SHORT = {
-    "sqlite": {"processes": 300, "messages": 60, "disk": 300, "two_beats": 100},
+    "sqlite": {"processes": 200, "messages": 60, "disk": 300, "two_beats": 100},
     "redis": {"threads": 200, "server": 300, "network": 400, "memory": 300, "producers": 100},
     "postgres": {"connections": 200},
     "rabbitmq": {"network": 200},
