@@ -21,3 +21,13 @@ def now() -> float:
 def utcnow() -> datetime:
     """The time as an aware ``datetime``, in UTC."""
     return datetime.fromtimestamp(source(), UTC)
+
+
+def epoch(moment: str | float | int) -> float:
+    """Epoch seconds of an ISO 8601 time as Celery writes it; without an offset it is UTC."""
+    if isinstance(moment, int | float):
+        return float(moment)
+    parsed = datetime.fromisoformat(moment)
+    if parsed.tzinfo is None:
+        parsed = parsed.replace(tzinfo=UTC)
+    return parsed.timestamp()

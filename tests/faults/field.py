@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,14 @@ class Field:
         self.faults.append(fault)
         return fault
 
-    def note_cut(self, kind: str, nodes: Sequence[Node]) -> Fault:
-        """Enter a fault that costs these nodes their connections, for which no worker is to blame.
+    @contextlib.contextmanager
+    def cutting(self, kind: str, nodes: Sequence[Node]) -> Iterator[None]:
+        """Enter a fault, done in this block, that costs these nodes their connections.
 
-        They come back within their lease, so nothing of theirs may be run again.
+        No worker is to blame. They come back within their lease, so nothing of theirs may be run again.
         """
-        return self.note(kind)
+        self.note(kind)
+        yield
 
     def kill_child(self) -> None:
         """SIGKILL one child of one node."""

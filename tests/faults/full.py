@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from celeriac.exceptions import StoreFull
 from tests.faults.field import Field
 from tests.faults.ledger import Entry
 from tests.faults.node import await_true
-from tests.faults.places import Place, field_on, opened
+from tests.faults.places import field_on, opened, place
 from tests.faults.project import job
 from tests.servers import RedisServer
 
@@ -41,22 +40,24 @@ def memory(engine: str, seed: int, tasks: int) -> Entry:
 
 def disk(engine: str, seed: int, tasks: int) -> Entry:
     """The disk fills up under an SQLite file, and has room again later."""
-    with tempfile.TemporaryDirectory(prefix="celeriac-disk-") as name:
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", name],
+    with place(engine) as here:  # the journal must not be on the disk that is full
+        small = here.folder / "disk"
+        small.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", small],
                           capture_output=True).returncode:  # fmt: skip
             entry = Entry("disk full")
             entry.notes.append("not run: a small disk cannot be mounted here (it needs root)")
             return entry
         try:
-            with opened(Place(Path(name), None, None), "disk full", seed) as field:
-                _fill_again_and_again(field, Path(name), tasks)
+            with opened(here._replace(disk=small), "disk full", seed) as field:
+                _fill_again_and_again(field, small, tasks)
         finally:
-            subprocess.run(["umount", name], check=True)
+            subprocess.run(["umount", small], check=True)
     return field.entry
 
 
-def _fill_again_and_again(field: Field, place: Path, tasks: int) -> None:
-    filler = place / "filler"
+def _fill_again_and_again(field: Field, small: Path, tasks: int) -> None:
+    filler = small / "filler"
     field.produce(tasks)
     met = 0
     while field.await_starts(tasks // 5) or not met:

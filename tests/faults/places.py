@@ -28,6 +28,8 @@ class Place(NamedTuple):
     """``None`` for SQLite, which has none."""
     backend: str | None
     """Where results are kept, if not there."""
+    disk: Path | None = None
+    """Where the SQLite file is, if not in the folder."""
     room: str = ""
     """The database or virtual host, on a server that is used for several stores."""
 
@@ -36,7 +38,7 @@ class Place(NamedTuple):
         port = way.port if way is not None else None
         match self.server:
             case None:
-                return f"sqlite:///{self.folder}/store.db"
+                return f"sqlite:///{self.disk or self.folder}/store.db"
             case RedisServer():
                 return way.url() if way is not None else self.server.url()
             case PostgresServer():
@@ -77,7 +79,7 @@ def place(engine: str) -> Iterator[Place]:
             redis = stack.enter_context(RedisServer("aof-always"))
             backend = redis.url() if server is not None else None
             server = server or redis
-        yield Place(folder, server, backend, room)
+        yield Place(folder, server, backend, room=room)
 
 
 def _room(engine: str, stack: contextlib.ExitStack) -> tuple[Server, str]:

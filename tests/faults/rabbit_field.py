@@ -6,20 +6,25 @@ lost connection is a cause for repeating what ran on it until its worker had not
 
 from __future__ import annotations
 
+import contextlib
+import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.faults.field import Field
-from tests.faults.ledger import Fault, runs_once
+from tests.faults.ledger import Run, runs_once
 from tests.faults.node import Node, await_true, is_stopped, send_signal
 from tests.proxy import Proxy
 
 HEARTBEAT = 2
 """Seconds; the server gives up a connection after two to three without a byte."""
 READ_TIMEOUT = 2.0
+"""Seconds after which a server that does not answer is given up, where that is one of the faults.
+
+Elsewhere it is as by default: a busy machine may answer late, and who gives up repeats its tasks."""
 NOTICED = 20.0
 """Seconds within which a worker has certainly noticed that its connection is gone."""
 
@@ -38,25 +43,32 @@ class RabbitField(Field):
         backend: str | None = None,
         **conf: Any,
     ) -> None:
-        options = {"read_timeout": READ_TIMEOUT, "connect_timeout": 1.0}
-        conf = {"broker_heartbeat": HEARTBEAT, **conf, "broker_transport_options": options}
+        if "broker_transport_options" in conf:
+            conf["broker_transport_options"] = {"read_timeout": READ_TIMEOUT, "connect_timeout": 1.0}
+        conf = {"broker_heartbeat": HEARTBEAT, **conf}
         super().__init__(urls, folder, seed, scenario, backend, **conf)
         self._stored: dict[str, int] = {}
 
-    def note_cut(self, kind: str, nodes: Sequence[Node]) -> Fault:
-        """Enter a fault after which these nodes' messages are others'."""
+    @contextlib.contextmanager
+    def cutting(self, kind: str, nodes: Sequence[Node]) -> Iterator[None]:
+        """Enter a fault, done in this block, after which these nodes' messages are others'.
+
+        How long the block takes depends on how busy the machine is: their connections are gone at its end.
+        """
         fault = self.note(kind, [child for node in nodes for child in node.children()])
-        fault.until = fault.at + NOTICED
-        return fault
+        fault.until = math.inf
+        try:
+            yield
+        finally:
+            fault.until = time.monotonic() + NOTICED
 
     def hole_past_lease(self, node: Node, other: Node, way: Proxy) -> None:
         """Let nothing pass on a node's way until the server has given its messages to the other one."""
-        fault = self.note_cut("black hole past the heartbeats", [node])
-        way.black_hole()
-        time.sleep(3 * HEARTBEAT + 0.5)
-        way.black_hole(False)
-        way.cut()
-        fault.until = time.monotonic() + NOTICED
+        with self.cutting("black hole past the heartbeats", [node]):
+            way.black_hole()
+            time.sleep(3 * HEARTBEAT + 0.5)
+            way.black_hole(False)
+            way.cut()
 
     def freeze_node(self) -> bool:
         """SIGSTOP a node that runs a task until the server has given its messages to others."""
@@ -113,6 +125,13 @@ class RabbitField(Field):
         time.sleep(3 * HEARTBEAT)
         send_signal(agent, signal.SIGCONT)
         return True
+
+    def _restarted(self, cut: list[Run]) -> bool:
+        """Whether others have these tasks: an earlier run of one that came back may have ended meanwhile, and
+        it is not started again then."""
+        self.journal.read()
+        left = [run.key for run in cut if self.journal.newest[run.key] <= run.token]
+        return not left or len(self._results([key.rstrip("~") for key in left])) == len(left)
 
     def _waiting(self) -> int:
         """How many acknowledged tasks have no result yet: RabbitMQ does not count what is delayed or unacked.

@@ -192,6 +192,8 @@ in two servers: what follows is sent and confirmed, the result is stored, the me
   again;
 * if that happens between the sending of a callback or a retry and the storing of the result, the task runs
   again and sends it again;
+* a chord's body that was sent by an agent which died before it could note that is sent again, and only run
+  again if it has no result by then;
 * a task that must run only once (`acks_late=False`) is not repeated, but may be given up (a dead letter)
   although its worker lived on.
 

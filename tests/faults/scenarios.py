@@ -168,8 +168,8 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
     "rabbitmq": [
         (processes, 10_000),
         (threads, 2_000),
-        (server, 10_000),
-        (connections, 10_000),
+        (server, 20_000),
+        (connections, 20_000),
         (network, 20_000),
         (producers, 2_000),
         (messages, 1_000),

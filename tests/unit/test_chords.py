@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from celeriac import Celeriac, chain, chord
 from celeriac.app.chords import Chords
 from celeriac.canvas import maybe_signature
 from celeriac.engines import groups
-from celeriac.engines.base import Incarnation, Outcome
+from celeriac.engines.base import Incarnation, Outcome, Publication
 from celeriac.engines.coordinator import Control
 from celeriac.exceptions import (
     ChordError,
@@ -462,6 +463,31 @@ def test_apart_a_taker_that_dies_before_it_settles_sends_nothing_twice(
     assert apart.app.chords.recover("agent") == 1
     apart.work()
     assert apart.calls == [("old", "body")]
+
+
+def test_apart_a_body_that_was_sent_before_is_looked_up_before_it_runs(
+    apart: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ cannot refuse the second copy."""
+    apart.start([""])
+    apart.work(finish=False)
+    monkeypatch.setattr(groups, "OWED_AGAIN", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(apart.app.backend, "settle_owed", lambda *_: None)  # it died before
+        assert apart.app.chords.finish(GROUP, "n1:0:1") is False
+    assert [notes(message).returned for message in messages(apart.app)] == [None]
+    apart.work(finish=False)
+    apart.app.broker.publish = partial(_whatever_the_key, apart.app.broker.publish)  # type: ignore[method-assign]
+    assert apart.app.chords.recover("agent") == 1
+    assert [notes(message).returned for message in messages(apart.app)] == [0.0]
+    apart.work()
+    assert apart.calls == [("total", [1])]
+
+
+def _whatever_the_key(publish: Callable[[Any], Any], batch: list[Publication]) -> None:
+    for publication in batch:
+        publication.unique = None
+    publish(batch)
 
 
 def test_apart_a_message_that_comes_back_with_its_result_still_counts(apart: Bench) -> None:

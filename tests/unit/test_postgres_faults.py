@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -24,7 +25,7 @@ from celeriac.contrib.conformance.helpers import (
 )
 from celeriac.engines import create
 from celeriac.engines.base import Consumer, Outcome, Verdict
-from celeriac.engines.postgres import PostgresEngine
+from celeriac.engines.postgres import PostgresEngine, step
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError, StoreFull
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
@@ -67,6 +68,25 @@ def consumer(engine: PostgresEngine) -> Iterator[Consumer]:
     consumer = engine.attach(incarnation())
     yield consumer
     consumer.close()
+
+
+# -- processes -------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_stands_still_in_mid_step_holds_nobody_up_for_long(
+    server: PostgresServer, engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, stack = opened(server.url()), ExitStack()
+    with monkeypatch.context() as sooner:
+        sooner.setattr(step, "_LET_GO", step._LET_GO.replace("5000", "1000"))
+        work = stack.enter_context(step.step(frozen._store))
+    work.lock("recovery")
+    assert engine.recover("elsewhere", lambda pid, started: True) == []
+    with pytest.raises(OperationalError, match="stood still") as raised:
+        stack.close()
+    assert not raised.value.maybe_done
+    assert frozen.recover("elsewhere", lambda pid, started: True) == []
+    frozen.close()
 
 
 # -- connections -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from celeriac.contrib.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from celeriac.engines import create
 from celeriac.engines.rabbitmq.broker import RabbitBroker
+from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.exceptions import OperationalError
+from celeriac.message import Message, decode_envelope, notes
 from tests.processes import wait_until
 from tests.proxy import Proxy
 from tests.servers import RabbitServer
@@ -116,6 +119,66 @@ def test_a_settle_that_is_cut_off_is_refused_and_the_message_comes_back(url: str
     assert not consumer.repeat().deliveries
     wait_until(lambda: ids_of(claim(consumer)) == ["a"])
     consumer.close()
+    engine.close()
+
+
+def test_who_gives_back_and_is_cut_off_leaves_nothing_that_runs_unseen(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened(url)
+    consumer = engine.attach(incarnation())
+    assert isinstance(consumer, RabbitConsumer)
+    assert claim(consumer, 2) == []
+    engine.publish(pubs("abc"))
+    wait_until(lambda: consumer.wait(["q"], 0.1) and consumer.buffered == 3)
+    consumer.busy = True
+    began = time.time()
+    with monkeypatch.context() as patch:
+
+        def broken(*_: object) -> None:
+            raise ConnectionResetError
+
+        patch.setattr(consumer, "_ack", broken)
+        assert consumer.return_buffered() == 0
+    other = engine.attach(incarnation("n2"))
+    found: list[Message] = []
+
+    def taken() -> int:
+        deliveries = claim(other, 10)
+        settle(other, *map(outcome, deliveries))
+        found.extend(decode_envelope(delivery.payload) for delivery in deliveries)
+        return len(found)
+
+    wait_until(lambda: taken() == 6)  # the originals and the copies
+    assert sum(bool(message.headers.get("redelivered")) for message in found) == 3
+    copies = [notes(message).returned for message in found if not message.headers.get("redelivered")]
+    assert all(when is not None and began <= when <= time.time() for when in copies)
+    other.close()
+    consumer.close()
+    engine.close()
+
+
+def test_what_came_back_goes_together_once_and_then_alone(url: str) -> None:
+    """After a crash of the server everything has come back: one by one it would take hours."""
+    engine = opened(url)
+    engine.publish(pubs("abcd"))
+
+    def lose(name: str) -> list[str]:
+        """Take what comes at a time, and have the whole node die with it."""
+        consumer = engine.attach(incarnation(name))
+        found: list[str] = []
+
+        def some() -> bool:
+            found.extend(ids_of(claim(consumer, 3)))
+            return bool(found)
+
+        wait_until(some)
+        consumer.close(detach=False)
+        return found
+
+    wait_until(lambda: len(lose("n")) > 0)  # all were pushed, and so all of them come back
+    assert lose("m") == ["a", "b", "c"]
+    assert lose("o") == ["a"]
     engine.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -282,6 +283,22 @@ def test_a_second_delivery_runs_unless_the_task_forbids_it(app: Celeriac) -> Non
 
     assert meta(app, run(app, delivery(app, "yes", notes=Notes(deliveries=1))))["status"] == "SUCCESS"
     assert meta(app, run(app, delivery(app, "no", notes=Notes(deliveries=1))))["status"] == "FAILURE"
+
+
+@pytest.mark.parametrize(("given_back_after", "runs"), [(-60.0, 0), (60.0, 1)])
+def test_a_copy_runs_only_if_the_other_one_has_no_result_yet(
+    app: Celeriac, given_back_after: float, runs: int
+) -> None:
+    """A result from before it was given back is that of an earlier call under the same id."""
+    ran: list[int] = []
+    app.task(name="note")(ran.append)
+    app.conf.worker_deduplicate_successful_tasks = True  # look, though this store does all in one step
+    app.finalize()
+    assert app.backend is not None
+    app.backend.store([app.results.record("SUCCESS", None, None, task_id="again")])
+    note = Notes(returned=time.time() + given_back_after)
+    outcome = run(app, delivery(app, "note", 1, task_id="again", notes=note))
+    assert (len(ran), outcome.verdict) == (runs, Verdict.ACK)
 
 
 def test_an_outcome_that_cannot_be_taken_down_does_not_end_the_process(app: Celeriac) -> None:

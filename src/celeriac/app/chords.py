@@ -137,14 +137,16 @@ class Chords:
 
     # -- the end of a header -----------------------------------------------------------------------------
 
-    def finish(self, group: str, by: str) -> bool:
+    def finish(self, group: str, by: str, again: bool = False) -> bool:
         """Send the owed body of ``group``, or fail it, under the taker's name ``by``.
+
+        ``again``: another taker may have sent it before it died.
 
         Returns whether that has been done here: ``False`` if it is not owed, or another is at it. What
         becomes owed by it (a chord whose header this one's body was in) is finished as well. Raises
         ``OperationalError`` if a store is away; then the body stays owed.
         """
-        done = self._finish(group, by)
+        done = self._finish(group, by, again)
         waiting = list(done or ())
         while waiting:
             waiting.extend(self._finish(waiting.pop(), by) or ())
@@ -156,14 +158,14 @@ class Chords:
         count = 0
         for group in backend.owed() if backend is not None else ():
             try:
-                count += self.finish(group, by)
+                count += self.finish(group, by, again=True)
             except OperationalError:
                 raise
             except Exception:
                 logger.exception("Cannot finish the chord %s: its body stays owed", group)
         return count
 
-    def _finish(self, group: str, by: str) -> list[str] | None:
+    def _finish(self, group: str, by: str, again: bool = False) -> list[str] | None:
         backend = self._backend()
         owed = backend.take_owed(group, by)
         if owed is None:
@@ -173,7 +175,7 @@ class Chords:
             return backend.settle_owed(group, by)
         end = self._end_of(owed, by, owed.body)
         if not self._app.fused:
-            self._publish_apart(group, end.publications)
+            self._publish_apart(group, end.publications, again)
             end = end._replace(publications=())
         return backend.settle_owed(group, by, *end)
 
@@ -255,11 +257,17 @@ class Chords:
         results: list[Any] = value(group)
         return results
 
-    def _publish_apart(self, group: str, publications: Sequence[Publication]) -> None:
+    def _publish_apart(self, group: str, publications: Sequence[Publication], again: bool) -> None:
         """Send to a broker that is not the results' store: the second one to do so is refused by the key,
-        so that a taker which died before it settled has not sent them for nothing, or twice."""
+        so that a taker which died before it settled has not sent them for nothing, or twice.
+
+        RabbitMQ cannot refuse it: there whoever gets the second copy looks for the result of the first.
+        """
         for number, publication in enumerate(publications):
             publication.unique = Unique(f"chord:{group}:{number}", _DAY, Hold.EXPIRY)
+            if again:
+                headers = publication.message.headers
+                headers[OWN_HEADER] = {**headers[OWN_HEADER], "returned": 0.0}
         if publications:
             self._app.write_broker.publish(publications)
 

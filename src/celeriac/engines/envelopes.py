@@ -39,12 +39,12 @@ def after_loss(payload: bytes, loss: Loss) -> bytes:
 
 
 def for_replay(payload: bytes) -> bytes:
-    """Return the envelope with count and mark cleared, as if it had never been tried."""
+    """Return the envelope with count and marks cleared, as if it had never been tried."""
     try:
         message = decode_envelope(payload)
     except DecodeError:
         return payload
-    fresh = msgspec.structs.replace(notes(message), deliveries=0, lost=None)
+    fresh = msgspec.structs.replace(notes(message), deliveries=0, lost=None, returned=None)
     return encode_envelope(with_notes(message, fresh))
 
 

@@ -7,7 +7,6 @@ redelivered message's result). How slots are run is the pools' business.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import time
@@ -178,15 +177,15 @@ class Runner:
         if own.deliveries and job.plan.task.reject_on_worker_lost is False:
             return self.refusals.post_mortem(job, own)
         context = job.context
-        if context.redelivered and self.lookup_redelivered:
-            meta = self._result_of(context.id)
+        if self.lookup_redelivered and (context.redelivered or own.returned is not None):
+            meta = self._result_of(context.id, None if context.redelivered else own.returned)
             if meta is not None:
                 logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
                 return self.endings.again(job, meta["status"], meta["result"])
-        if context.expires and _epoch(context.expires) <= clock.now():
+        if context.expires and clock.epoch(context.expires) <= clock.now():
             return self.endings.revoked(job, "expired", expired=True)
         if context.eta and not own.held:
-            due = _epoch(context.eta)
+            due = clock.epoch(context.eta)
             if due > clock.now():
                 return Outcome(job.delivery.token, job.delivery.queue, Verdict.DELAY, due=due)
         if job.plan.places and (turned_away := self._turned_away(job)) is not None:
@@ -251,14 +250,16 @@ class Runner:
         outcome.forget_checkpoint = context.has_checkpoint and outcome.verdict is Verdict.ACK
         return outcome
 
-    def _result_of(self, task_id: str | None) -> dict[str, Any] | None:
-        """The stored result of a task that has ended."""
+    def _result_of(self, task_id: str | None, since: float | None) -> dict[str, Any] | None:
+        """The stored result of a task that has ended, not before ``since`` (epoch seconds)."""
         backend = self.app.backend
         if backend is None or task_id is None:
             return None
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
         meta = None if payload is None else self.app.results.decode(payload, task_id)
-        return meta if meta is not None and meta["status"] in states.READY_STATES else None
+        if meta is None or meta["status"] not in states.READY_STATES:
+            return None
+        return meta if since is None or clock.epoch(meta.get("date_done") or 0.0) >= since else None
 
     def _plan(self, name: str) -> Plan | None:
         task = self.app.tasks.get(name)
@@ -374,13 +375,3 @@ class Runner:
                 backend.store([record])
             except OperationalError as error:
                 logger.warning("Could not note that %s[%s] has started: %s", job.name, job.context.id, error)
-
-
-def _epoch(moment: str | float | int) -> float:
-    """Epoch seconds of an ISO 8601 time as Celery writes it; without an offset it is UTC."""
-    if isinstance(moment, int | float):
-        return float(moment)
-    parsed = datetime.datetime.fromisoformat(moment)
-    if parsed.tzinfo is None:
-        parsed = parsed.replace(tzinfo=datetime.UTC)
-    return parsed.timestamp()

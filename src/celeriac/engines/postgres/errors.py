@@ -31,6 +31,11 @@ _REMEDIES: Final[dict[str, tuple[type[CeleriacError], str]]] = {
         "the server is read-only: a standby, most likely. Name the primary, or all servers with "
         "?target_session_attrs=read-write",
     ),
+    "25P03": (
+        OperationalError,
+        "this process stood still in the middle of a step, and nothing was stored. Ask again; if it happens "
+        "often, its machine has too much to do",
+    ),
     "57P01": (OperationalError, "the server ended the connection: it shuts down, or somebody said so"),
     "57P02": (OperationalError, "the server crashed and starts again"),
     "57P03": (OperationalError, "the server does not accept connections yet: it starts, stops or recovers"),

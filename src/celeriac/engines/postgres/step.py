@@ -30,6 +30,11 @@ ADMITTED, SEATED, ONCE = 1, 2, 4
 _LONG_AGO = 30.0
 """Seconds; a message due earlier is stored as due then. Within what ``not_before`` leaves as it is."""
 
+IDLE_LIMIT = 5.0
+"""Seconds between two statements of a step after which the server ends it. Whoever is frozen there (a paused
+machine, a stopped process) holds locks that the others need to take its tasks over."""
+
+_LET_GO = f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_LIMIT * 1000:.0f};"
 _BEGIN = "SELECT @now(), version FROM @state"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, hashtext(%s)))"
 _ORDER = "UPDATE @state SET version = version + 1 RETURNING version"
@@ -281,7 +286,7 @@ def step_on(store: Store, connection: Connection, durable: bool = False) -> Iter
     level = "" if durable or store.relaxed is None else f"SET LOCAL synchronous_commit = {store.relaxed};"
     with connection.transaction() as handle:
         with handle.cursor() as cursor:
-            cursor.execute(store.sql(f"BEGIN; {level} {_BEGIN}"))
+            cursor.execute(store.sql(f"BEGIN; {_LET_GO} {level} {_BEGIN}"))
             while cursor.nextset():
                 pass
             row = cursor.fetchone()

@@ -242,7 +242,7 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
                 note.lost = loss.mark or note.lost
                 if note.started == owner:
                     note.started = ""
-                ledger.write(session, loss.task_id, note, self.publish_timeout)
+                ledger.write(session, [(loss.task_id, note)], self.publish_timeout)
         return 0
 
     def beat(self, node: NodeInfo) -> float:

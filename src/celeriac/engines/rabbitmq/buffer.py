@@ -15,10 +15,13 @@ from celeriac.engines.base import Loss
 from celeriac.engines.envelopes import after_loss
 from celeriac.engines.rabbitmq.ledger import Note
 from celeriac.engines.rabbitmq.wire import Content, body_of, envelope, task_id_of
+from celeriac.message import OWN_HEADER
 
 SUSPECT_WAIT: Final = 0.5
 """Seconds that a message waits which the server delivers again: so long its last worker's agent has to note
 what happened to it there."""
+MOST_SUSPECTS: Final = 64
+"""How many of those may wait beside a batch that is pushed."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
@@ -56,11 +59,18 @@ class Entry:
             self.payload = after_loss(self.payload, Loss(counted=False, mark=note.lost))
 
     def again(self) -> Content:
-        """The message as it came, for sending it once more."""
+        """The message for sending it once more, marked as a copy: before it runs, its result is looked for.
+
+        If the server takes the copy, and the connection breaks before it hears that the original is done
+        with, it delivers both.
+        """
         properties = dict(self.content.properties)
         headers = properties.get("application_headers")
-        if headers:
-            properties["application_headers"] = {k: v for k, v in headers.items() if k != "redelivered"}
+        if headers and "id" in headers:
+            own = headers.get(OWN_HEADER, {"foreign": True})
+            if isinstance(own, dict):
+                own = {"returned": time.time(), **own}
+            properties["application_headers"] = {**headers, OWN_HEADER: own}
         return Content(body_of(self.content), **properties)
 
 
@@ -105,6 +115,18 @@ class Buffer:
             self.count -= 1
         return entry
 
+    def take_suspect(self, now: float) -> Entry | None:
+        """The next of those that came back, if it has waited long enough."""
+        if not (self._suspects and self._suspects[0].ready_at <= now):
+            return None
+        self.count -= 1
+        return self._suspects.popleft()
+
+    def put_back(self, entry: Entry) -> None:
+        """Take back what :meth:`take_suspect` gave: it is the next one again."""
+        self._suspects.appendleft(entry)
+        self.count += 1
+
     def ready(self, queues: Sequence[str], now: float) -> bool:
         """Whether :meth:`take` would find one."""
         if any(self._lines.get(queue) for queue in queues):
@@ -121,8 +143,17 @@ class Buffer:
 
     @property
     def kept(self) -> int:
-        """How many wait for a moment to come: they must not count as the next batch."""
-        return len(self._suspects) + sum(map(len, self._parked.values()))
+        """How many wait for a moment to come: they must not count as the next batch.
+
+        Of those that came back only some: after a crash of the server all of a queue has come back, and who
+        had more pushed for each of them would soon hold everything.
+        """
+        return min(len(self._suspects), MOST_SUSPECTS) + sum(map(len, self._parked.values()))
+
+    @property
+    def in_line(self) -> int:
+        """How many could be handed out at once."""
+        return sum(map(len, self._lines.values()))
 
     def park(self, entry: Entry, bucket: str) -> None:
         """Keep a message that was over a limit; it is offered again soon, before later ones of its limit."""

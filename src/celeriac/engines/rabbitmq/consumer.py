@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _LATE: Final = 16
 """Cancelled subscriptions for which messages are still taken."""
+MOST_COMPANY: Final = 16
+"""How many messages that came back are handed out at a time."""
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
 
@@ -143,7 +145,7 @@ class RabbitConsumer:
                 note = entry.note or ledger.Note()
                 note.once = True
                 try:
-                    ledger.write(self._session, entry.task_id, note, self._broker.publish_timeout)
+                    ledger.write(self._session, [(entry.task_id, note)], self._broker.publish_timeout)
                 except (*FAILURES, CeleriacError) as error:
                     self._given_up(error, "note a start")
                     return False
@@ -201,23 +203,45 @@ class RabbitConsumer:
             if entry is None:
                 break
             if entry.suspect:
-                self._judge(session, entry)
-            self._token = max(self._token + 1, time.time_ns() // 1000)
-            self._out[self._token] = entry
-            handed.append(Delivery(self._token, entry.queue, entry.payload))
-            if entry.suspect:
-                break  # alone: if it takes its worker down, it is known which one did
+                company = self._company(session, entry, min(limit, MOST_COMPANY), now)
+                return [self._handed(each) for each in company]
+            handed.append(self._handed(entry))
         return handed
 
-    def _judge(self, session: Session, entry: Entry) -> None:
-        """Find out what is known of a message that came back, and note that it is about to start."""
-        if not entry.task_id:
-            return
-        note = ledger.read(session, entry.task_id) or ledger.Note()
-        entry.apply(note)
-        note.started = self.owner.name
-        ledger.write(session, entry.task_id, note, self._broker.publish_timeout)
-        entry.note = note
+    def _handed(self, entry: Entry) -> Delivery:
+        self._token = max(self._token + 1, time.time_ns() // 1000)
+        self._out[self._token] = entry
+        return Delivery(self._token, entry.queue, entry.payload)
+
+    def _company(self, session: Session, first: Entry, limit: int, now: float) -> list[Entry]:
+        """What came back and is handed out with ``first``, and noted as that.
+
+        After a crash of the server everything in a queue has come back, and most of it was never started: so
+        what nothing is known of goes together. What has been the end of a worker goes alone: if it is again,
+        it is known which one it was.
+        """
+        company = [first]
+        if self._recall(session, first).innocent:
+            while len(company) < limit and (entry := self._buffer.take_suspect(now)) is not None:
+                if not self._recall(session, entry).innocent:
+                    self._buffer.put_back(entry)
+                    break
+                company.append(entry)
+        notes = []
+        for entry in company:
+            if entry.note is not None:
+                entry.apply(entry.note)
+                entry.note.together = len(company) > 1
+                entry.note.started = "" if entry.note.together else self.owner.name
+                notes.append((entry.task_id, entry.note))
+        ledger.write(session, notes, self._broker.publish_timeout)
+        return company
+
+    def _recall(self, session: Session, entry: Entry) -> ledger.Note:
+        """What is known of a message that came back."""
+        if entry.note is None and entry.task_id:
+            entry.note = ledger.read(session, entry.task_id) or ledger.Note()
+        return entry.note or ledger.Note()
 
     # -- settling ----------------------------------------------------------------------------------
 
@@ -263,8 +287,8 @@ class RabbitConsumer:
     def _never_started(self, session: Session, entry: Entry) -> None:
         """Take back what was noted when the message was handed out; what came before stays true."""
         if entry.note is not None:
-            entry.note.started = ""
-            ledger.write(session, entry.task_id, entry.note, self._broker.publish_timeout)
+            entry.note.started, entry.note.together = "", False
+            ledger.write(session, [(entry.task_id, entry.note)], self._broker.publish_timeout)
 
     def _onward(self, session: Session, outcome: Outcome, entry: Entry) -> Parcel:
         """The message that takes this one's place: a dead letter, a later attempt, the back of the line."""
@@ -320,7 +344,7 @@ class RabbitConsumer:
     @property
     def buffered(self) -> int:
         """How many messages have arrived that another could start now."""
-        return self._buffer.count - self._buffer.kept
+        return self._buffer.in_line
 
     @property
     def overrun(self) -> bool:

@@ -10,6 +10,7 @@ week.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -32,8 +33,15 @@ class Note(msgspec.Struct, omit_defaults=True):
     started: str = ""
     """The owner that is about to start it, when it had come back already: if it comes back once more without
     another word, that owner's whole node died with it."""
+    together: bool = False
+    """It was handed out with others that had come back: if it comes back once more, it goes alone."""
     once: bool = False
     """It was started and must not run a second time."""
+
+    @property
+    def innocent(self) -> bool:
+        """Whether it says nothing: no worker is known to have ended with the message."""
+        return self == Note()
 
 
 def read(session: Session, task_id: str) -> Note | None:
@@ -52,14 +60,16 @@ def read(session: Session, task_id: str) -> Note | None:
         return None
 
 
-def write(session: Session, task_id: str, note: Note, timeout: float) -> None:
-    """Keep a note in place of an earlier one; confirmed by the server when it returns."""
-    name = _queue(task_id)
-    session.desk.queue_declare(
-        name, durable=True, auto_delete=False, arguments={"x-expires": _EXPIRES, "x-max-length": 1}
-    )
-    content = Content(msgspec.json.encode(note), delivery_mode=2)
-    session.publish([Parcel("", name, content)], timeout)
+def write(session: Session, notes: Sequence[tuple[str, Note]], timeout: float) -> None:
+    """Keep each note in place of an earlier one on its task; confirmed by the server when it returns."""
+    parcels = []
+    for task_id, note in notes:
+        name = _queue(task_id)
+        session.desk.queue_declare(
+            name, durable=True, auto_delete=False, arguments={"x-expires": _EXPIRES, "x-max-length": 1}
+        )
+        parcels.append(Parcel("", name, Content(msgspec.json.encode(note), delivery_mode=2)))
+    session.publish(parcels, timeout)
 
 
 def erase(session: Session, task_id: str) -> None:
