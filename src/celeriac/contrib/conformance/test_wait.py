@@ -25,7 +25,7 @@ from celeriac.contrib.conformance.rig import Rig
 from celeriac.engines.base import Consumer, Engine, Verdict
 
 SOON = 0.9
-"""Far below the 1 s poll that is the net under the notifications."""
+"""Below the 1 s poll that is the net under the notifications."""
 
 
 class Sleeper:
