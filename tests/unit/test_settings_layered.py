@@ -272,6 +272,7 @@ def test_start_up_lines_for_settled_settings() -> None:
         "broker_transport_options['visibility_timeout']",
     ]
 
+
 def test_the_table_shows_what_was_set_and_no_secrets() -> None:
     conf = settings(
         broker_url="redis://:hunter2@host/0",
