@@ -7,7 +7,20 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fleet.house import OURS, RELEASES, THEIRS, Fleet, FleetSite, stop_now
+from tests.fleet.scenarios import WIDE
 from tests.servers import RabbitServer, RedisServer
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the broad tests where the thin ones will do."""
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("wide") and (item.module.BROKER, item.callspec.params["fleet"]) not in WIDE  # type: ignore[attr-defined]
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from tests.servers import RedisServer
 RELEASES = ("5.4", "5.5", "5.6", "5.7")
 OURS = "ours"
 THEIRS = "theirs"
+PATIENCE = 60.0
+"""Seconds that a client has to answer."""
 
 
 def fleet_python(release: str) -> str:
@@ -86,10 +90,24 @@ class Fleet:
         """Side -> name of its worker's node."""
 
     def run(self, side: str, code: str, **values: Any) -> Any:
-        """Run code in the client of a side, with ``node`` (each side's worker) and these values."""
+        """Run code in the client of a side, with ``node`` (each side's worker) and these values.
+
+        A client that does not answer within :data:`PATIENCE` seconds is killed; the next call has a new one.
+        """
         values = {"node": self.names, **values}
-        lines = "".join(f"{name} = json.loads({json.dumps(json.dumps(v))})\n" for name, v in values.items())
-        return self.site.client(library(side)).run("import json, time\n" + lines + dedented(code), side)
+        lines = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+        client = self.site.client(library(side))
+        timer = threading.Timer(PATIENCE, client.process.kill)
+        timer.start()
+        try:
+            return client.run(f"import time\n{lines}{textwrap.dedent(code)}", side)
+        except AssertionError as error:
+            logs = "\n".join("\n".join(worker.lines[-20:]) for worker in self.site.workers)
+            raise AssertionError(f"{error}\n{logs}") from None
+        finally:
+            timer.cancel()
+            if client.process.poll() is not None:
+                self.site.clients.pop(library(side)).close()
 
 
 def library(side: str) -> str:
@@ -98,9 +116,3 @@ def library(side: str) -> str:
 
 def other(side: str) -> str:
     return OURS if side == THEIRS else THEIRS
-
-
-def dedented(code: str) -> str:
-    import textwrap
-
-    return textwrap.dedent(code)
