@@ -37,7 +37,8 @@ def test_calls_come_back(fleet: Fleet, client: str) -> None:
         begun = time.time()
         eta = datetime.now(timezone.utc) + timedelta(seconds=1)
         late = [call(when, countdown=1), call(when, eta=eta)]
-        value, retried, failed, refused = call(add, 2, 3), call(flaky, 2), call(boom, "x"), call(refuse, 1, "b")
+        value, retried = call(add, 2, 3), call(flaky, 2)
+        failed, refused = call(boom, "x"), call(refuse, 1, "b")
         answer = {
             "value": value.get(timeout=20),
             "retried": retried.get(timeout=20),
@@ -196,13 +197,15 @@ def test_a_worker_tells_what_it_does(fleet: Fleet, client: str) -> None:
         stats, queues, conf = look.stats()[name], look.active_queues()[name], look.conf()[name]
         answer = {
             "ping": look.ping(),
-            "active": sorted((t["name"], t["type"], t["hostname"], t["acknowledged"], t["time_start"] > 0) for t in active),
+            "active": sorted((t["name"], t["type"], t["hostname"], t["time_start"] > 0) for t in active),
             "reserved": look.reserved()[name],
             "asked": {i: [where, info["id"]] for i, (where, info) in asked.items()},
             "eta": [t["request"]["id"] == late.id for t in scheduled],
             "total": stats["total"].get("interop_tasks.add", 0) >= 1,
             "pool": [stats["pool"]["max-concurrency"], len(stats["pool"]["processes"])],
-            "stats": sorted({"broker", "clock", "pid", "pool", "prefetch_count", "rusage", "total", "uptime"} - set(stats)),
+            "stats": sorted(
+                {"broker", "clock", "pid", "pool", "prefetch_count", "rusage", "total", "uptime"} - set(stats)
+            ),
             "queues": [(q["name"], q["exchange"]["type"], q["routing_key"]) for q in queues],
             "registered": [t for t in look.registered()[name] if t.startswith("interop_tasks.n")],
             "conf": conf["broker_url"].count("guest:guest"),
@@ -321,7 +324,9 @@ def test_events_of_both_are_seen(fleet: Fleet, client: str) -> None:
                       task.retries, task.runtime is not None, getattr(task, "queue", None)]
             for task_id, task in state.tasks.items() if task_id in sum(ids.values(), [])
         }
-        workers = {w.hostname: [w.alive, w.sw_ident, w.freq, len(w.loadavg or ())] for w in state.workers.values()}
+        workers = {
+            w.hostname: [w.alive, w.sw_ident, w.freq, len(w.loadavg or ())] for w in state.workers.values()
+        }
         answer = [sorted(left), failure, tasks, workers]
         """,
         client=client,
