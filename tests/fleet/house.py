@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -32,8 +31,8 @@ def fleet_python(release: str) -> str:
     python = folder / release / "bin" / "python"
     if not python.exists():
         pytest.fail(
-            f"These tests need the real Celery {release}, and {python} does not exist. Run `make test`, which "
-            "installs it into .fleet, or `scripts/make-fleet DIRECTORY` and set CELERIAC_FLEET to that."
+            f"These tests need the real Celery {release}, and {python} does not exist. Run `make test`, "
+            "which installs it into .fleet, or `scripts/make-fleet DIRECTORY` and set CELERIAC_FLEET to that."
         )
     return str(python)
 
