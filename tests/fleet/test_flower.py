@@ -151,6 +151,25 @@ def test_the_pages_are_there(flower: Flower, name: str) -> None:
     assert f'flower_events_total{{task="interop_tasks.add",type="task-succeeded",worker="{name}"}}' in metrics
 
 
+def test_what_celery_exporter_asks_is_answered(flower: Flower, name: str) -> None:
+    """The exporter is no package that can be installed by name: these are its questions at each scrape."""
+    told = flower.site.client("celery").run(
+        """
+        stats, queues = app.control.inspect().stats(), app.control.inspect().active_queues()
+        processes = {worker: len(each["pool"].get("processes", [])) for worker, each in stats.items()}
+        queues = {worker: [queue["name"] for queue in some] for worker, some in queues.items()}
+        with app.connection() as connection:
+            if connection.info()["transport"] == "redis":
+                counts = [connection.default_channel.client.llen("shown"), 1]
+            else:
+                found = connection.default_channel.queue_declare(queue="shown", passive=True)
+                counts = [found.message_count, int(found.consumer_count > 0)]
+        answer = [processes, queues, counts]
+        """
+    )
+    assert told == [{name: 2}, {name: ["shown"]}, [0, 1]]
+
+
 def test_the_pool_s_buttons(flower: Flower, name: str) -> None:
     def size(wanted: int) -> None:
         wait_until(lambda: len(flower.worker(name)["stats"]["pool"]["processes"]) == wanted)
