@@ -23,9 +23,11 @@ types: .venv/.dev
 	.venv/bin/mypy
 
 # Tests marked "serial" measure time or want the processors for themselves: they run alone, afterwards.
-tests: .venv/.dev .celery-venv/.ready servers
-	CELERIAC_CELERY_PYTHON=$(CURDIR)/$(CELERY_PY) $(PY) -m pytest -q -n 2 --dist loadfile -m "not serial"
-	CELERIAC_CELERY_PYTHON=$(CURDIR)/$(CELERY_PY) $(PY) -m pytest -q -m serial
+tests: export CELERIAC_CELERY_PYTHON := $(CURDIR)/$(CELERY_PY)
+tests: export CELERIAC_FLEET := $(CURDIR)/.fleet
+tests: .venv/.dev .celery-venv/.ready .fleet/.ready servers
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not serial"
+	$(PY) -m pytest -q -m serial
 
 bench: .venv/.core .bench-venv/.ready servers
 	$(PY) -m bench $(BENCH)
@@ -40,7 +42,7 @@ servers:
 	@scripts/need-rabbitmq
 
 clean:
-	rm -rf .venv .celery-venv .bench-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .celery-venv .fleet .bench-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # -- environments: made again only when what they are made from has changed -------------------------
 
@@ -55,6 +57,11 @@ clean:
 # A real Celery, for the tests of working together with it.
 .celery-venv/.ready: Makefile scripts/make-venv
 	@scripts/make-venv .celery-venv 'celery[redis,auth,solar]==5.7.0'
+	@touch $@
+
+# Older ones and Flower, for the tests of mixed fleets.
+.fleet/.ready: $(wildcard tests/fleet/requirements/*.txt) scripts/make-fleet scripts/make-venv
+	@scripts/make-fleet .fleet
 	@touch $@
 
 .bench-venv/.ready: bench/requirements.txt scripts/make-venv

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.processes import LoggedProcess, wait_until
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 pytestmark = pytest.mark.timeout(100)
 
@@ -600,31 +601,6 @@ def test_the_commands_of_the_cheat_sheet(project: Project) -> None:
     assert "1 node online" in project.run(sys.executable, "-m", "myapp.celery_app", "status")
 
 
-def test_the_cheat_sheet_looks_into_workers_and_stops_them(project: Project) -> None:
-    basic(project)
-    worker = project.worker("--loglevel=info", "--concurrency=1")
-    for _ in range(2):
-        project.celeriac("call", "myapp.tasks.fetch_url", f'--args=["{project.http_url}/hang"]')
-    wait_until(lambda: inspected(project, "active"))
-    (running,) = inspected(project, "active")
-    assert (running["name"], running["args"]) == ("myapp.tasks.fetch_url", [f"{project.http_url}/hang"])
-    assert inspected(project, "reserved") == [], "behind a long task nothing waits in memory"
-    assert "myapp.tasks.add_numbers" in inspected(project, "registered")
-    stats = inspected(project, "stats")
-    assert (stats["pid"], stats["pool"]["max-concurrency"]) == (worker.process.pid, 1)
-    assert stats["uptime"] >= 0
-    assert [queue["name"] for queue in inspected(project, "active_queues")] == ["celery"]
-    assert "shutting down" in project.celeriac("control", "shutdown")
-    Web.let_go.set()
-    assert worker.process.wait(timeout=40) == 0
-
-
-def inspected(project: Project, command: str) -> Any:
-    """What the only worker answers."""
-    (answer,) = json.loads(project.celeriac("inspect", command, "--json")).values()
-    return answer
-
-
 def test_step_13_the_commands_of_the_service_file(project: Project) -> None:
     """``%n`` in the file is systemd's: what reaches the command line is %n only if the file says %%n."""
     basic(project)
@@ -640,6 +616,81 @@ def test_step_13_the_commands_of_the_service_file(project: Project) -> None:
     finally:
         project.run(*COMMAND, "multi", "stopwait", "worker1", files[0])
     assert not list((project.folder / "run").iterdir())
+
+
+HELD = '''
+import os
+
+
+@app.task
+def held():
+    """Wait until the test has looked."""
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+'''
+
+
+def test_the_cheat_sheet_looks_at_workers_and_stops_them(project: Project) -> None:
+    basic(project, HELD)
+    project.write("myapp/celery_app.py", "celery_app.py", "beat.py")
+    worker = project.worker("--loglevel=info", "-c", "1")
+    beat = project.start("beat", "--loglevel=info")
+    beat.await_line("beat: leading")
+    first, second = (project.celeriac("call", "myapp.tasks.held").strip() for _ in range(2))
+    worker.await_line(f"held[{first}] received")
+    active = project.celeriac("inspect", "active")
+    assert first in active
+    assert second not in active
+    assert "- empty -" in project.celeriac("inspect", "reserved")  # a worker takes no more than it runs
+    registered = project.celeriac("inspect", "registered")
+    for task in ("add_numbers", "fetch_url", "process_data", "send_email"):
+        assert f"* myapp.tasks.{task}" in registered
+    stats = project.celeriac("inspect", "stats")
+    assert '"max-concurrency": 1' in stats
+    assert '"uptime"' in stats
+    assert '"name": "celery"' in project.celeriac("inspect", "active_queues")
+    (project.folder / "go").touch()
+    worker.await_line(f"held[{second}] succeeded")
+    beat.stop()
+    project.celeriac("control", "shutdown")
+    assert worker.process.wait(30) == 0
+
+
+def test_step_7_flower_shows_the_workers(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Flower is a plug-in of Celery's: it runs in an environment with Celery, without the application."""
+    from tests.fleet.house import fleet_python
+
+    redis_server.flush()
+    project = Project(
+        tmp_path / "celery-demo", redis_server.url(0), redis_server.url(1), "http://127.0.0.1:1"
+    )
+    basic(project)
+    said = subprocess.run(
+        [*COMMAND, "-A", "myapp.celery_app", "flower", "--port=5555"],
+        cwd=project.folder, env=project.env, text=True, capture_output=True,
+    )  # fmt: skip
+    assert said.returncode == 2
+    assert "celery --broker=URL flower" in said.stderr
+    port = free_port()
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    env |= {"FLOWER_UNAUTHENTICATED_API": "true", "PYTHONUNBUFFERED": "1"}
+    command = [fleet_python("5.6"), "-m", "celery", f"--broker={project.broker}", "flower"]
+    flower = LoggedProcess([*command, f"--port={port}", "--address=127.0.0.1"], env, tmp_path)
+    project.workers.append(flower)
+    try:
+        flower.await_line("Visit me at", 40)
+        project.worker("--loglevel=info", "-n", "shown@%h")
+
+        def told() -> Any:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/api/workers?status=1", timeout=20
+            ) as answer:
+                return json.load(answer)
+
+        wait_until(lambda: told() == {f"shown@{os.uname().nodename}": True}, 40)
+    finally:
+        flower.kill()
+        project.close()
 
 
 def test_the_migration_changes_imports_of_celery_and_no_others(tmp_path: Path) -> None:

@@ -277,6 +277,17 @@ def test_tasks_are_revoked_by_their_stamps(rig: Rig) -> None:
     assert rig.ask("revoked") == [long]
 
 
+def test_registered_tasks_show_the_rate_limit_by_order(rig: Rig) -> None:
+    def shown() -> str:
+        return next(line for line in rig.ask("registered") if line.startswith("cap.add"))
+
+    assert shown() == "cap.add [rate_limit=100/s]"
+    rig.ask("rate_limit", task_name="cap.add", rate_limit="7/m")
+    assert shown() == "cap.add [rate_limit=7/m]"
+    rig.ask("rate_limit", task_name="cap.add", rate_limit=0)
+    assert shown() == "cap.add"
+
+
 def test_rate_limits_are_kept_in_the_store(rig: Rig) -> None:
     def kept() -> dict[str, str]:
         return rig.app.coordinator.control(0).rate_limits  # type: ignore[union-attr]

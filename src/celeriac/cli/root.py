@@ -58,7 +58,8 @@ LATER: Final[dict[str, str]] = {
     "graph": "draws Celery's inner parts, which Celeriac does not have",
     "logtool": "does not exist: 'celeriac history' has what became of each task",
     "upgrade": "is not needed: old names of settings are understood as they are",
-    "flower": "is a Celery plug-in; Celeriac's own dashboard is not there yet",
+    "flower": "is a plug-in of Celery's: run it beside, in an environment with Celery and Flower, as 'celery "
+    "--broker=URL flower'; it shows these workers and its buttons work (docs/migrating.md)",
 }
 """Celery's commands that do not exist here, and what is said about them."""
 

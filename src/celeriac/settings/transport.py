@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 _LEASES = "a message is delivered again when its worker is dead, and not when a time is over."
+_ADOPTION = f"{_LEASES} Only what Celery's workers left behind on Redis is put back by this time."
 
 SETTLED_OPTIONS: dict[str, str] = {
-    "visibility_timeout": _LEASES,
-    "unacked_restore_interval": _LEASES,
-    "unacked_restore_throttle": _LEASES,
+    "visibility_timeout": _ADOPTION,
+    "unacked_restore_interval": _ADOPTION,
+    "unacked_restore_throttle": _ADOPTION,
     "unacked_restore_limit": _LEASES,
     "unacked_mutex_expire": _LEASES,
     "polling_interval": "workers wait for a message to arrive, and do not poll.",

@@ -10,7 +10,10 @@ Options (Celery's transport options):
 * ``socket_timeout`` (15 s), ``socket_connect_timeout`` (5 s), ``socket_keepalive``,
   ``socket_keepalive_options``, ``health_check_interval``, ``client_name``, ``username``, ``password``,
   ``master_name``, ``sentinel_kwargs``;
-* ``ssl`` (or ``broker_use_ssl``, ``redis_backend_use_ssl``): a dict of ``ssl_*`` arguments.
+* ``ssl`` (or ``broker_use_ssl``, ``redis_backend_use_ssl``): a dict of ``ssl_*`` arguments;
+* ``visibility_timeout`` (1 hour), ``unacked_restore_interval`` (10 s), ``unacked_restore_throttle`` (10),
+  ``unacked_key``, ``unacked_index_key``, ``unacked_mutex_key``: what Celery's workers left behind and when
+  it is put back (adoption.py).
 
 Ours: ``broker_delay`` (``"store"``; ``"celery"`` leaves delays to the worker, for queues that Celery's
 workers share), ``publish_timeout`` (seconds that a publish waits for its answer), ``dead_letters_max``
@@ -34,6 +37,7 @@ from celeriac.engines.events import EventOptions
 from celeriac.engines.mailbox import Mailbox
 from celeriac.engines.redis import connection
 from celeriac.engines.redis.address import Address, parse
+from celeriac.engines.redis.adoption import Adoption
 from celeriac.engines.redis.bindings import RedisBindings
 from celeriac.engines.redis.connection import Links
 from celeriac.engines.redis.coordinator import RedisCoordinator
@@ -88,6 +92,7 @@ class RedisEngine(
         }
         self.scope = str(options.get("schedule_scope", ""))
         self.scripts = Scripts(Layout.of(self.keys, self.address.db, own, self.scope))
+        self.adoption = Adoption(self.keys, self.scripts, options)
         self.lease_store: RedisResults | None = None
         self.is_broker = False
         self._reply: str | None = None

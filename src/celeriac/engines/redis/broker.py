@@ -11,6 +11,7 @@ import msgspec
 from celeriac.engines.base import Incarnation, Loss, NodeInfo, Publication, Recovered
 from celeriac.engines.envelopes import after_loss
 from celeriac.engines.redis.address import Address
+from celeriac.engines.redis.adoption import Adoption
 from celeriac.engines.redis.bindings import unbind
 from celeriac.engines.redis.connection import Link, Links, Word, pack
 from celeriac.engines.redis.consumer import RedisConsumer
@@ -38,6 +39,7 @@ class RedisBroker:
     """The part of the engine that is a :class:`celeriac.engines.base.Broker`."""
 
     address: Address
+    adoption: Adoption
     keys: Keys
     links: Links
     publish_timeout: float | None
@@ -168,7 +170,8 @@ class RedisBroker:
         return int(now) / 1e6
 
     def recover(self, host: str, alive: Callable[[int, float], bool]) -> list[Recovered]:
-        """Take over the leases of nodes that stopped beating, and at once of dead ones on this ``host``."""
+        """Take over the leases of nodes that stopped beating, and at once of dead ones on this ``host``; and
+        what Celery's workers left behind (adoption.py)."""
         own = self.keys.own
         recovered: list[Recovered] = []
         gone_nodes: list[str] = []
@@ -190,6 +193,8 @@ class RedisBroker:
             # Last: what was handed over to the dead nodes' own queues goes with them.
             for name in gone_nodes:
                 unbind(self, link, name)
+            if adopted := self.adoption.run(link):
+                recovered.append(Recovered("Celery's workers", adopted, 0))
         return recovered
 
     def leave(self, node: str) -> None:

@@ -100,13 +100,20 @@ def registered(
 ) -> list[str]:
     """The registered tasks, each with these attributes (exchange, routing_key and rate_limit)."""
     named = [str(item) for item in taskinfoitems or TASK_INFO if not str(item).startswith("_")]
-    known = state.app.tasks
+    known, coordinator = state.app.tasks, state.app.coordinator
+    ordered: dict[str, str] = {}
+    if "rate_limit" in named and coordinator is not None:
+        ordered = coordinator.control(0).rate_limits
     return [
-        _described(known[name], named) for name in sorted(known) if builtins or not name.startswith("celery.")
+        _described(known[name], named, ordered)
+        for name in sorted(known)
+        if builtins or not name.startswith("celery.")
     ]
 
 
-def _described(task: Any, attributes: Sequence[str]) -> str:
+def _described(task: Any, attributes: Sequence[str], ordered: dict[str, str]) -> str:
     found = {name: getattr(task, name, None) for name in attributes}
+    if "rate_limit" in found and task.name in ordered:
+        found["rate_limit"] = ordered[task.name] or None  # "" is no limit, by order
     told = [f"{name}={value}" for name, value in found.items() if value is not None]
     return f"{task.name} [{' '.join(told)}]" if told else str(task.name)

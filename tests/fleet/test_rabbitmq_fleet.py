@@ -1,0 +1,11 @@
+"""Fleets of Celery 5.4 to 5.7 and ours on RabbitMQ, results in Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fleet.scenarios import *  # noqa: F403
+
+BROKER = "rabbitmq"
+
+pytestmark = pytest.mark.timeout(120)
