@@ -240,6 +240,7 @@ def test_a_worker_tells_what_it_does(fleet: Fleet, client: str) -> None:
     }
 
 
+@wide
 @both_ways
 def test_pool_and_queues_are_changed(fleet: Fleet, client: str) -> None:
     answer = fleet.run(
