@@ -152,7 +152,10 @@ def test_limits_are_changed_while_a_worker_runs(fleet: Fleet, client: str) -> No
         """
         options = dict(destination=[node[to]], reply=True, timeout=10)
         told = [app.control.rate_limit("interop_tasks.when", "4/s", **options)]
-        times = [r.get(timeout=30) for r in [when.apply_async(queue=to) for _ in range(5)]]
+        for _ in range(20):  # idle processes hear of the limit when they look next
+            times = [r.get(timeout=30) for r in [when.apply_async(queue=to) for _ in range(5)]]
+            if max(times) - min(times) > 0.7:
+                break
         told.append(app.control.rate_limit("interop_tasks.when", 0, **options))
         told.append(app.control.time_limit("interop_tasks.nap", soft=None, hard=1, **options))
         cut = nap.apply_async((30 if to == "ours" else 0, "cut"), queue=to)
