@@ -100,7 +100,7 @@ def test_one_queue_is_drained_by_both(fleet: Fleet) -> None:
     code = """
         s = lambda task, *args: task.s(*args).set(queue="common")
         chains = [
-            library.chain(s(echo, n), s(add, 1), s(add, 1), s(add, 1), s(mark)).apply_async()
+            library.chain(s(nap, 0.05, n), s(add, 1), s(add, 1), s(add, 1), s(mark)).apply_async()
             for n in range(40)
         ]
         answer = sorted(r.get(timeout=60) for r in chains)
@@ -117,7 +117,8 @@ def test_one_queue_is_drained_by_both(fleet: Fleet) -> None:
     )
     who = Counter(line.split()[0] for line in fleet.site.journal())
     assert set(who) == {"celery", "celeriac"}, who
-    assert sum(who.values()) == 80
+    ended = [line for line in fleet.site.journal() if len(line.split()) == 2]
+    assert len(ended) == 80, "each chain ends with one mark"
 
 
 # -- revoking, limits -------------------------------------------------------------------------------------
@@ -150,18 +151,16 @@ def test_limits_are_changed_while_a_worker_runs(fleet: Fleet, client: str) -> No
         client,
         """
         options = dict(destination=[node[to]], reply=True, timeout=10)
-        told = [
-            app.control.rate_limit("interop_tasks.when", "4/s", **options),
-            app.control.time_limit("interop_tasks.nap", soft=None, hard=1, **options),
-        ]
-        assert all("ok" in reply[0][node[to]] for reply in told), told
+        told = [app.control.rate_limit("interop_tasks.when", "4/s", **options)]
+        for _ in range(20):  # idle processes hear of the limit when they look next
+            times = [r.get(timeout=30) for r in [when.apply_async(queue=to) for _ in range(5)]]
+            if max(times) - min(times) > 0.7:
+                break
+        told.append(app.control.rate_limit("interop_tasks.when", 0, **options))
+        told.append(app.control.time_limit("interop_tasks.nap", soft=None, hard=1, **options))
         cut = nap.apply_async((30 if to == "ours" else 0, "cut"), queue=to)
-        times = [r.get(timeout=30) for r in [when.apply_async(queue=to) for _ in range(5)]]
         ended = type(cut.get(timeout=30, propagate=False)).__name__
-        told = [
-            app.control.rate_limit("interop_tasks.when", 0, **options),
-            app.control.time_limit("interop_tasks.nap", soft=None, hard=None, **options),
-        ]
+        told.append(app.control.time_limit("interop_tasks.nap", soft=None, hard=None, **options))
         answer = [max(times) - min(times), ended, ["ok" in reply[0][node[to]] for reply in told]]
         """,
         to=other(client),
@@ -169,7 +168,7 @@ def test_limits_are_changed_while_a_worker_runs(fleet: Fleet, client: str) -> No
     assert spread > 0.7, "five tasks at four a second"
     # Celery's prefork workers note the limit and go on with that of the task's definition.
     assert ended == ("TimeLimitExceeded" if client == THEIRS else "str")
-    assert reset == [True, True]
+    assert reset == [True] * 4
 
 
 # -- looking and ordering ---------------------------------------------------------------------------------
@@ -240,6 +239,7 @@ def test_a_worker_tells_what_it_does(fleet: Fleet, client: str) -> None:
     }
 
 
+@wide
 @both_ways
 def test_pool_and_queues_are_changed(fleet: Fleet, client: str) -> None:
     answer = fleet.run(
