@@ -10,6 +10,7 @@ import pytest
 
 from celeriac.contrib.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from celeriac.engines import create
+from celeriac.engines.base import Verdict
 from celeriac.engines.rabbitmq.broker import RabbitBroker
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.exceptions import OperationalError
@@ -179,6 +180,24 @@ def test_what_came_back_goes_together_once_and_then_alone(url: str) -> None:
     wait_until(lambda: len(lose("n")) > 0)  # all were pushed, and so all of them come back
     assert lose("m") == ["a", "b", "c"]
     assert lose("o") == ["a"]
+    engine.close()
+
+
+def test_what_came_back_and_is_parked_again_and_again_was_not_started(url: str) -> None:
+    """A limit turns it away: that is no delivery, also if the child dies between two attempts."""
+    engine = opened(url)
+    engine.publish([pub("a")])
+    first = engine.attach(incarnation())
+    assert ids_of(claim(first)) == ["a"]
+    first.close(detach=False)
+    for child in (1, 2):
+        consumer = engine.attach(incarnation(child=child))
+        for _ in range(4):
+            wait_until(lambda: consumer.wait(["q"], 0.1))  # noqa: B023
+            (delivery,) = claim(consumer)
+            assert notes(decode_envelope(delivery.payload)).deliveries == 0
+            settle(consumer, outcome(delivery, Verdict.PARK, bucket="limit"))
+        consumer.close(detach=False)
     engine.close()
 
 

@@ -29,7 +29,7 @@ _LONGEST_PAUSE: Final = 1.0
 class Entry:
     """One message that has arrived."""
 
-    __slots__ = ("bucket", "content", "note", "payload", "queue", "ready_at", "suspect", "tag")
+    __slots__ = ("applied", "bucket", "content", "note", "payload", "queue", "ready_at", "suspect", "tag")
 
     def __init__(self, queue: str, content: Any) -> None:
         info = content.delivery_info
@@ -40,6 +40,8 @@ class Entry:
         self.payload = envelope(content, queue, self.suspect)
         self.ready_at = time.monotonic() + SUSPECT_WAIT if self.suspect else 0.0
         self.note: Note | None = None
+        self.applied = False
+        """What is known of its earlier runs stands in the payload."""
         self.bucket = ""
 
     @property
@@ -48,7 +50,11 @@ class Entry:
         return task_id_of(self.content)
 
     def apply(self, note: Note) -> None:
-        """Write into the envelope what is known of the message's earlier runs."""
+        """Write into the envelope what is known of the message's earlier runs: once, however often it is
+        handed out here and parked again."""
+        if self.applied:
+            return
+        self.applied = True
         if note.started:
             note.deliveries += 1  # a whole node died with it: nobody was left to say how
         if note.once and note.lost is None:

@@ -273,6 +273,7 @@ class RabbitConsumer:
     def _end(self, session: Session, outcome: Outcome, entry: Entry, acks: set[int]) -> None:
         del self._out[outcome.token]
         if outcome.verdict is Verdict.PARK:
+            self._never_started(session, entry)
             self._buffer.park(entry, outcome.bucket or outcome.place)
             return
         self._buffer.admitted(entry)
