@@ -132,7 +132,6 @@ def test_who_gives_back_and_is_cut_off_leaves_nothing_that_runs_unseen(
     assert claim(consumer, 2) == []
     engine.publish(pubs("abc"))
     wait_until(lambda: consumer.wait(["q"], 0.1) and consumer.buffered == 3)
-    consumer.busy = True
     began = time.time()
     with monkeypatch.context() as patch:
 
@@ -140,6 +139,7 @@ def test_who_gives_back_and_is_cut_off_leaves_nothing_that_runs_unseen(
             raise ConnectionResetError
 
         patch.setattr(consumer, "_ack", broken)
+        consumer.busy, consumer.exchanged = True, 0.0  # at work for long
         assert consumer.return_buffered() == 0
     other = engine.attach(incarnation("n2"))
     found: list[Message] = []
