@@ -112,5 +112,10 @@ def tasks_of(app: Celeriac) -> SimpleNamespace:
     )
 
 
-app = Celeriac("canvas", broker=os.environ.get("TEST_BROKER"), set_as_current=False)
+app = Celeriac(
+    "canvas",
+    broker=os.environ.get("TEST_BROKER"),
+    backend=os.environ.get("TEST_BACKEND"),
+    set_as_current=False,
+)
 tasks_of(app)

@@ -19,7 +19,7 @@ from celeriac.exceptions import ChordError
 from tests.integration.canvas_project import tasks_of
 from tests.integration.conftest import WorkerProcess
 from tests.processes import PATIENCE, wait_until
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -42,19 +42,30 @@ class Canvas:
         wait_until(lambda: text in self.journal(), PATIENCE)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "redis"])
+@pytest.fixture(scope="module", params=["sqlite", "redis", "postgres", "rabbitmq"])
 def canvas(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canvas]:
     """One worker of two processes for all tests of an engine."""
     folder = tmp_path_factory.mktemp("canvas")
     journal = folder / "journal"
     journal.touch()
-    broker = f"sqlite:///{folder}/queue.db"
+    broker, backend = f"sqlite:///{folder}/queue.db", None
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         broker = server.url(7)
+    elif request.param == "postgres":
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        postgres.empty()
+        broker = postgres.url()
+    elif request.param == "rabbitmq":
+        broker, backend = (
+            request.getfixturevalue("rabbit_server").fresh_url(),
+            f"sqlite:///{folder}/results.db",
+        )
     env = {**os.environ, "TEST_BROKER": broker, "TEST_JOURNAL": str(journal), "PYTHONUNBUFFERED": "1"}
+    if backend is not None:
+        env["TEST_BACKEND"] = backend
     worker = WorkerProcess(["-c", "2"], env, application="tests.integration.canvas_project")
-    app = Celeriac("client", broker=broker)
+    app = Celeriac("client", broker=broker, backend=backend)
     worker.await_line("ready.")
     yield Canvas(app, journal)
     worker.stop()
