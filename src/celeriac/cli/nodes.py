@@ -76,7 +76,7 @@ def status(session: Session, /, timeout: float, destination: list[str] | None, a
     rows += [(name, "OK", None, None, "") for name in alive.others]
     output.table(("NODE", "STATE", "PID", "LAST BEAT", "QUEUES"), sorted(rows, key=lambda row: str(row[0])))
     if not session.quiet:
-        click.echo(f"\n{output.count(len(alive.names), 'node')} online.")
+        click.echo(f"\n{output.count(len(rows), 'node')} online.")
     _show_unserved(session)
 
 
