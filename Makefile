@@ -26,7 +26,7 @@ types: .venv/.dev
 tests: export CELERIAC_CELERY_PYTHON := $(CURDIR)/$(CELERY_PY)
 tests: export CELERIAC_FLEET := $(CURDIR)/.fleet
 tests: .venv/.dev .celery-venv/.ready .fleet/.ready servers
-	$(PY) -m pytest -q -n 2 --dist loadfile -m "not serial"
+	$(PY) -m pytest -q -n 3 --dist loadfile -m "not serial"
 	$(PY) -m pytest -q -m serial
 
 bench: .venv/.core .bench-venv/.ready servers

@@ -218,7 +218,12 @@ def test_the_tasks_buttons(flower: Flower, name: str) -> None:
     code = f"answer = [type(app.AsyncResult(i).get(timeout=20, propagate=False)).__name__ for i in {ids!r}]"
     assert client.run(code) == ["TaskRevokedError"] * 2
     # No worker had got the delayed one, so no event tells of it.
-    wait_until(lambda: flower.ask(f"/api/task/info/{ids[0]}")[1]["state"] == "REVOKED")
+
+    def state() -> str:
+        status, told = flower.ask(f"/api/task/info/{ids[0]}")
+        return str(told["state"]) if status == 200 else "unknown as yet"
+
+    wait_until(lambda: state() == "REVOKED")
     assert set(ids) <= set(flower.worker(name)["revoked"])
     request = urllib.request.Request(
         f"{flower.url}/api/task/async-apply/interop_tasks.add",

@@ -242,15 +242,6 @@ def test_a_detached_beat_holds_its_pidfile_and_ends_in_order(beats: Beats, tmp_p
     wait_until(lambda: "beat: resigned" in log.read_text() and not pidfile.exists())
 
 
-@pytest.fixture
-def heeds_hangups() -> Iterator[None]:
-    """What is started heeds SIGHUP, also if these tests run under ``nohup``."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("heeds_hangups")
 def test_a_beat_whose_terminal_is_closed_ends_in_order(beats: Beats, tmp_path: Path) -> None:
     pidfile = tmp_path / "beat.pid"
     beat = beats.start({}, "--pidfile", str(pidfile))

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from celeriac import Celeriac
 from celeriac.cli.root import run
 from celeriac.contrib.conformance.helpers import pub
 from celeriac.engines import create
@@ -66,13 +67,13 @@ def test_an_older_schema_is_used_only_after_its_upgrade(
     with pytest.raises(SchemaError, match=r"has version 1.*Run `celeriac schema upgrade`"):
         create(url).publish([pub("a")])
     with mock.patch.dict(os.environ):  # the command line hands its options on by it
-        assert run(["-b", url, "schema", "show"]) == 0
+        assert run(["-b", url, "schema", "show"], Celeriac("fresh", set_as_current=False)) == 0
         # Its processes would fail one after the other.
         worker = [sys.executable, "-m", "celeriac", "-b", url, "worker", "-c", "1"]
         refused = subprocess.run(worker, capture_output=True, text=True, timeout=60)
         assert refused.returncode == 1
         assert "Run `celeriac schema upgrade`" in refused.stderr
-        assert run(["-b", url, "schema", "upgrade"]) == 0
+        assert run(["-b", url, "schema", "upgrade"], Celeriac("fresh", set_as_current=False)) == 0
     told = capsys.readouterr().out
     needed = len(schema.MIGRATIONS)
     assert f"version 1, needed {needed}" in told

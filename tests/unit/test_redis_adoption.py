@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from kombu import Connection, Consumer, Exchange, Queue
 
+from celeriac.contrib.conformance.helpers import claim, ids_of, incarnation
 from celeriac.engines import create
 from celeriac.engines.redis import RedisEngine
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.message import decode_envelope
-from tests.conformance.helpers import claim, ids_of, incarnation
 from tests.servers import RedisServer
 
 AT_ONCE = {"visibility_timeout": 0, "unacked_restore_interval": 0}

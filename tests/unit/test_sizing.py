@@ -22,7 +22,7 @@ from tests.processes import PATIENCE
 def supervisor(**flags: Any) -> Supervisor:
     """One that has not begun: it has no processes."""
     app = Celeriac("sizes", broker=f"memory://{new_id()}", set_as_current=False)
-    options: Options = resolve(app, {"hostname": "w@h", "pool": "prefork", **flags})
+    options: Options = resolve(app, {"hostname": "w@h", "pool": "prefork", "app_spec": "any", **flags})
     return Supervisor(app, options)
 
 
