@@ -168,7 +168,8 @@ def test_a_connection_cut_while_a_batch_is_confirmed(site: Site, rabbit_server: 
         mark.delay("after")
         app.close()
     names = [decode_envelope(one).headers["argsrepr"] for one in site.take_all()]
-    assert (names[0], names[-1]) == ("('before',)", "('after',)")
+    # What was on its way by the old connection may come after what went by the new one.
+    assert (names[0], "('after',)" in names) == ("('before',)", True)
     assert len(names) == len(set(names))
 
 

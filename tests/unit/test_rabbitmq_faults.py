@@ -201,6 +201,24 @@ def test_what_came_back_and_is_parked_again_and_again_was_not_started(url: str) 
     engine.close()
 
 
+def test_what_is_pushed_to_a_child_at_work_goes_to_another(url: str) -> None:
+    """It comes after the exchange, when the child's own thread reads nothing any more."""
+    engine = opened(url)
+    busy = engine.attach(incarnation())
+    engine.publish(pubs("abcdef"))
+    wait_until(lambda: busy.wait(["q"], 0.1))
+    settle(busy, *map(outcome, claim(busy, 32)))  # tasks are short: more is asked for than is handed out
+    engine.publish([pub("long")])
+    found: list[str] = []
+    wait_until(lambda: found.extend(ids_of(claim(busy, 32))) or "long" in found)
+    engine.publish([pub("quick")])
+    other = engine.attach(incarnation("n2"))
+    wait_until(lambda: ids_of(claim(other)) == ["quick"])
+    other.close()
+    busy.close()
+    engine.close()
+
+
 def test_a_connection_for_publishing_needs_no_heartbeat(url: str) -> None:
     engine = opened(url, heartbeat=1)
     engine.publish([pub("a")])

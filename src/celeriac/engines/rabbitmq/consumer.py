@@ -182,7 +182,7 @@ class RabbitConsumer:
             if self._broker.exact or not self._buffer.ready(queues, self.exchanged):
                 self._look(session, queues)
             deliveries = self._hand_out(session, queues, limit)
-            if self._buffer.count and self._keeper.resting:
+            if (deliveries or self._buffer.count) and self._keeper.resting:
                 self._keeper.wake()
             if self._broker.exact:
                 self._unsubscribe()
@@ -337,8 +337,9 @@ class RabbitConsumer:
 
     def _return_all(self, session: Session) -> int:
         entries = self._buffer.take_unmarked()
-        self._broker.post(session, [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries])
         if entries:
+            copies = [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries]
+            self._broker.post(session, copies)
             self._ack({entry.tag for entry in entries})
         return len(entries)
 
@@ -346,6 +347,16 @@ class RabbitConsumer:
     def buffered(self) -> int:
         """How many messages have arrived that another could start now."""
         return self._buffer.in_line
+
+    @property
+    def invites(self) -> bool:
+        """Whether the server may push more to the child while it works: that would wait unseen."""
+        held = len(self._out)
+        return (
+            self.busy
+            and not self._broker.exact
+            and any(count > held for _, count in self._tags.copy().values())
+        )
 
     @property
     def overrun(self) -> bool:
@@ -438,9 +449,8 @@ class RabbitConsumer:
                 self._tags.pop(queue, None)
                 if self.owner.slots:
                     self._consume(session, queue, self.owner.slots)
-        if self._broker.exact:
-            # The other channel may have answered first. This one answers after all that it was given to send.
-            self._channel.basic_qos(0, 0, False)
+        # The other channel may have answered first. This one answers after all that it was given to send.
+        self._channel.basic_qos(0, 0, False)
         self._proven()
         session.link.pump()
 

@@ -38,7 +38,7 @@ class Keeper:
         self._wake.set()
 
     def wake(self) -> None:
-        """Something has been pushed and not handed out."""
+        """The child has begun to work."""
         self._wake.set()
 
     def _run(self) -> None:
@@ -50,7 +50,7 @@ class Keeper:
             if self._heartbeat and now - beaten >= self._heartbeat / 3:
                 beaten = now
                 consumer.beat()
-            if consumer.buffered:
+            if consumer.buffered or consumer.invites:
                 looked = now
                 if consumer.overrun:
                     consumer.return_buffered()
