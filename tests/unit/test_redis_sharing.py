@@ -252,6 +252,26 @@ def test_a_foreign_push_wakes_a_sleeper_through_the_sentinel(
     assert server.command("EXISTS", "celeriac:watcher") == b":0\r\n"
 
 
+def test_the_sentinel_watches_again_after_it_lost_its_office(
+    server: RedisServer, engine: RedisEngine
+) -> None:
+    ear, mouth = os.pipe()
+    watcher = threading.Thread(target=engine.watch_foreign, args=(["q"], ear))
+    watcher.start()
+    try:
+        eventually(lambda: _tracks(server))
+        server.command("DEL", "celeriac:watcher")
+        eventually(lambda: not _tracks(server))
+        eventually(lambda: _tracks(server))
+        server.command("LPUSH", "q", _envelope("a"))
+        eventually(lambda: server.command("EXISTS", engine.keys.of("q", "wake")) == b":1\r\n")
+    finally:
+        os.write(mouth, b"1")
+        watcher.join(5)
+        os.close(ear)
+        os.close(mouth)
+
+
 def test_without_permission_to_track_the_sentinel_gives_up() -> None:
     with RedisServer() as server:
         server.command("ACL", "SETUSER", "worker", "on", ">pw", "+@all", "-client|tracking", "~*", "&*")

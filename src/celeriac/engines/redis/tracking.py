@@ -73,7 +73,7 @@ class Sentinel:
             answer = _read(link)
             if isinstance(answer, Exception):
                 raise _NotPermittedError(str(answer))
-            self._lists = {}
+            self._lists, self._pauses, self._due = {}, {}, {}
             next_renewal = 0.0
             while True:
                 now = time.monotonic()
