@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -60,8 +61,17 @@ def check_logfile(pattern: str | None, node: str) -> None:
 
 def hold(path: str) -> None:
     """Take the pid file, for as long as this process lives."""
+    pidfile = platforms.Pidfile(path)
+
+    def leave(number: int, frame: object) -> None:
+        """Whoever reads the file may signal before the command listens: the file goes with us then, too."""
+        pidfile.release(os.getpid())
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, leave)
     try:
-        platforms.Pidfile(path).acquire()
+        pidfile.acquire()
     except platforms.LockFailed as exc:
         raise Failure(f"--pidfile: {exc}", EX_CANTCREAT) from None
     except OSError as exc:
