@@ -206,8 +206,8 @@ def test_the_command_explains_one_task(tmp_path: Path, capsys: pytest.CaptureFix
 
     def run(*arguments: str) -> str:
         assert root.run(["-b", broker, "history", *arguments]) == 0
-        read = capsys.readouterr()
-        return read.out + read.err
+        said = capsys.readouterr()
+        return said.out or said.err
 
     lines = run("a").splitlines()
     assert lines[0] == "t(1)"

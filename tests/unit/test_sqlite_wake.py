@@ -18,6 +18,7 @@ from celeriac.engines.sqlite import SQLiteEngine, listener, wake
 from celeriac.engines.sqlite.gate import Gate
 from celeriac.exceptions import OperationalError
 from celeriac.message import Message
+from tests.processes import wait_until
 
 
 def pub(task_id: str, queue: str = "q", **options: object) -> Publication:
@@ -154,8 +155,7 @@ def test_whoever_waits_goes_before_whoever_comes_back(tmp_path: Path) -> None:
     mine.enter()
     thread = threading.Thread(target=wait_and_pass)
     thread.start()
-    while _turn_is_free(tmp_path):  # until the other one stands in the turnstile
-        pass
+    wait_until(lambda: other.queueing and not _turn_is_free(tmp_path))  # it stands in the turnstile
     mine.leave()
     mine.enter()
     order.append("mine")

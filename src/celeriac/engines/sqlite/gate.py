@@ -30,14 +30,13 @@ class Gate:
 
     def enter(self) -> None:
         """Wait for our turn. Raises ``OperationalError``, naming the holder, after ``timeout`` seconds."""
-        usher = self._usher
-        if (usher is None or not usher.queueing) and self._enter_at_once():
+        if not self.queueing and self._enter_at_once():
             self._sign()
             return
-        if usher is None:
+        if self._usher is None:
             # flock() has no timeout, and a stopped holder would block us for ever: a thread of ours waits.
-            usher = self._usher = _Usher(self._turn, self._gate)
-        if not usher.wait(self._timeout):
+            self._usher = _Usher(self._turn, self._gate)
+        if not self._usher.wait(self._timeout):
             raise OperationalError(
                 f"waited {self._timeout:g} s for another writer of the SQLite store: {self._holder()}. "
                 "Continue that process (kill -CONT) or end it; for a longer wait, "
@@ -48,6 +47,11 @@ class Gate:
     def leave(self) -> None:
         """Let the next writer in."""
         fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    @property
+    def queueing(self) -> bool:
+        """Whether it stands in line, or is about to."""
+        return self._usher is not None and self._usher.queueing
 
     def close(self) -> None:
         """Close the files; a lock still held is released."""
