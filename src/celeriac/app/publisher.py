@@ -283,12 +283,14 @@ class Publisher:
         raised. If the answer to a request got lost, the messages may be stored already: they are sent again
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
-        watched = self.watch.queues
+        watched, copied = self.watch.queues, False
         for publication in publications:
             if publication.queue not in watched:
                 self.watch.begin(publication.queue)
             if publication.also:
-                publications = _with_copies(publications)
+                copied = True
+        if copied:
+            publications = _with_copies(publications)
         if signals.before_task_publish.receivers:
             self.announce_before(publications, retry_policy)
         collected = _collected.get()
