@@ -112,7 +112,7 @@ def _open_rpc(app: Celeriac) -> Any:
     if not url.startswith(("amqp", "pyamqp")):
         raise ImproperlyConfigured(
             "result_backend rpc:// needs RabbitMQ as broker_url. Leave result_backend out to keep results in "
-            "the broker's store, or use redis:// or sqlite://"
+            "the broker's store, or use redis://, postgresql:// or sqlite://"
         )
     from celeriac.engines import rabbitmq
 

@@ -214,7 +214,7 @@ def preload(app: Celeriac) -> None:
     import celeriac.worker.pools.serial  # noqa: F401
 
     app.fused, app.coordinator, app.results, app.publisher  # noqa: B018 - made when first asked for
-    for store in (app.broker, app.backend):
+    for store in app.stores:
         prepare = getattr(store, "preload", None)
         if prepare is not None:
             prepare()
