@@ -57,7 +57,7 @@ def parcel(
         due=due if delayed else None,
         unique=Unique(noted.unique, UNIQUE_AT_MOST, Hold.ENDED) if noted.unique else None,
     )
-    return Parcel(publication, identity, str(headers.get("task", "")), _id(message), delayed)
+    return Parcel(publication, identity, str(headers.get("task", "")), task_id_of(message), delayed)
 
 
 def identify(message: Message) -> str:
@@ -88,7 +88,8 @@ def priorities(source: Mapping[str, int], destination: Mapping[str, int]) -> Map
     return turned
 
 
-def _id(message: Message) -> str:
+def task_id_of(message: Message) -> str:
+    """The id of a message's task; "" if it tells none."""
     return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
 
 
