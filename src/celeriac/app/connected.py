@@ -54,7 +54,8 @@ class Connected(Configured):
     @property
     def stores(self) -> list[Any]:
         """What a worker is connected to: the broker, and the result backend if that is another."""
-        broker, backend = self.broker, self.backend
+        broker: object = self.broker
+        backend: object = self.backend
         return [broker] if backend is None or backend is broker else [broker, backend]
 
     @property

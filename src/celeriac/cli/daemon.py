@@ -15,9 +15,7 @@ from celeriac.cli.session import Session
 from celeriac.platforms import EX_CANTCREAT, EX_USAGE
 
 
-def identity_options(
-    declare: Callable[..., Callable[[Decorated], Decorated]] = option,
-) -> Callable[[Decorated], Decorated]:
+def identity_options(declare: Callable[..., Any] = option) -> Callable[[Decorated], Decorated]:
     """Declare ``--uid``, ``--gid`` and ``--umask``, by ``declare``."""
     declared = (
         declare("--uid", help="Become this user."),
