@@ -156,6 +156,11 @@ def test_a_project_is_told_what_changes(shop: Path, with_celery: bool) -> None:
     assert "hidden" not in json.dumps(told)
 
 
+def test_what_is_said_of_an_option_is_said_as_it_is_written(shop: Path) -> None:
+    told = look(shop, "-A", "shop")["settled"]["broker_transport_options['visibility_timeout']"]
+    assert "Celery's workers left behind on Redis" in told
+
+
 def test_each_of_celerys_commands_in_scripts_is_understood(shop: Path) -> None:
     write(
         shop,
