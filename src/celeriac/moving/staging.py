@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from celeriac.engines.base import Consumer, Hold, Outcome, Publication, Unique, Verdict
-from celeriac.message import Message, decode_envelope
-from celeriac.moving.parcels import UNIQUE_AT_MOST, task_id_of
+from celeriac.message import Message, decode_envelope, task_id_of
+from celeriac.moving.parcels import UNIQUE_AT_MOST
 
 QUEUE: Final = "celeriac.migrating.unique"
 """Where they wait at the destination."""
