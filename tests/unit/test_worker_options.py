@@ -82,6 +82,7 @@ def test_each_store_s_tables_are_looked_at_once_at_the_start(
     app: Celeriac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[Any] = []
-    monkeypatch.setattr(type(app.broker), "check_tables", looked.append, raising=False)
+    look = looked.append
+    monkeypatch.setattr(type(app.broker), "check_tables", lambda store: look(store), raising=False)
     _check_tables(app)
     assert len(looked) == 1
