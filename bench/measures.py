@@ -157,6 +157,7 @@ def backlog(system: System, server: Server | None, seconds: float, ready: int, d
         system.call(stores, "enqueue_bulk", sent)
         if delayed:
             system.call(stores, "enqueue_delayed", delayed)
+        claimed()  # it connects now: a slow first answer would make the next look come too late
         with system.running(stores) as worker:
             before = _wait_count(claimed, count // 20, 0.02)
             started = time.perf_counter()
