@@ -221,6 +221,11 @@ def _decode_text(body: str, encoding: Any) -> bytes:
 # -- our own notes -----------------------------------------------------------------------------------
 
 
+def task_id_of(message: Message) -> str:
+    """The id of the message's task, by which stores find what waits; "" if it tells none."""
+    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
+
+
 def notes(message: Message) -> Notes:
     """Return our notes on the message, empty ones if it carries none. Raises ``DecodeError`` for garbage."""
     written = message.headers.get(OWN_HEADER)

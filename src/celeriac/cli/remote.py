@@ -133,7 +133,7 @@ def _known(session: Session, own: bool) -> Mapping[str, CommandInfo]:
     """All commands by name; with ``own`` those in the modules of the application's tasks too."""
     from celeriac.worker.control import Panel
 
-    if own and (session.app or session.has_application):
+    if own and session.has_application:
         session.import_tasks()
     return Panel.meta
 

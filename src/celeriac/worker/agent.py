@@ -378,7 +378,7 @@ class Agent:
 
     def _check(self) -> None:
         """Say what about the stores' set-up endangers messages, if the engine can tell."""
-        for store in {id(s): s for s in (self.app.broker, self.app.backend) if s is not None}.values():
+        for store in self.app.stores:
             for warning in getattr(store, "check", list)():
                 logger.warning("%s", warning)
 

@@ -216,7 +216,7 @@ def preload(app: Celeriac) -> None:
 
     # Made when they are first asked for.
     app.fused, app.coordinator, app.results, app.publisher, app.events, app.redact, app.history_store  # noqa: B018
-    for store in (app.broker, app.backend):
+    for store in app.stores:
         prepare = getattr(store, "preload", None)
         if prepare is not None:
             prepare()
