@@ -113,7 +113,7 @@ class Session:
         if coordinator is None:
             raise Failure(
                 "neither the broker nor the result backend of this application keeps track of workers: "
-                "use SQLite or Redis for one of them"
+                "use SQLite, PostgreSQL or Redis for one of them"
             )
         return coordinator
 

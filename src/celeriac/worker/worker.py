@@ -159,7 +159,8 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
     if coordinator is None:
         notes.append(
             f"{app.broker_shown} is a broker only, and no result_backend can coordinate: revoked tasks, rate "
-            "limits, concurrency limits and checkpoints are not kept. Set result_backend to Redis or SQLite"
+            "limits, concurrency limits and checkpoints are not kept. Set result_backend to SQLite, "
+            "PostgreSQL or Redis"
         )
     elif coordinator is not app.broker:
         named = sorted(name for name, task in app.tasks.items() if getattr(task, "max_concurrency", None))
