@@ -10,7 +10,7 @@ import pytest
 
 from celeriac.contrib.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from celeriac.engines import create
-from celeriac.engines.base import Verdict
+from celeriac.engines.base import DeadLetter, Verdict
 from celeriac.engines.rabbitmq.broker import RabbitBroker
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.exceptions import OperationalError
@@ -257,3 +257,30 @@ def test_the_rest_of_a_late_answer_keeps_its_place(url: str, monkeypatch: pytest
     assert drain(consumer) == ["a", "b", "c", "d", "e"]
     consumer.close()
     engine.close()
+
+
+def test_dead_letters_of_all_queues_share_one_bound(url: str) -> None:
+    engine = opened(url, dead_letters_max=3)
+    consumer = engine.attach(incarnation())
+    for task_id in "abcde":
+        engine.publish([pub(task_id, "q1" if task_id in "ac" else "q2")])
+        (delivery,) = claim(consumer, queues=("q1", "q2"))
+        settle(consumer, outcome(delivery, Verdict.DEAD, reason="failed", task_id=task_id))
+    assert [letter.task_id for letter in engine.dead_letters()] == list("edc")
+    assert [letter.task_id for letter in engine.dead_letters("q1")] == ["c"]
+    consumer.close()
+    engine.close()
+
+
+def test_bounds_of_dead_letters_that_have_no_effect_are_named(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for most in (3, 3, 4, 5):
+        engine = opened(url, dead_letters_max=most)
+        engine.bury([DeadLetter("", "q", "failed", "", time.time(), "t", "a", b"")])
+        engine.close()
+    (said,) = [record.message for record in caplog.records]
+    assert "keeps the bounds it was made with" in said
+    assert "x-max-length" in said
+    assert "guest:guest" not in said
+    assert len(opened(url).dead_letters()) == 3
