@@ -197,6 +197,12 @@ def targets(results: Rounds) -> Table | None:
         8,
         get("throughput", "celeriac-prefetch-1", "rate") / get("throughput", celery, "rate"),
     )
+    line(
+        "with task events on and heard, of the rate without",
+        0.9,
+        get("throughput", "celeriac-events", "rate") / rate,
+        _hundredths,
+    )
     line("enqueue one by one, x Celery", 5, get("enqueue", ours, "rate") / get("enqueue", celery, "rate"))
     line("enqueue in bulk, x Celery", 30, get("throughput", ours, "bulk") / get("throughput", celery, "bulk"))
     line("round trip p50, ms", 1, get("roundtrip", ours, "p50"), _hundredths, most=True)
