@@ -103,6 +103,7 @@ class Seat:
         self.queues = told.queues(self.options.queues)
         self.queue_index = {name: index for index, name in enumerate(self.queues)}
         self.line.take_from(told.consumed(self.options.queues))
+        self.line.ask_orders()  # one may be why there is a notice
         self.runner.record(self.recorder if told.sends_events(self.options.task_events) else None)
         for name, (soft, hard) in told.limits.items():
             task = self.app.registry.get(name)

@@ -91,7 +91,8 @@ class Recorder:
             return
         job.told = True
         context = job.context
-        header = context.message.headers.get if context.message is not None else {}.get
+        headers: dict[str, Any] = context.message.headers if context.message is not None else {}
+        header = headers.get
         task_id = context.id
         received = self._received(
             task_id, header("shadow") or job.name, header("argsrepr"), header("kwargsrepr"),
