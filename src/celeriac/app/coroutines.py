@@ -18,7 +18,7 @@ def in_thread(
     name = method.__name__
 
     @wraps(method)
-    async def waited(self: Owner, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def waited(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> R:
         import asyncio
 
         found: Callable[P, R] = getattr(self, name)  # a subclass's

@@ -99,7 +99,7 @@ class Recorder:
             header("root_id"), header("parent_id"), header("retries"), header("eta"), header("expires"),
             job.received, context.queue,
         )  # fmt: skip
-        if context.group is not None or context.chord is not None or context.stamps is not None:
+        if context.group is not None or context.chord is not None or context.stamps:
             received.group_id = context.group or UNSET
             received.chord = _body_id(context.chord) or UNSET
             received.stamps = context.stamps or UNSET
@@ -110,7 +110,9 @@ class Recorder:
     def succeeded(self, job: Job, result: str, runtime: float) -> None:
         """``result`` is the return value as it is shown."""
         if job.plan.sends_events:
-            self._add(self._succeeded(job.context.id, result, runtime, time.time()))
+            self._kept.append(self._succeeded(job.context.id, result, runtime, time.time()))
+            if not self.keeping:
+                self.flush()
 
     def failed(self, job: Job, error: BaseException, traceback: str) -> None:
         """The task has ended in a failure."""
