@@ -198,6 +198,8 @@ def targets(results: Rounds) -> Table | None:
     least("Redis, no-op throughput, x Celery", 20, times("throughput", "rate"))
     least("the same, x the fastest other", 3, rate("celeriac") / best)
     least("with prefetch 1, x Celery", 8, times("throughput", "rate", "celeriac-prefetch-1"))
+    part = times("throughput", "rate", "celeriac-events", "celeriac")
+    least("with task events on and heard, of the rate without", 0.9, part, _hundredths)
     least("enqueue one by one, x Celery", 5, times("enqueue", "rate"))
     least("enqueue in bulk, x Celery", 30, times("throughput", "bulk"))
     most("round trip p50, ms", 1, get("roundtrip", "celeriac", "p50"))

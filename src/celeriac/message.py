@@ -95,7 +95,7 @@ def encode_envelope(message: Message) -> bytes:
         "body_encoding": "base64",
     }
     envelope = {
-        "body": binascii.b2a_base64(message.body, newline=False).decode("ascii"),
+        "body": message.body,  # msgspec writes bytes in base64, in half the time of two steps
         "content-encoding": message.content_encoding,
         "content-type": message.content_type,
         "headers": message.headers,
@@ -106,6 +106,7 @@ def encode_envelope(message: Message) -> bytes:
             return extended_json.encode_plain(envelope)
     except Exception:
         pass  # a foreign object in a known field, lone surrogates, a circle: the slow way knows them
+    envelope["body"] = binascii.b2a_base64(message.body, newline=False).decode("ascii")
     return serialization.json_dumps(envelope, envelope)
 
 
