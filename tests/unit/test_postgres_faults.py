@@ -78,7 +78,7 @@ def test_a_process_that_stands_still_in_mid_step_holds_nobody_up_for_long(
 ) -> None:
     frozen, stack = opened(server.url()), ExitStack()
     with monkeypatch.context() as sooner:
-        sooner.setattr(step, "_LET_GO", step._LET_GO.replace("5000", "1000"))
+        sooner.setattr(step, "LET_GO", step.LET_GO.replace("5000", "1000"))
         work = stack.enter_context(step.step(frozen._store))
     work.lock("recovery")
     assert engine.recover("elsewhere", lambda pid, started: True) == []
