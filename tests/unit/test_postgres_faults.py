@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -264,6 +265,10 @@ def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) ->
 
     assert "no such database. Create it" in error(server.url("missing"))
     assert "password is wrong" in error(server.url().replace(":secret@", ":secret1@"))
+    assert "password is wrong or missing" in error(server.url().replace(":secret@", "@"))
+    assert "do not agree about TLS" in error(server.url(sslmode="require"))
+    server.run("DROP ROLE IF EXISTS guest; CREATE ROLE guest NOLOGIN PASSWORD 'secret'")
+    assert "may not connect" in error(server.url().replace("celeriac:", "guest:"))
     assert "cannot be reached" in error("postgresql://me:secret@127.0.0.1:1/db")
 
 
@@ -282,6 +287,35 @@ def test_a_name_that_cannot_be_kept_is_refused(engine: PostgresEngine) -> None:
     with pytest.raises(EncodeError, match="NUL character"):
         engine.pause("q\0")
     engine.publish([pub("a")])  # the session is as good as before
+    assert engine.depth(["q"])["q"].ready == 1
+
+
+def test_a_name_too_long_is_refused(engine: PostgresEngine) -> None:
+    with pytest.raises(EncodeError, match="too long for an index"):
+        engine.store([record(secrets.token_hex(3000))])
+    engine.publish([pub("a")])
+
+
+def test_limits_of_the_user_s_are_named(server: PostgresServer, engine: PostgresEngine) -> None:
+    engine.publish([pub("a")])
+    engine.close()
+    server.run(
+        "ALTER ROLE celeriac SET statement_timeout = '300ms'; ALTER ROLE celeriac SET lock_timeout = '50ms'"
+    )
+    try:
+        with (
+            engine._store.borrowed() as connection,
+            pytest.raises(OperationalError, match="statement_timeout is too short") as raised,
+        ):
+            connection.run("SELECT pg_sleep(5)")
+        assert not raised.value.maybe_done
+        with psycopg.connect(server.url()) as other:
+            other.execute("LOCK TABLE celeriac.payload")
+            with pytest.raises(OperationalError, match="within this user's lock_timeout"):
+                engine.publish([pub("b")])
+    finally:
+        server.run("ALTER ROLE celeriac RESET ALL")
+        engine.close()
     assert engine.depth(["q"])["q"].ready == 1
 
 
@@ -394,6 +428,23 @@ def test_results_come_where_nobody_can_listen(server: PostgresServer) -> None:
         engine.store([record("a")])
         eventually(lambda: got == ["a"])
         subscription.close()
+        engine.close()
+
+
+def test_a_worker_goes_on_where_nobody_can_listen(
+    server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Proxy(server.host, server.port) as direct:
+        direct.refuse = True
+        engine = opened(server.url(pooled="true", poll="0.1", listen=f"127.0.0.1:{direct.port}"))
+        consumer = engine.attach(incarnation())
+        for text in "ab":
+            assert not consumer.wait(["q"], 0.01)
+            engine.publish([pub(text)])
+            assert consumer.wait(["q"], 10), "it looks by itself"
+            assert ids_of(claim(consumer)) == [text]
+        assert caplog.text.count("looking every 0.1 s") == 1, "and does not try to listen again at once"
+        consumer.close()
         engine.close()
 
 
