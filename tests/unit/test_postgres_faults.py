@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from celeriac.contrib.conformance.helpers import (
     eventually,
     ids_of,
     incarnation,
+    node,
     outcome,
     pub,
     pubs,
@@ -26,7 +28,10 @@ from celeriac.contrib.conformance.helpers import (
 )
 from celeriac.engines import create
 from celeriac.engines.base import Consumer, Outcome, Verdict
+from celeriac.engines.history import Attempt
 from celeriac.engines.postgres import PostgresEngine, step
+from celeriac.engines.remote import Order
+from celeriac.engines.schedule import Entry
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError, StoreFull
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
@@ -281,6 +286,34 @@ def test_missing_rights_are_named(server: PostgresServer) -> None:
             opened(f"{url}?schema={schema}").publish([pub("a")])
 
 
+def test_a_user_without_create_gets_by_with_the_rights_that_the_docs_name(server: PostgresServer) -> None:
+    opened(server.url()).queues()
+    page = Path(__file__, "../../../docs/postgresql.md").resolve().read_text()
+    granted = page.partition("```sql\n")[2].partition("```")[0]
+    server.run(f"DROP ROLE IF EXISTS shop; CREATE ROLE shop LOGIN PASSWORD 'secret'; {granted}")
+    engine = opened(server.url().replace("celeriac:", "shop:"))
+    try:
+        engine.beat(node())
+        consumer = engine.attach(incarnation())
+        engine.publish(pubs("abc"))
+        first, second, third = claim(consumer)
+        assert settle(consumer, outcome(first, result=record("a")), outcome(second, Verdict.REQUEUE)) == []
+        consumer.exchange([outcome(third, Verdict.DEAD, reason="x")], ["q"], 0)
+        assert drain(consumer) == ["b"]
+        assert engine.replay() == 1
+        assert not consumer.wait(["other"], 0.01)
+        engine.put_entries([Entry("tick", b"{}", "code")])
+        engine.note_attempts([Attempt("a", "task", "SUCCESS", "q", "w", 1.0)])
+        engine.recover("elsewhere", lambda pid, started: True)
+        engine.cleanup()
+        engine.tell(Order("ping"))
+        assert set(engine.fetch("a")) == {"a"}
+        consumer.close()
+    finally:
+        engine.close()
+        server.run("DROP OWNED BY shop; DROP ROLE shop")
+
+
 def test_a_name_that_cannot_be_kept_is_refused(engine: PostgresEngine) -> None:
     with pytest.raises(EncodeError, match=r"NUL character cannot be kept\. Leave it out"):
         engine.publish([pub("a", "q\0")])
@@ -355,6 +388,7 @@ def test_a_read_only_server_is_named(server: PostgresServer, engine: PostgresEng
         with pytest.raises(OperationalError, match=r"read-only: a standby.*target_session_attrs") as raised:
             engine.publish([pub("b")])
         assert not raised.value.maybe_done
+        assert str(raised.value).endswith("in a read-only transaction)"), "and nothing of our functions"
     finally:
         server.run(
             "SET transaction_read_only = off; ALTER DATABASE postgres RESET default_transaction_read_only"

@@ -110,7 +110,8 @@ def translated(error: psycopg.Error, url: str, sent: bool = True) -> CeleriacErr
     if code == "CLF01":
         return Fenced("")
     kind: type[CeleriacError]
-    told = " ".join(str(error).split()) or type(error).__name__
+    # What the server says without the statement that it says it of: that is ours, and nobody's business.
+    told = " ".join((error.diag.message_primary or str(error)).split()) or type(error).__name__
     if code is None and "NUL" in told:
         kind, remedy = (
             EncodeError,
