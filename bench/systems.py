@@ -234,11 +234,15 @@ def _no_longer_waiting(stores: Stores, sent: int) -> int:
 def _sqlite_results(stores: Stores, sent: int) -> int:
     path = stores.environment["BENCH_BROKER"].removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as handle:
-        return int(handle.execute("SELECT count(*) FROM result").fetchone()[0])
+        return int(handle.execute("SELECT count(*) FROM result WHERE payload IS NOT NULL").fetchone()[0])
 
 
 def _postgres_results(stores: Stores, sent: int) -> int:
-    return int(stores.database.execute("SELECT count(*) FROM celeriac.result").fetchone()[0])
+    return int(
+        stores.database.execute("SELECT count(*) FROM celeriac.result WHERE payload IS NOT NULL").fetchone()[
+            0
+        ]
+    )
 
 
 def _procrastinate_done(stores: Stores, sent: int) -> int:
