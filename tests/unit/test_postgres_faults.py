@@ -26,6 +26,7 @@ from celeriac.contrib.conformance.helpers import (
     record,
     settle,
 )
+from celeriac.contrib.conformance.listening import Node
 from celeriac.engines import create
 from celeriac.engines.base import Consumer, Outcome, Verdict
 from celeriac.engines.history import Attempt
@@ -462,6 +463,20 @@ def test_results_come_where_nobody_can_listen(server: PostgresServer) -> None:
         engine.store([record("a")])
         eventually(lambda: got == ["a"])
         subscription.close()
+        engine.close()
+
+
+def test_who_looks_for_orders_now_and_then_is_waited_for(server: PostgresServer) -> None:
+    engine = opened(server.url(pooled="true", poll="0.5"))
+    engine.queues()  # makes the tables
+    listener = Node(engine, "w@h")
+    try:
+        eventually(lambda: server.run("SELECT 1 FROM celeriac.remote_listener"))
+        for _ in range(3):
+            # As the command line asks: for as long as a worker sleeps between two looks, or less.
+            assert list(engine.ask(Order("look"), 0.3)) == [{"w@h": {"ok": {}}}]
+    finally:
+        listener.stop()
         engine.close()
 
 
