@@ -155,16 +155,18 @@ def _backlog_table(title: str, results: Rounds, notes: dict[str, str]) -> Table:
     rows = []
     for name, rounds in results["backlog"].items():
         for backlog in BACKLOGS:
-            rate, memory = (
-                median(results, "backlog", name, f"{backlog}_{what}") for what in ("rate", "memory")
+            rate, cpu, memory = (
+                median(results, "backlog", name, f"{backlog}_{what}") for what in ("rate", "cpu_us", "memory")
             )
             size = median(results, "backlog", name, f"{backlog}_size") or 0
             base = median(results, "backlog", name, "small_rate")
-            if rate is None or memory is None or not base or not rounds:
+            if rate is None or cpu is None or memory is None or not base or not rounds:
                 continue
             label = {"small": "ready", "ready": "ready", "delayed": "delayed besides"}[backlog]
-            rows.append([name, f"{size:,.0f} {label}", _whole(rate), f"{rate / base:.2f}", _whole(memory)])
-    return Table(title, ["system", "backlog", "tasks/s", "of the small one", "worker PSS MiB"], rows)
+            figures = (_whole(rate), f"{rate / base:.2f}", _whole(cpu), _whole(memory))
+            rows.append([name, f"{size:,.0f} {label}", *figures])
+    header = ["system", "backlog", "tasks/s", "of the small one", "CPU us/task", "worker PSS MiB"]
+    return Table(title, header, rows)
 
 
 # -- the targets ---------------------------------------------------------------------------------------
