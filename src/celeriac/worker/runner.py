@@ -178,10 +178,9 @@ class Runner:
             return self.refusals.post_mortem(job, own)
         context = job.context
         if self.lookup_redelivered and (context.redelivered or own.returned is not None):
-            meta = self._result_of(context.id, None if context.redelivered else own.returned)
+            meta = self._result_of(context, own.replayed if context.redelivered else own.returned)
             if meta is not None:
-                logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
-                return self.endings.again(job, meta["status"], meta["result"])
+                return self._done_before(job, meta)
         if context.expires and clock.epoch(context.expires) <= clock.now():
             return self.endings.revoked(job, "expired", expired=True)
         if context.eta and not own.held:
@@ -250,14 +249,30 @@ class Runner:
         outcome.forget_checkpoint = context.has_checkpoint and outcome.verdict is Verdict.ACK
         return outcome
 
-    def _result_of(self, task_id: str | None, since: float | None) -> dict[str, Any] | None:
-        """The stored result of a task that has ended, not before ``since`` (epoch seconds)."""
-        backend = self.app.backend
+    def _done_before(self, job: Job, meta: dict[str, Any]) -> Outcome:
+        """What becomes of a message that came back when there is nothing to run any more."""
+        context = job.context
+        if meta["status"] == states.RETRY:
+            logger.info("Task %s[%s] is at a later attempt already: only acknowledged", job.name, context.id)
+            job.moved = True
+            return Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+        logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
+        return self.endings.again(job, meta["status"], meta["result"])
+
+    def _result_of(self, context: Context, since: float | None) -> dict[str, Any] | None:
+        """The stored result of a task that has ended, not before ``since`` (epoch seconds), or whose later
+        attempt was to be tried again: that attempt is proof of a message after this one."""
+        backend, task_id = self.app.backend, context.id
         if backend is None or task_id is None:
             return None
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
         meta = None if payload is None else self.app.results.decode(payload, task_id)
-        if meta is None or meta["status"] not in states.READY_STATES:
+        if meta is None:
+            return None
+        if meta["status"] == states.RETRY:
+            told = meta.get("retries")
+            return meta if type(told) is int and told > context.retries else None
+        if meta["status"] not in states.READY_STATES:
             return None
         return meta if since is None or clock.epoch(meta.get("date_done") or 0.0) >= since else None
 

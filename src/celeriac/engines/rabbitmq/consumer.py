@@ -39,6 +39,8 @@ _LATE: Final = 16
 """Cancelled subscriptions for which messages are still taken."""
 MOST_COMPANY: Final = 16
 """How many messages that came back are handed out at a time."""
+LONG: Final = 1.0
+"""Seconds without an exchange after which also what came back is given back: each has to be looked up first."""
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
 
@@ -142,14 +144,13 @@ class RabbitConsumer:
             if entry is None or self._session is None:
                 return False
             if entry.task_id:
-                note = entry.note or ledger.Note()
-                note.once = True
+                entry.note = entry.note or ledger.Note()
+                entry.note.once = True
                 try:
-                    ledger.write(self._session, [(entry.task_id, note)], self._broker.publish_timeout)
+                    self._note(self._session, [entry])
                 except (*FAILURES, CeleriacError) as error:
                     self._given_up(error, "note a start")
                     return False
-                entry.note = note
             return True
 
     def close(self, detach: bool = True) -> None:
@@ -217,31 +218,40 @@ class RabbitConsumer:
         """What came back and is handed out with ``first``, and noted as that.
 
         After a crash of the server everything in a queue has come back, and most of it was never started: so
-        what nothing is known of goes together. What has been the end of a worker goes alone: if it is again,
-        it is known which one it was.
+        what nothing is known of goes together, and without a note, for each is a queue, of which the server
+        makes some fifty a second. What has been the end of a worker goes alone: if it is again, it is known
+        which one it was.
         """
         company = [first]
-        if self._recall(session, first).innocent:
-            while len(company) < limit and (entry := self._buffer.take_suspect(now)) is not None:
-                if not self._recall(session, entry).innocent:
-                    self._buffer.put_back(entry)
-                    break
-                company.append(entry)
-        notes = []
+        innocent = self._recall(session, first).innocent
+        while innocent and len(company) < limit and (entry := self._buffer.take_suspect(now)) is not None:
+            if not self._recall(session, entry).innocent:
+                self._buffer.put_back(entry)
+                break
+            company.append(entry)
         for entry in company:
-            if entry.note is not None:
-                entry.apply(entry.note)
-                entry.note.together = len(company) > 1
-                entry.note.started = "" if entry.note.together else self.owner.name
-                notes.append((entry.task_id, entry.note))
-        ledger.write(session, notes, self._broker.publish_timeout)
+            entry.apply(self._recall(session, entry))
+        if not (innocent and self._buffer.excuses(first)):
+            for entry in company:
+                if entry.note is not None:
+                    entry.note.together = len(company) > 1
+                    entry.note.started = "" if entry.note.together else self.owner.name
+            self._note(session, company)
         return company
 
     def _recall(self, session: Session, entry: Entry) -> ledger.Note:
         """What is known of a message that came back."""
         if entry.note is None and entry.task_id:
-            entry.note = ledger.read(session, entry.task_id) or ledger.Note()
+            found = ledger.read(session, entry.task_id)
+            entry.note, entry.noted = found or ledger.Note(), found is not None
         return entry.note or ledger.Note()
+
+    def _note(self, session: Session, entries: Sequence[Entry]) -> None:
+        """Keep at the server what is known of messages."""
+        notes = [(entry.task_id, entry.note) for entry in entries if entry.note is not None]
+        ledger.write(session, notes, self._broker.publish_timeout)
+        for entry in entries:
+            entry.noted = entry.note is not None
 
     # -- settling ----------------------------------------------------------------------------------
 
@@ -279,7 +289,7 @@ class RabbitConsumer:
         self._buffer.admitted(entry)
         if outcome.verdict is Verdict.GIVE_BACK:
             self._never_started(session, entry)
-        elif entry.note is not None:
+        elif entry.noted:
             ledger.erase(session, entry.task_id)
         if outcome.unique and not outcome.publications:
             keys.release(session, outcome.unique, outcome.task_id)
@@ -287,9 +297,9 @@ class RabbitConsumer:
 
     def _never_started(self, session: Session, entry: Entry) -> None:
         """Take back what was noted when the message was handed out; what came before stays true."""
-        if entry.note is not None:
+        if entry.note is not None and entry.noted:
             entry.note.started, entry.note.together = "", False
-            ledger.write(session, [(entry.task_id, entry.note)], self._broker.publish_timeout)
+            self._note(session, [entry])
 
     def _onward(self, session: Session, outcome: Outcome, entry: Entry) -> Parcel:
         """The message that takes this one's place: a dead letter, a later attempt, the back of the line."""
@@ -330,13 +340,16 @@ class RabbitConsumer:
             try:
                 self._unsubscribe()
                 session.link.pump()
-                return self._return_all(session)
+                return self._return_all(session, time.monotonic() - self.exchanged > LONG)
             except (*FAILURES, CeleriacError) as error:
                 self._given_up(error, "give back")
                 return 0
 
-    def _return_all(self, session: Session) -> int:
-        entries = self._buffer.take_unmarked()
+    def _return_all(self, session: Session, suspected: bool = True) -> int:
+        suspects = self._buffer.take_suspects(time.monotonic()) if suspected else []
+        for entry in suspects:
+            entry.apply(self._recall(session, entry))
+        entries = sorted([*self._buffer.take_unmarked(), *suspects], key=lambda entry: entry.tag)
         if entries:
             copies = [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries]
             self._broker.post(session, copies)
@@ -346,7 +359,7 @@ class RabbitConsumer:
     @property
     def buffered(self) -> int:
         """How many messages have arrived that another could start now."""
-        return self._buffer.in_line
+        return self._buffer.waiting
 
     @property
     def invites(self) -> bool:
@@ -479,6 +492,7 @@ class RabbitConsumer:
         if session is not None:
             shown = session.shown
             session.link.sever()
+            self._buffer.excuse()
         self._forget()
         if isinstance(error, OperationalError):
             return error
