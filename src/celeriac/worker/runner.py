@@ -213,7 +213,7 @@ class Runner:
                 self._unlimited.add(job.name)
                 logger.warning(
                     "max_concurrency of %s is not kept: %s cannot count across workers. "
-                    "Use SQLite or Redis as broker", job.name, self.app.broker_shown,
+                    "Use SQLite, Redis or PostgreSQL as broker", job.name, self.app.broker_shown,
                 )  # fmt: skip
             return None
         try:

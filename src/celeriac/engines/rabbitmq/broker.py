@@ -53,6 +53,8 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
     """A unique key costs the server a queue, so what comes often (a tick) gets none of its own."""
     all_or_none = False
     """A batch is not one step: when its connection breaks, its first messages may have been stored."""
+    reaches_delayed = False
+    """Delayed messages can be neither shown nor taken out: debounced calls raise an error."""
     lists_queues = False
     """Clients are not told which queues there are."""
     reaches_leases = False

@@ -32,8 +32,8 @@ def translate(error: Exception, shown: str, doing: str, maybe_done: bool = False
     code, text = getattr(error, "code", 0), getattr(error, "reply_text", "") or str(error)
     remedy = _ended_early(error) if doing == CONNECT else ""
     remedy = remedy or _remedy(error, code, text)
-    said = f"{text}. {remedy}" if remedy else _words(error)
-    made = OperationalError(f"cannot {doing} at {shown}: {said}")
+    said = f"{text.rstrip('.')}. {remedy}" if remedy else _words(error)
+    made = OperationalError(f"cannot {doing} {'to' if doing == CONNECT else 'at'} {shown}: {said}")
     made.maybe_done = maybe_done
     return made
 
