@@ -40,7 +40,7 @@ def after_loss(payload: bytes, loss: Loss) -> bytes:
 
 
 def for_replay(payload: bytes) -> bytes:
-    """Return the envelope with count and marks cleared, and the time: as if it had never been tried before."""
+    """Return the envelope with count and marks cleared, as if it had never been tried; and the time."""
     try:
         message = decode_envelope(payload)
     except DecodeError:

@@ -165,14 +165,14 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
         named = sorted(name for name, task in app.tasks.items() if getattr(task, "max_concurrency", None))
         if named:
             notes.append(
-                f"max_concurrency is not kept ({', '.join(named[:5])}): {app.broker_shown} does not count what "
-                "runs. Use a broker_url of SQLite, Redis or PostgreSQL for these tasks"
+                f"max_concurrency is not kept ({', '.join(named[:5])}): {app.broker_shown} does not count "
+                "what runs. Use a broker_url of SQLite, Redis or PostgreSQL for these tasks"
             )
     debounced = sorted(name for name, task in app.tasks.items() if getattr(task, "debounce", None))
     if debounced and not getattr(app.broker, "reaches_delayed", True):
         notes.append(
-            f"debounce does not work ({', '.join(debounced[:5])}): {app.broker_shown} cannot replace a message "
-            "that is delayed, and calls raise an error. Use a broker_url of SQLite, Redis or PostgreSQL"
+            f"debounce does not work ({', '.join(debounced[:5])}): {app.broker_shown} cannot replace a "
+            "message that is delayed, and calls raise an error. Use a broker_url of SQLite, Redis or PostgreSQL"
         )
     if options.task_events and app.events.carrier is None:
         notes.append(

@@ -70,7 +70,7 @@ class Entry:
             note.deliveries += 1  # a whole node died with it: nobody was left to say how
         if note.once and note.lost is None:
             note.lost = "once"
-        # A copy that was given back brings along what was known then, and its note has that and what followed.
+        # A copy that was given back tells what was known then; its note has that and what followed.
         for _ in range(note.deliveries - self._counted()):
             self.payload = after_loss(self.payload, Loss(counted=True))
         if note.lost is not None:

@@ -40,7 +40,7 @@ _LATE: Final = 16
 MOST_COMPANY: Final = 16
 """How many messages that came back are handed out at a time."""
 LONG: Final = 1.0
-"""Seconds without an exchange after which also what came back is given back: each has to be looked up first."""
+"""Seconds without an exchange after which also what came back is given back: each is looked up first."""
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
 
