@@ -171,8 +171,8 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
     debounced = sorted(name for name, task in app.tasks.items() if getattr(task, "debounce", None))
     if debounced and not getattr(app.broker, "reaches_delayed", True):
         notes.append(
-            f"debounce does not work ({', '.join(debounced[:5])}): {app.broker_shown} cannot replace a "
-            "message that is delayed, and calls raise an error. Use a broker_url of SQLite, Redis or PostgreSQL"
+            f"debounce does not work ({', '.join(debounced[:5])}), calls raise an error: {app.broker_shown} "
+            "cannot replace a message that is delayed. Use a broker_url of SQLite, Redis or PostgreSQL"
         )
     if options.task_events and app.events.carrier is None:
         notes.append(

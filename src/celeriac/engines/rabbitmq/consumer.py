@@ -26,6 +26,7 @@ from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.heart import Pulse
 from celeriac.engines.rabbitmq.keeper import OVERRUN, Keeper
 from celeriac.engines.rabbitmq.session import Parcel, Session
+from celeriac.engines.rabbitmq.suspects import Suspects, recall
 from celeriac.engines.rabbitmq.topology import exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import to_wire
 from celeriac.engines.readiness import readable
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 _LATE: Final = 16
 """Cancelled subscriptions for which messages are still taken."""
-MOST_COMPANY: Final = 16
-"""How many messages that came back are handed out at a time."""
 LONG: Final = 1.0
 """Seconds without an exchange after which also what came back is given back: each is looked up first."""
 PROOF_EVERY: Final = 1.0
@@ -55,6 +54,7 @@ class RabbitConsumer:
         self._session: Session | None = None
         self._channel: Any = None
         self._buffer = Buffer(starts=owner.slots > 0)
+        self._suspects = Suspects(self._buffer, owner.name, broker.publish_timeout)
         self._out: dict[int, Entry] = {}
         """What has been handed out and not settled, by token."""
         self._open: dict[int, None] = {}
@@ -147,7 +147,7 @@ class RabbitConsumer:
                 entry.note = entry.note or ledger.Note()
                 entry.note.once = True
                 try:
-                    self._note(self._session, [entry])
+                    self._suspects.note(self._session, [entry])
                 except (*FAILURES, CeleriacError) as error:
                     self._given_up(error, "note a start")
                     return False
@@ -204,7 +204,7 @@ class RabbitConsumer:
             if entry is None:
                 break
             if entry.suspect:
-                company = self._company(session, entry, min(limit, MOST_COMPANY), now)
+                company = self._suspects.company(session, entry, limit, now)
                 return [self._handed(each) for each in company]
             handed.append(self._handed(entry))
         return handed
@@ -213,45 +213,6 @@ class RabbitConsumer:
         self._token = max(self._token + 1, time.time_ns() // 1000)
         self._out[self._token] = entry
         return Delivery(self._token, entry.queue, entry.payload)
-
-    def _company(self, session: Session, first: Entry, limit: int, now: float) -> list[Entry]:
-        """What came back and is handed out with ``first``, and noted as that.
-
-        After a crash of the server everything in a queue has come back, and most of it was never started: so
-        what nothing is known of goes together, and without a note, for each is a queue, of which the server
-        makes some fifty a second. What has been the end of a worker goes alone: if it is again, it is known
-        which one it was.
-        """
-        company = [first]
-        innocent = self._recall(session, first).innocent
-        while innocent and len(company) < limit and (entry := self._buffer.take_suspect(now)) is not None:
-            if not self._recall(session, entry).innocent:
-                self._buffer.put_back(entry)
-                break
-            company.append(entry)
-        for entry in company:
-            entry.apply(self._recall(session, entry))
-        if not (innocent and self._buffer.excuses(first)):
-            for entry in company:
-                if entry.note is not None:
-                    entry.note.together = len(company) > 1
-                    entry.note.started = "" if entry.note.together else self.owner.name
-            self._note(session, company)
-        return company
-
-    def _recall(self, session: Session, entry: Entry) -> ledger.Note:
-        """What is known of a message that came back."""
-        if entry.note is None and entry.task_id:
-            found = ledger.read(session, entry.task_id)
-            entry.note, entry.noted = found or ledger.Note(), found is not None
-        return entry.note or ledger.Note()
-
-    def _note(self, session: Session, entries: Sequence[Entry]) -> None:
-        """Keep at the server what is known of messages."""
-        notes = [(entry.task_id, entry.note) for entry in entries if entry.note is not None]
-        ledger.write(session, notes, self._broker.publish_timeout)
-        for entry in entries:
-            entry.noted = entry.note is not None
 
     # -- settling ----------------------------------------------------------------------------------
 
@@ -299,7 +260,7 @@ class RabbitConsumer:
         """Take back what was noted when the message was handed out; what came before stays true."""
         if entry.note is not None and entry.noted:
             entry.note.started, entry.note.together = "", False
-            self._note(session, [entry])
+            self._suspects.note(session, [entry])
 
     def _onward(self, session: Session, outcome: Outcome, entry: Entry) -> Parcel:
         """The message that takes this one's place: a dead letter, a later attempt, the back of the line."""
@@ -348,7 +309,7 @@ class RabbitConsumer:
     def _return_all(self, session: Session, suspected: bool = True) -> int:
         suspects = self._buffer.take_suspects(time.monotonic()) if suspected else []
         for entry in suspects:
-            entry.apply(self._recall(session, entry))
+            entry.apply(recall(session, entry))
         entries = sorted([*self._buffer.take_unmarked(), *suspects], key=lambda entry: entry.tag)
         if entries:
             copies = [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries]
@@ -498,8 +459,7 @@ class RabbitConsumer:
             return error
         if isinstance(error, CeleriacError):
             return OperationalError(str(error))
-        made = translate(error, shown, doing, maybe_done=True)
-        return made if isinstance(made, OperationalError) else OperationalError(str(made))
+        return translate(error, shown, doing, maybe_done=True)
 
     def _forget(self) -> None:
         self._out.clear()
