@@ -2,9 +2,9 @@
 
 After a crash of the server everything in a queue has come back, and most of it was never started: so what
 nothing is known of goes together. What has been the end of a worker goes alone: if it is again, it is
-known which one it was. Before it is handed out that is noted (``ledger.py``), in case the whole node dies with it. A
-note is a queue, and the server makes and deletes some fifty of them a second: so what came back only because
-the server or a connection had ended goes without (``Buffer.excuses``).
+known which one it was. Before it is handed out that is noted (``ledger.py``), in case the whole node dies
+with it. A note is a queue, and the server makes and deletes some fifty of them a second: so what came
+back only because the server or a connection had ended goes without (``Buffer.excuses``).
 """
 
 from __future__ import annotations
