@@ -10,7 +10,7 @@ import pytest
 
 from celeriac.contrib.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from celeriac.engines import create
-from celeriac.engines.base import Consumer, Delivery, Verdict
+from celeriac.engines.base import Consumer, DeadLetter, Delivery, Verdict
 from celeriac.engines.rabbitmq.broker import RabbitBroker
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.exceptions import OperationalError
@@ -359,4 +359,22 @@ def test_the_rest_of_a_late_answer_keeps_its_place(url: str, monkeypatch: pytest
     assert consumer.return_buffered() == 0
     assert drain(consumer) == ["a", "b", "c", "d", "e"]
     consumer.close()
+    engine.close()
+
+
+def test_many_dead_letters_are_counted_now_and_then(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To know whose they are, all are read: of ten thousand that takes seconds, and autoscaling asks each second."""
+    monkeypatch.setattr("celeriac.engines.rabbitmq.dead._FEW", 2)
+    engine = opened(url)
+
+    def bury(queue: str) -> tuple[int, int]:
+        engine.bury([DeadLetter("", queue, b"{}", "failed", "", 0.0, "t", "")])
+        depths = engine.depth(["q", "r"])
+        return depths["q"].dead, depths["r"].dead
+
+    assert [bury(queue) for queue in "qrqr"] == [(1, 0), (1, 1), (1, 1), (1, 1)]
+    monkeypatch.setattr("celeriac.engines.rabbitmq.dead._TALLY_EVERY", 0.0)
+    assert bury("q") == (3, 2)
+    assert engine.purge_dead() == 5
+    assert engine.depth(["q"])["q"].dead == 0
     engine.close()

@@ -334,6 +334,38 @@ def test_an_older_copy_of_a_message_whose_later_attempt_has_run_is_not_run(app: 
     assert ran == [2]  # of this one nobody knows whether what followed was sent
 
 
+@pytest.mark.parametrize(
+    ("given_back_after", "came_back", "runs"),
+    [(-60.0, False, 0), (-60.0, True, 1), (60.0, False, 1), (0.0, False, 1)],
+)
+def test_a_copy_is_not_run_if_the_other_one_is_to_be_tried_again(
+    app: Celeriac, given_back_after: float, came_back: bool, runs: int
+) -> None:
+    """Unless it was delivered before: that may have been its own run, cut off before it sent the rest."""
+    ran: list[int] = []
+
+    @app.task(name="again", bind=True)
+    def again(self: Task) -> None:
+        ran.append(self.request.retries)
+        raise self.retry(countdown=9)
+
+    task_id = f"copy{given_back_after}{came_back}"
+    received = delivery(app, "again", task_id=task_id)
+    assert app.backend is not None
+    record = run(app, received).result
+    assert record is not None
+    app.backend.store([record])
+    ran.clear()
+    returned = given_back_after and time.time() + given_back_after
+    copy = redelivered(app, received, returned=returned)
+    if not came_back:
+        message = decode_envelope(copy.payload)
+        del message.headers["redelivered"]
+        copy = Delivery(9, "celery", encode_envelope(message))
+    run(app, copy)
+    assert ran == [0] * runs
+
+
 def test_a_replayed_dead_letter_runs_although_its_failure_is_stored(app: Celeriac) -> None:
     """Its first worker may be lost, or the server crash: then it comes marked as delivered before."""
     ran: list[int] = []

@@ -178,7 +178,7 @@ class Runner:
             return self.refusals.post_mortem(job, own)
         context = job.context
         if self.lookup_redelivered and (context.redelivered or own.returned is not None):
-            meta = self._result_of(context, own.replayed if context.redelivered else own.returned)
+            meta = self._result_of(context, own)
             if meta is not None:
                 return self._done_before(job, meta)
         if context.expires and clock.epoch(context.expires) <= clock.now():
@@ -259,9 +259,14 @@ class Runner:
         logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
         return self.endings.again(job, meta["status"], meta["result"])
 
-    def _result_of(self, context: Context, since: float | None) -> dict[str, Any] | None:
-        """The stored result of a task that has ended, not before ``since`` (epoch seconds), or whose later
-        attempt was to be tried again: that attempt is proof of a message after this one."""
+    def _result_of(self, context: Context, own: Notes) -> dict[str, Any] | None:
+        """What is stored of a message that came back, or of which there is another copy, and says that there
+        is nothing to run: the task's result, or the word that it is to be tried again.
+
+        That word is of another copy's run if it is of a later attempt than this one's, or if this one has
+        not been delivered before. The run of the same message may have ended before it had sent the next
+        attempt; that of another copy has sent it, or comes back itself.
+        """
         backend, task_id = self.app.backend, context.id
         if backend is None or task_id is None:
             return None
@@ -270,11 +275,16 @@ class Runner:
         if meta is None:
             return None
         if meta["status"] == states.RETRY:
-            told = meta.get("retries")
-            return meta if type(told) is int and told > context.retries else None
-        if meta["status"] not in states.READY_STATES:
+            told, least = meta.get("retries"), context.retries + (context.redelivered or not own.returned)
+            if not isinstance(told, int) or told < least:
+                return None
+            ended = meta.get("retried", 0.0)
+        elif meta["status"] in states.READY_STATES:
+            ended = clock.epoch(meta.get("date_done") or 0.0)
+        else:
             return None
-        return meta if since is None or clock.epoch(meta.get("date_done") or 0.0) >= since else None
+        returned = None if context.redelivered else own.returned
+        return meta if ended >= max(own.replayed or 0.0, returned or 0.0) else None
 
     def _plan(self, name: str) -> Plan | None:
         task = self.app.tasks.get(name)

@@ -87,7 +87,8 @@ class Entry:
         headers = properties.get("application_headers")
         own = (headers or {}).get(OWN_HEADER, {"foreign": True})
         if headers and "id" in headers and isinstance(own, dict):
-            own = {"returned": 0.0 if self.suspect else time.time(), **own}
+            # What came back may itself be the run of which there is a trace: no copy of it is another one.
+            own = {**own, "returned": 0.0} if self.suspect else {"returned": time.time(), **own}
             if self.applied and self.note is not None:
                 known = {"deliveries": self.note.deliveries, "lost": self.note.lost}
                 own |= {name: value for name, value in known.items() if value}
