@@ -363,7 +363,7 @@ def test_the_rest_of_a_late_answer_keeps_its_place(url: str, monkeypatch: pytest
 
 
 def test_many_dead_letters_are_counted_now_and_then(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To know whose they are, all are read: of ten thousand that takes seconds, and autoscaling asks each second."""
+    """To know whose they are all are read: of ten thousand that takes seconds."""
     monkeypatch.setattr("celeriac.engines.rabbitmq.dead._FEW", 2)
     engine = opened(url)
 
