@@ -152,7 +152,6 @@ def backlog(system: System, server: Server | None, seconds: float, ready: int, d
         system.call(stores, "enqueue_bulk", sent)
         if delayed:
             system.call(stores, "enqueue_delayed", delayed)
-        claimed()  # it connects now: a slow first answer would make the next look come too late
         with system.running(stores) as worker:
             figures = _work_off(system, stores, count, worker.pid)
             memory = machine.pss(machine.tree(worker.pid)) / 2**20
