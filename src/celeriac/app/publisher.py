@@ -23,7 +23,7 @@ from celeriac.app.state import Frame, worker_frame
 from celeriac.app.watch import QueueWatch
 from celeriac.canvas.signature import frozen_links
 from celeriac.engines.base import Hold, Publication, Unique
-from celeriac.exceptions import EncodeError, OperationalError
+from celeriac.exceptions import EncodeError, OperationalError, StoreFull
 from celeriac.message import OWN_HEADER, Message, decode_body, encode_body, new_id, notes
 from celeriac.routing.router import Target, has_own
 from celeriac.routing.routes import PLACE
@@ -357,9 +357,11 @@ class Publisher:
                 error = exc
         doubt = " The messages may have been stored: the answer got lost." if error.maybe_done else ""
         reason = str(error) if str(error).endswith((".", "?", "!")) else f"{error}."
+        full = isinstance(error, StoreFull)
+        advice = "Make room there" if full else "Check that the broker runs and broker_url is right"
         failed = OperationalError(
             f"{len(publications)} message(s) could not be sent to {self._app.broker_shown}: {reason}{doubt} "
-            "Check that the broker runs and broker_url is right, then call again"
+            f"{advice}, then call again"
         )
         failed.maybe_done = error.maybe_done
         raise failed from error

@@ -79,8 +79,13 @@ def next_attempt(
         request.task_name or task.name, args, kwargs, task=task, retries=attempt, **{**same, **options}
     )
     built.message.headers["stamps"] = request.stamps or {}
+    header = built.message.headers[OWN_HEADER]
     if own.unique:
-        built.message.headers[OWN_HEADER]["unique"] = own.unique
+        header["unique"] = own.unique
+    if own.replayed is not None:
+        header["replayed"] = own.replayed
+    if request.redelivered or own.returned is not None:
+        header["returned"] = own.replayed or 0.0  # an earlier run may have sent this attempt already
     return built
 
 

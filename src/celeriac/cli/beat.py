@@ -96,7 +96,7 @@ def beat(session: Session, /, **flags: Any) -> int:
 def _answer(service: Beat, where: str) -> None:
     from celeriac.beat.health import Health
     from celeriac.exceptions import ImproperlyConfigured
-    from celeriac.monitor.endpoint import listen
+    from celeriac.monitor.listening import listen
 
     try:
         listening = listen(where)

@@ -109,7 +109,7 @@ class Mover:
                 self._carry_orders()
                 self._release(there)
                 complete = self._rounds(ledger, there)
-                ledger.close(complete, getattr(self._source, "reaches_leases", True))
+                ledger.close(complete, getattr(self._source, "reaches_leases", True), self._wanted.queues)
             finally:
                 there.consumer.close()
         return self.report
@@ -209,7 +209,7 @@ class Mover:
             made.publication if made.publication.unique is None else staging.staged(made.publication)
             for _, made in fresh
         ]
-        ledger.publish(publications, [made.identity for _, made in fresh])
+        ledger.publish(publications, [made.identity for _, made in fresh], deliveries[0].queue)
         for delivery, made in fresh:
             outcomes.append(_ack(delivery, made))
             (self.report.delayed if made.delayed else self.report.ready)[delivery.queue] += 1
@@ -299,7 +299,7 @@ class Mover:
                 self._destination.revoke(revoked, REVOKED)
 
     def _look_back(self) -> bool:
-        """Name what stays in the source; whether nothing does that could be a message of ours."""
+        """Name what stays in the queues; whether nothing does that could be a message of ours."""
         queues = self._queues()
         paused = set(self._source.control(0).paused) if hasattr(self._source, "control") else set()
         nodes = self._source.nodes() if hasattr(self._source, "nodes") else []
@@ -322,7 +322,7 @@ class Mover:
                 "unacked",
                 f"{held} held by workers of Celery: stop these in order, or wait for the visibility_timeout",
             )
-        whole = not (self._stopping or self._wanted.queues or self._wanted.tasks or self._wanted.limit)
+        whole = not (self._stopping or self._wanted.tasks or self._wanted.limit)
         return whole and not leased and not paused
 
     # -- small things --------------------------------------------------------------------------------

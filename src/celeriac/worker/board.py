@@ -34,7 +34,7 @@ MAX_CLAIMS = 255
 """The most messages a child may hold unstarted."""
 NOTICE_SIZE = 64 * 1024
 """Bytes for the notice: what the agent tells all children."""
-ANNEXES = {"tape": 2 * 1024 * 1024, "holdings": 256 * 1024, "counters": 64 * 1024}
+ANNEXES = {"tape": 2 * 1024 * 1024, "holdings": 256 * 1024, "counters": 80 * 1024}
 """Further areas a child, by name, in bytes. Memory that nobody writes to is not there."""
 HOLDINGS_A_SLOT = 2048
 """Bytes of the area "holdings" for each slot of a child, if that is more."""

@@ -58,6 +58,10 @@ class Line:
         """Claim from these queues from now on."""
         self.queues = sorted(queues) if self._order == "sorted" else list(queues)
 
+    def ask_orders(self) -> None:
+        """Ask for orders with the next exchange, however lately that was done."""
+        self._asked = 0.0
+
     def exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
         """Settle and claim; returns when the store has answered. Raises ``Fenced``."""
         if limit and self._order == "round_robin" and len(self.queues) > 1:

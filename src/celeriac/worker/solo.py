@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
-from celeriac.monitor.endpoint import listen
+from celeriac.monitor.listening import listen
 from celeriac.monitor.systemd import Systemd
 from celeriac.worker.agent import Agent
 from celeriac.worker.board import Board, Order

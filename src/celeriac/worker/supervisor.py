@@ -29,7 +29,7 @@ import msgspec
 
 from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
-from celeriac.monitor.endpoint import listen
+from celeriac.monitor.listening import listen
 from celeriac.monitor.systemd import Systemd
 from celeriac.worker import notice
 from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
