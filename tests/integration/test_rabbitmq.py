@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, Exchange, Queue
+from celeriac.contrib.conformance.helpers import pub
 from celeriac.engines.rabbitmq.session import Parcel
 from celeriac.engines.rabbitmq.topology import DELIVERY, TOP, declare_levels, delayed_key
 from celeriac.engines.rabbitmq.wire import to_wire
@@ -117,10 +118,32 @@ def test_a_queue_declared_elsewhere_with_other_properties_is_named(site: Site) -
         other.send_task("t", queue="q1")
 
 
+def test_a_worker_waits_while_its_queue_is_another_one_and_says_so(site: Site) -> None:
+    other = Celeriac(broker=site.broker, set_as_current=False)
+    other.conf.task_queues = [Queue("celery", queue_arguments={"x-max-priority": 5})]
+    other.broker.publish([pub("a", "celery")])
+    other.broker.purge(["celery"])
+    worker = site.worker("-c", "1", ready=False)
+    line = worker.await_line("Cannot tie the queues to their exchanges now, trying on")
+    assert "has a queue or exchange of this name already" in line
+    assert "'x-max-priority' for queue 'celery'" in line
+    agent = worker.agent()
+    with other.broker.session("delete") as session:  # type: ignore[attr-defined]
+        session.desk.queue_delete("celery", if_empty=True)
+    assert site.send("add", 1, 1).get(timeout=30) == 2
+    assert worker.agent() == agent
+    assert "Traceback" not in worker.log
+    other.close()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda url: url.replace("guest:guest", "guest:wrong"), "Check user and password"),
+        (
+            lambda url: url.replace("127.0.0.1", "no.such.host.invalid"),
+            r"name is not known.*check it in the URL",
+        ),
+        (lambda url: url.replace("guest:guest", "guest:wrong"), r"logfile\. Check user and password"),
         (lambda url: url.rpartition("/")[0] + "/nosuch", "virtual host"),
         (lambda url: "amqp://127.0.0.1:1//", "refused"),
     ],

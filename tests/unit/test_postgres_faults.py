@@ -277,8 +277,8 @@ def test_tokens_grow_over_the_loss_of_everything(server: PostgresServer, engine:
         consumer = engine.attach(incarnation(epoch=epoch))
         engine.publish([pub("a")])
         tokens += [delivery.token for delivery in claim(consumer)]
+        engine.close()
         server.empty()
-        engine = opened(server.url())
     assert tokens == sorted(set(tokens))
     assert len(tokens) == 2
 
@@ -295,6 +295,13 @@ def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) ->
     assert "no such database. Create it" in error(server.url("missing"))
     assert "password is wrong" in error(server.url().replace(":secret@", ":secret1@"))
     assert "cannot be reached" in error("postgresql://me:secret@127.0.0.1:1/db")
+
+
+def test_the_version_of_tables_that_may_not_be_read(server: PostgresServer, engine: PostgresEngine) -> None:
+    engine.publish([pub("a")])
+    server.run("DROP USER IF EXISTS stranger; CREATE USER stranger PASSWORD 'secret'")
+    with pytest.raises(OperationalError, match="lacks a right"):
+        opened(server.url().replace("celeriac:", "stranger:")).schema_versions()
 
 
 def test_missing_rights_are_named(server: PostgresServer) -> None:

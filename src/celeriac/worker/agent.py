@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.engines.base import NodeInfo
-from celeriac.exceptions import OperationalError
+from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.routing.queues import Binding
 from celeriac.worker.board import Board, ChildRecord, noted
 from celeriac.worker.channel import (
@@ -363,10 +363,10 @@ class Agent:
             step()
 
     def _try(self, what: str, step: Callable[[], Any]) -> bool:
-        """Do ``step``; a store that is away is said once and tried again later."""
+        """Do ``step``; a store that is away, or has something in the way, is said once and tried again."""
         try:
             step()
-        except OperationalError as error:
+        except (ImproperlyConfigured, OperationalError) as error:
             if what not in self._warned:
                 self._warned.add(what)
                 logger.warning("Cannot %s now, trying on: %s", what, error)
