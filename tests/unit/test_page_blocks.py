@@ -48,7 +48,10 @@ BLOCKS: Final[dict[str, list[tuple[str, str]]]] = {
         *[("console", COMMANDS), ("", COMMANDS)],
         ("python", PAGES),
     ],
-    "docs/postgresql.md": [("python", "unit/test_postgres_page.py")] * 4,
+    "docs/postgresql.md": [
+        *[("python", "unit/test_postgres_page.py"), ("sql", "unit/test_postgres_faults.py")],
+        *[("python", "unit/test_postgres_page.py")] * 3,
+    ],
     "docs/results.md": [("python", PAGES)] * 3,
     "docs/routing.md": [("python", "unit/test_routing_docs.py")] * 7,
     "docs/schedules.md": [("python", "unit/test_schedules_page.py")] * 4,

@@ -50,8 +50,8 @@ class Session:
 
     @property
     def has_application(self) -> bool:
-        """Whether an application was handed over instead of being named."""
-        return self._given is not None
+        """Whether an application was named, or handed over; else there is only the current one."""
+        return bool(self.app) or self._given is not None
 
     @property
     def loaded(self) -> bool:

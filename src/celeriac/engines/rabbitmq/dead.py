@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -25,6 +26,9 @@ _PATIENCE: Final = 5.0
 """Seconds to wait for another reader."""
 _told: Final[set[str]] = set()
 """The servers of whose other bounds this process has warned."""
+_FEW: Final = 500
+"""Dead letters that are counted as often as their number changes; that takes a quarter of a second."""
+_TALLY_EVERY: Final = 60.0
 
 
 def declare(session: Session, most: int, expires: float) -> None:
@@ -83,6 +87,25 @@ def count(session: Session) -> int:
         return int(session.desk.queue_declare(QUEUE, passive=True).message_count)
     except NotFound:
         return 0
+
+
+class Tally:
+    """How many dead letters each queue has. To know that, all have to be read, one after the other: so it is
+    done when their number has changed, and where there are many once a minute at most."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._by_queue: Counter[str] = Counter()
+        self._read_at = -_TALLY_EVERY
+
+    def of(self, session: Session) -> Counter[str]:
+        """The numbers by queue, as far as they are known."""
+        number = count(session)
+        due = time.monotonic() - self._read_at >= _TALLY_EVERY
+        if number and (due or (number != self._number and number <= _FEW)):
+            self._by_queue = Counter(letter.queue for letter in letters(session))
+            self._number, self._read_at = number, time.monotonic()
+        return self._by_queue if number else Counter()
 
 
 def take(
