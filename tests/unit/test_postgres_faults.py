@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -231,6 +232,25 @@ def test_a_forked_child_uses_sessions_of_its_own(engine: PostgresEngine) -> None
     assert os.waitpid(child, 0)[1] == 0
     engine.publish([pub("c")])
     assert engine.depth(["q"])["q"].ready == 3
+
+
+def test_who_sleeps_is_called_once_however_many_messages_come(
+    server: PostgresServer, engine: PostgresEngine, consumer: Consumer
+) -> None:
+    woken: list[bool] = []
+    claim(consumer)
+    sleeper = threading.Thread(target=lambda: woken.append(consumer.wait(["q"], 30)))
+    sleeper.start()
+    eventually(lambda: server.run("SELECT channel FROM celeriac.waiter"))
+    ((channel,),) = server.run("SELECT channel FROM celeriac.waiter")
+    with psycopg.connect(server.url(), autocommit=True) as listener:
+        listener.execute(f'LISTEN "{channel}"')
+        for number in range(50):
+            engine.publish([pub(str(number))])
+        sleeper.join(30)
+        assert woken == [True]
+        listener.execute("SELECT 1")  # what was sent before has arrived with the answer
+        assert len(list(listener.notifies(timeout=0))) == 1
 
 
 # -- the server ------------------------------------------------------------------------------------------
