@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -233,6 +234,25 @@ def test_a_forked_child_uses_sessions_of_its_own(engine: PostgresEngine) -> None
     assert engine.depth(["q"])["q"].ready == 3
 
 
+def test_who_sleeps_is_called_once_however_many_messages_come(
+    server: PostgresServer, engine: PostgresEngine, consumer: Consumer
+) -> None:
+    woken: list[bool] = []
+    claim(consumer)
+    sleeper = threading.Thread(target=lambda: woken.append(consumer.wait(["q"], 30)))
+    sleeper.start()
+    eventually(lambda: server.run("SELECT channel FROM celeriac.waiter"))
+    ((channel,),) = server.run("SELECT channel FROM celeriac.waiter")
+    with psycopg.connect(server.url(), autocommit=True) as listener:
+        listener.execute(f'LISTEN "{channel}"')
+        for number in range(50):
+            engine.publish([pub(str(number))])
+        sleeper.join(30)
+        assert woken == [True]
+        listener.execute("SELECT 1")  # what was sent before has arrived with the answer
+        assert len(list(listener.notifies(timeout=0))) == 1
+
+
 # -- the server ------------------------------------------------------------------------------------------
 
 
@@ -284,8 +304,8 @@ def test_tokens_grow_over_the_loss_of_everything(server: PostgresServer, engine:
         consumer = engine.attach(incarnation(epoch=epoch))
         engine.publish([pub("a")])
         tokens += [delivery.token for delivery in claim(consumer)]
+        engine.close()
         server.empty()
-        engine = opened(server.url())
     assert tokens == sorted(set(tokens))
     assert len(tokens) == 2
 
@@ -306,6 +326,13 @@ def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) ->
     server.run("DROP ROLE IF EXISTS guest; CREATE ROLE guest NOLOGIN PASSWORD 'secret'")
     assert "may not connect" in error(server.url().replace("celeriac:", "guest:"))
     assert "cannot be reached" in error("postgresql://me:secret@127.0.0.1:1/db")
+
+
+def test_the_version_of_tables_that_may_not_be_read(server: PostgresServer, engine: PostgresEngine) -> None:
+    engine.publish([pub("a")])
+    server.run("DROP USER IF EXISTS stranger; CREATE USER stranger PASSWORD 'secret'")
+    with pytest.raises(OperationalError, match="lacks a right"):
+        opened(server.url().replace("celeriac:", "stranger:")).schema_versions()
 
 
 def test_missing_rights_are_named(server: PostgresServer) -> None:
