@@ -10,17 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-import platform
 import re
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from celeriac import __version__
 from celeriac.app.event import Event, routing_key, utcoffset
 from celeriac.exceptions import OperationalError
 from celeriac.extended_json import dumps
+from celeriac.worker.state import SOFTWARE_INFO
 from celeriac.worker.tape import TapeReader
 
 if TYPE_CHECKING:
@@ -131,6 +130,7 @@ class Sender(threading.Thread):
     def _tell(self, type: str) -> None:
         event = Event(
             type,
+            SOFTWARE_INFO,
             hostname=self._hostname,
             utcoffset=utcoffset(),
             pid=self._pid,
@@ -139,9 +139,6 @@ class Sender(threading.Thread):
             active=sum(1 for record in self._records for _ in record.running()),
             processed=self._processed(),
             loadavg=[math.ceil(load * 100) / 100 for load in os.getloadavg()],
-            sw_ident="py-celeriac",
-            sw_ver=__version__,
-            sw_sys=platform.system(),
         )
         self._post(routing_key(type), dumps(event))
 
