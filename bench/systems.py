@@ -36,8 +36,12 @@ Count = Callable[["Stores", int], int]
 class Stores:
     """Where one measurement's messages and results are kept; made fresh for each."""
 
-    def __init__(self, broker: str, results: str, server: Server | None = None) -> None:
+    def __init__(
+        self, broker: str, results: str, server: Server | None = None, pids: tuple[int, ...] = ()
+    ) -> None:
         self.server = server
+        self.pids = pids
+        """The processes of the servers, without those that they have started."""
         self.environment = {"BENCH_BROKER": broker, "BENCH_RESULTS": results}
 
     @cached_property
@@ -204,15 +208,21 @@ def fresh_stores(system: System, server: Server | None, port: int | None = None)
 
         with PostgresServer(durable=True, config={"synchronous_commit": system.postgres}) as postgres:
             url = postgres.url()
-            stores = Stores(url, url)
+            assert postgres.process is not None
+            stores = Stores(url, url, pids=(postgres.process.pid,))
             if system.prepare:
                 system.call(stores, "prepare", 1)
             yield stores
         return
     assert server is not None
     server.client().flushall()
-    broker = _rabbit().fresh_url() if system.rabbitmq else server.url(0, port)
-    yield Stores(broker, server.url(1, port), server)
+    broker = server.url(0, port)
+    pids: tuple[int, ...] = (server.pid,)
+    if system.rabbitmq:
+        rabbit = _rabbit()
+        assert rabbit.process is not None
+        broker, pids = rabbit.fresh_url(), (server.pid, rabbit.process.pid)
+    yield Stores(broker, server.url(1, port), server, pids)
 
 
 @cache
@@ -248,17 +258,18 @@ def _no_longer_waiting(stores: Stores, sent: int) -> int:
     return sent - int(depth.ready) - int(depth.leased)
 
 
-def _sqlite_done(stores: Stores, sent: int) -> int:
-    # Not by depth(): it counts the delayed ones too, which takes as long as a measurement with a million.
+def _sqlite_results(stores: Stores, sent: int) -> int:
     path = stores.environment["BENCH_BROKER"].removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as handle:
-        row = handle.execute("SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM leased)").fetchone()
-    return sent - int(row[0])
+        return int(handle.execute("SELECT count(*) FROM result WHERE payload IS NOT NULL").fetchone()[0])
 
 
-def _postgres_done(stores: Stores, sent: int) -> int:
-    row = stores.database.execute("SELECT count(*) FROM celeriac.message WHERE state IN (0, 1)").fetchone()
-    return sent - int(row[0])
+def _postgres_results(stores: Stores, sent: int) -> int:
+    return int(
+        stores.database.execute("SELECT count(*) FROM celeriac.result WHERE payload IS NOT NULL").fetchone()[
+            0
+        ]
+    )
 
 
 def _procrastinate_done(stores: Stores, sent: int) -> int:
@@ -284,9 +295,9 @@ def _ours(
 ) -> System:
     done = _result_keys if module == "celeriac_app" else _no_longer_waiting
     if sqlite is not None:
-        done = _sqlite_done
+        done = _sqlite_results
     if postgres is not None:
-        done = _postgres_done
+        done = _postgres_results
     command = tuple(word.replace("celeriac_app", module) for word in _CELERIAC)
     return System(
         name,

@@ -50,7 +50,9 @@ class Notes(msgspec.Struct, omit_defaults=True):
     returned: float | None = None
     """When it was given back for the first time, in epoch seconds, where that is a copy and an end of the
     original. Both are there if a connection breaks in between: a result since then is that of the other.
-    0.0 for the body of a chord that has perhaps been sent before."""
+    0.0 for what has perhaps been sent or run before: a result of any time counts."""
+    replayed: float | None = None
+    """When it was put back in line as a dead letter, in epoch seconds: results from before do not count."""
 
 
 class Message(msgspec.Struct):
@@ -220,6 +222,11 @@ def _decode_text(body: str, encoding: Any) -> bytes:
 
 
 # -- our own notes -----------------------------------------------------------------------------------
+
+
+def task_id_of(message: Message) -> str:
+    """The id of the message's task, by which stores find what waits; "" if it tells none."""
+    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
 
 
 def notes(message: Message) -> Notes:

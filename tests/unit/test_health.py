@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from celeriac import probe
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.monitor.endpoint import Endpoint, Page, address, listen, verdict
+from celeriac.monitor.endpoint import Endpoint, Page, verdict
+from celeriac.monitor.listening import address, listen
 from celeriac.monitor.metrics import BUCKETS, Histogram, Metrics
 from celeriac.monitor.systemd import Systemd
 from celeriac.worker.board import Board

@@ -41,6 +41,8 @@ Replies = list[dict[str, Any]] | None
 
 _LONG = 86400.0
 """Seconds that ``timeout=None`` waits."""
+_PAGE = 500
+"""Leased messages that are looked at in one step."""
 
 
 class Control:
@@ -404,9 +406,6 @@ class Control:
     def election(self, id: str, topic: str, action: Any = None, connection: Any = None) -> None:
         """Hold an election among Celery's workers; ours do not take part, for they agree in the store."""
         self.broadcast("election", {"id": id, "topic": topic, "action": action})
-
-
-_PAGE = 500
 
 
 def signal_name(signal: str | int) -> str:

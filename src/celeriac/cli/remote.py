@@ -56,6 +56,11 @@ def inspect(session: Session, /, as_json: bool, **given: Any) -> None:
     It ends as soon as all that were reached have answered. The exit status is 69 if nobody has.
     """
     replies = _run(session, "inspect", as_json, **given)
+    if given["name"] == "scheduled" and not getattr(session.application.broker, "reaches_delayed", True):
+        session.say(
+            "Delayed tasks are not among these: the broker keeps them where nobody can look. "
+            "They are in the management page of RabbitMQ, in the queues celery_delayed_0 to _27"
+        )
     if replies and not as_json and not session.quiet:
         click.echo(f"\n{output.count(len(replies), 'node')} online.")
 
@@ -134,7 +139,7 @@ def _known(session: Session, own: bool) -> Mapping[str, CommandInfo]:
     """All commands by name; with ``own`` those in the modules of the application's tasks too."""
     from celeriac.worker.control import Panel
 
-    if own and (session.app or session.has_application):
+    if own and session.has_application:
         session.import_tasks()
     return Panel.meta
 

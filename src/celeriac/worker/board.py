@@ -284,7 +284,10 @@ class ChildRecord:
         limits: tuple[float, float] = (0.0, 0.0),
         once: bool = False,
     ) -> bool:
-        """A slot starts a message. ``limits``: soft and hard limit in seconds, 0 for none."""
+        """A slot starts a message. ``limits``: soft and hard limit in seconds, 0 for none.
+
+        Returns ``True``, in the place of :meth:`start_claim` where there is one message only.
+        """
         now = time.monotonic()
         soft, hard = limits
         _SLOT.pack_into(

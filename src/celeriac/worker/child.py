@@ -73,7 +73,7 @@ class Seat:
         self.line = Line(app, self.owner, told.consumed(options.queues), self.wake_read)
         self.heed()
         self.margin = options.lease / 5
-        self._told = False
+        self._said_too_large = False
         self.on_terminate: Callable[[str], None] | None = None
         """How the pool ends one running task without its process, if it can."""
 
@@ -125,8 +125,8 @@ class Seat:
             used //= 1024  # bytes there, KiB elsewhere
         if used <= self.options.max_memory_per_child:
             return False
-        if not self._told:
-            self._told = True
+        if not self._said_too_large:
+            self._said_too_large = True
             logger.info(
                 "This process has used %d KiB, more than --max-memory-per-child (%d KiB): it is replaced",
                 used,

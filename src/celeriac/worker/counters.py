@@ -25,8 +25,6 @@ Names = tuple[str, ...]
 """Task and queue; of failures, the exception as well."""
 OTHER: Final = "(other)"
 """Stands for the tasks, queues and exceptions that an area has no room for."""
-
-
 UNREADABLE: Final = "(unreadable)"
 """Stands for the task of a message that cannot be read: what it says of itself is not to be trusted."""
 
