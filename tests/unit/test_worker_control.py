@@ -418,7 +418,7 @@ def test_a_broker_that_carries_no_orders_is_named_at_start_up(rig: Rig, monkeypa
     assert not any("remote control" in note for note in _store_notes(rig.app, rig.options))
     monkeypatch.setattr(Celeriac, "broker", object())
     assert any("carries no remote control" in note for note in _store_notes(rig.app, rig.options))
-    near, far = socket.socketpair()
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     rig.service.serve(near.fileno())  # nothing to do, nothing to wait for
     far.close()
     near.close()
