@@ -7,16 +7,19 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from tests.servers import RabbitServer
 
@@ -96,6 +99,8 @@ class System:
     """Whether its module's ``prepare`` must be called before anything else."""
     rabbitmq: bool = False
     """Messages are on RabbitMQ; results stay in Redis."""
+    heard: bool = False
+    """Somebody listens to the worker's events (on Redis), and throws them away."""
 
     @property
     def ours(self) -> bool:
@@ -123,7 +128,7 @@ class System:
     @contextmanager
     def running(self, stores: Stores) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker for the length of the block, in a process group that ends with it."""
-        with tempfile.TemporaryFile() as log:
+        with tempfile.TemporaryFile() as log, _listener(stores) if self.heard else nullcontext():
             process = subprocess.Popen(
                 [str(self.python), *(part.format(**stores.environment) for part in self.worker)],
                 cwd=ROOT,
@@ -152,6 +157,28 @@ class System:
             **stores.environment,
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
         }
+
+
+@contextmanager
+def _listener(stores: Stores) -> Iterator[None]:
+    """Take all events as fast as they come: what a monitor makes of them is its own business."""
+    url = urlsplit(stores.environment["BENCH_BROKER"])
+    with socket.create_connection((url.hostname, url.port or 6379)) as connection:
+        connection.sendall(b"PSUBSCRIBE /0.celeryev/*\r\n")
+        assert connection.recv(1024).startswith(b"*3"), "the server does not let us listen"
+
+        def listen() -> None:
+            room = bytearray(1 << 20)
+            while connection.recv_into(room):
+                pass
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield
+        finally:
+            connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -309,6 +336,8 @@ SYSTEMS = {
     for system in (
         _ours("celeriac", 20_000, note='prefetch "auto"'),
         _ours("celeriac-prefetch-1", 10_000, "--prefetch-multiplier", "1", note="prefetch 1"),
+        replace(_ours("celeriac-events", 20_000, "-E", note="task events on, and heard"), heard=True),
+        _ours("celeriac-events-unheard", 20_000, "-E", note="task events on, nobody listens"),
         _ours("celeriac-tracked", 15_000, module="celeriac_tracked_app", note="task_track_queued on"),
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"

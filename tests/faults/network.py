@@ -23,28 +23,53 @@ def server(engine: str, seed: int, tasks: int) -> Entry:
     again).
     """
     with field_on(engine, "server restarts", seed) as (field, here):
-        there = here.server
-        assert there is not None
+        assert here.server is not None
+        restarts = _Restarts(field, here.server)
+        field.produce(tasks)
+        plan = [restarts.crash, restarts.in_order, restarts.outage]
+        while field.await_starts(max(100, tasks // 12)):
+            (plan.pop(0) if plan else field.rng.choice((restarts.crash, restarts.in_order)))()
+    return field.entry
 
-        def crash() -> None:
-            with field.cutting("server killed", field.nodes):
-                there.restart()
 
-        def restart() -> None:
-            with field.cutting("server restarted", field.nodes):
-                there.shut_down()
-                there.start()
+class _Restarts:
+    """How a server goes away and comes back."""
 
-        def outage() -> None:
-            with field.cutting("server away", field.nodes):
-                there.kill()
-                time.sleep(1.5 * LEASE)
-                there.start()
+    def __init__(self, field: Field, server: Server) -> None:
+        self.field = field
+        self.server = server
+
+    def crash(self) -> None:
+        with self.field.cutting("server killed", self.field.nodes):
+            self.server.restart()
+
+    def in_order(self) -> None:
+        with self.field.cutting("server restarted", self.field.nodes):
+            self.server.shut_down()
+            self.server.start()
+
+    def outage(self) -> None:
+        with self.field.cutting("server away", self.field.nodes):
+            self.server.kill()
+            time.sleep(1.5 * LEASE)
+            self.server.start()
+
+
+def quorum(engine: str, seed: int, tasks: int) -> Entry:
+    """Quorum queues: the server is killed and stopped in order, it ends connections, and children are
+    killed."""
+    with field_on(engine, "quorum queues", seed, task_default_queue_type="quorum") as (field, here):
+        assert here.server is not None
+        restarts, ends = _Restarts(field, here.server), _Ends(here.server, field.rng)
+
+        def closed() -> None:
+            with field.cutting("connections killed", field.nodes):
+                field.rng.choice((ends.some, ends.all))()
 
         field.produce(tasks)
-        plan = [crash, restart, outage]
-        while field.await_starts(max(100, tasks // 12)):
-            (plan.pop(0) if plan else field.rng.choice((crash, restart)))()
+        plan = [restarts.crash, closed, field.kill_child, restarts.in_order, field.kill_agent]
+        while field.await_starts(max(50, tasks // 30)) or plan:
+            (plan.pop(0) if plan else field.rng.choice((closed, field.kill_child, field.kill_child)))()
     return field.entry
 
 

@@ -130,7 +130,8 @@ def circumstances() -> str:
         f"{machine()}; Python {platform.python_version()}, Celeriac {__version__}, {', '.join(libraries)}; "
         f"SQLite {sqlite3.sqlite_version} (publishes at `synchronous=FULL`, the rest at `NORMAL`), "
         f"Redis {redis} (`appendonly yes`, `appendfsync always`), PostgreSQL {postgres} (`fsync` and "
-        f"`synchronous_commit` on), RabbitMQ {rabbit} (durable classic queues; results in such a Redis); "
+        f"`synchronous_commit` on), RabbitMQ {rabbit} (durable queues, classic unless it says quorum; "
+        f"results in such a Redis); "
         f"{time.strftime('%d %B %Y')}; `make faults`."
     )
 

@@ -12,7 +12,7 @@ from tests.faults.chord_stage import Stage
 from tests.faults.full import disk, memory
 from tests.faults.garbage import garbage, strew
 from tests.faults.ledger import Entry
-from tests.faults.network import connections, network, server
+from tests.faults.network import connections, network, quorum, server
 from tests.faults.node import Stuck, await_true
 from tests.faults.places import field_on, place
 from tests.faults.project import poison
@@ -166,11 +166,12 @@ SCENARIOS: dict[str, list[tuple[Callable[[str, int, int], Entry], int]]] = {
         (three_beats, 2_000),
     ],
     "rabbitmq": [
-        (processes, 10_000),
-        (threads, 2_000),
+        (processes, 20_000),
+        (threads, 5_000),
         (server, 20_000),
         (connections, 20_000),
         (network, 20_000),
+        (quorum, 20_000),
         (producers, 2_000),
         (messages, 1_000),
         (chords, 60),

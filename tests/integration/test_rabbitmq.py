@@ -117,6 +117,24 @@ def test_a_queue_declared_elsewhere_with_other_properties_is_named(site: Site) -
         other.send_task("t", queue="q1")
 
 
+def test_a_worker_of_a_queue_that_is_another_one_there_says_so_and_begins_when_it_is_gone(
+    site: Site, rabbit_server: RabbitServer
+) -> None:
+    other = Celeriac(broker=site.broker, set_as_current=False)
+    other.send_task("t")
+    broker: Any = other.broker
+    site.app.conf.task_queue_max_priority = 5
+    worker = site.worker("-c", "1", task_queue_max_priority=5)
+    worker.await_line("Cannot tie the queues to their exchanges now, trying on: ")
+    worker.await_line("Cannot exchange yet, trying on: ")
+    with broker.session("delete the other queue") as session:
+        session.desk.queue_delete("celery")
+    other.close()
+    assert site.send("add", 1, 1).get(timeout=20) == 2
+    assert "Declare it in task_queues as it is there" in worker.log
+    assert not {"Traceback", "replacing"} & set(worker.log.split())
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

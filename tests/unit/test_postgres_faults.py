@@ -28,7 +28,7 @@ from celeriac.contrib.conformance.helpers import (
 )
 from celeriac.contrib.conformance.listening import Node
 from celeriac.engines import create
-from celeriac.engines.base import Consumer, Outcome, Verdict
+from celeriac.engines.base import Consumer, Outcome, Unique, Verdict
 from celeriac.engines.history import Attempt
 from celeriac.engines.postgres import PostgresEngine, step
 from celeriac.engines.remote import Order
@@ -287,6 +287,36 @@ def test_nothing_acknowledged_is_lost_when_the_server_crashes() -> None:
         with pytest.raises(OperationalError, match=r"cannot be reached|shuts down"):
             engine.publish([pub("x")])
         engine.close()
+
+
+@pytest.mark.parametrize("unique", [None, Unique("k", 60.0)], ids=["plain", "unique"])
+def test_a_publish_is_on_disk_though_workers_commits_need_not_be(unique: Unique | None) -> None:
+    with PostgresServer(durable=True) as server:
+        engine = opened(server.url(synchronous_commit="off"))
+        consumer = engine.attach(incarnation())
+        claim(consumer)
+        with psycopg.connect(server.url()) as connection:
+            found = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+            (writer,) = found.fetchone() or (0,)
+        os.kill(writer, signal.SIGSTOP)  # it would bring to the disk what nobody waits for
+        engine.publish([pub("a", unique=unique)])
+        server.kill()
+        server.start()
+        assert ids_of(claim(consumer)) == ["a"]
+        engine.close()
+
+
+def test_tokens_grow_over_the_loss_of_everything(server: PostgresServer, engine: PostgresEngine) -> None:
+    """As after a failover that lost the last writes: they are made of the server's clock."""
+    tokens = []
+    for epoch in (1, 2):
+        consumer = engine.attach(incarnation(epoch=epoch))
+        engine.publish([pub("a")])
+        tokens += [delivery.token for delivery in claim(consumer)]
+        server.empty()
+        engine = opened(server.url())
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) == 2
 
 
 def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from celeriac.contrib.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from celeriac.engines import create
-from celeriac.engines.base import Verdict
+from celeriac.engines.base import Consumer, DeadLetter, Delivery, Verdict
 from celeriac.engines.rabbitmq.broker import RabbitBroker
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.exceptions import OperationalError
@@ -183,6 +183,108 @@ def test_what_came_back_goes_together_once_and_then_alone(url: str) -> None:
     engine.close()
 
 
+def test_what_a_connection_s_end_brings_back_gets_no_notes(
+    url: str, way: Proxy, rabbit_server: RabbitServer
+) -> None:
+    """Its worker lives, so no task is to blame; and each note costs the server a queue."""
+    engine = opened(url, way)
+    engine.publish(pubs("abc"))
+    consumer = engine.attach(incarnation(slots=3))
+    wait_until(lambda: consumer.wait(["q"], 0.1))
+    way.cut()
+    again: set[str] = set()
+
+    def taken() -> bool:
+        try:
+            messages = [decode_envelope(delivery.payload) for delivery in claim(consumer, 3)]
+        except OperationalError:
+            consumer.repeat()
+            return False
+        again.update(message.headers["id"] for message in messages if message.headers.get("redelivered"))
+        return again == set("abc")
+
+    wait_until(taken)
+    assert "celeriac.note" not in rabbit_server.control("list_queues", "-p", url.rpartition("/")[2])
+    consumer.close()
+    engine.close()
+
+
+def test_a_crowd_that_comes_back_gets_notes_for_its_first_ones_only(
+    url: str, rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the server brings back everything in its queues, to workers that know nothing of it."""
+    monkeypatch.setattr("celeriac.engines.rabbitmq.buffer.CROWD", 2)
+    engine = opened(url)
+    engine.publish(pubs("abcdefgh"))
+    first = engine.attach(incarnation(slots=8))
+    wait_until(lambda: first.wait(["q"], 0.1))
+    first.close(detach=False)
+    other = engine.attach(incarnation("n2", slots=4))
+    found: list[str] = []
+
+    def taken() -> int:
+        deliveries = claim(other, 2)
+        found.extend(ids_of(deliveries))
+        return len(found)
+
+    wait_until(lambda: taken() == 2)
+    noted = rabbit_server.control("list_queues", "-p", url.rpartition("/")[2], "name")
+    assert {f"celeriac.note.{id}" for id in "ab"} <= set(noted.split())
+    wait_until(lambda: taken() == 8)
+    noted = rabbit_server.control("list_queues", "-p", url.rpartition("/")[2], "name")
+    assert not {f"celeriac.note.{id}" for id in "gh"} & set(noted.split())
+    other.close()
+    engine.close()
+
+
+def test_what_came_back_is_given_back_behind_a_task_that_takes_long(url: str) -> None:
+    engine = opened(url)
+    engine.publish(pubs("abcd"))
+    lost = engine.attach(incarnation(slots=4))
+    wait_until(lambda: lost.wait(["q"], 0.1))
+    lost.close(detach=False)
+    busy = engine.attach(incarnation("n2", slots=4))
+    assert isinstance(busy, RabbitConsumer)
+    wait_until(lambda: ids_of(claim(busy, 1)) == ["a"])
+    wait_until(lambda: busy.buffered == 0)  # its keeper has seen that "a" takes its time
+    other = engine.attach(incarnation("n3", slots=4))
+    found: list[Message] = []
+
+    def taken() -> int:
+        found.extend(decode_envelope(delivery.payload) for delivery in claim(other, 4))
+        return len(found)
+
+    wait_until(lambda: taken() == 3)
+    assert [(message.headers["id"], notes(message).returned) for message in found] == [
+        ("b", 0.0), ("c", 0.0), ("d", 0.0)
+    ]  # fmt: skip
+    other.close()
+    busy.close()
+    engine.close()
+
+
+def test_a_copy_brings_along_what_is_known_of_earlier_runs(url: str) -> None:
+    """Whoever gets it is not told that it had been delivered before."""
+    engine = opened(url)
+    engine.publish([pub("a")])
+    first = engine.attach(incarnation())
+    (delivery,) = claim(first)
+    assert first.mark_once(delivery)
+    first.close(detach=False)
+
+    def lost(consumer: Consumer) -> str | None:
+        deliveries: list[Delivery] = []
+        wait_until(lambda: deliveries.extend(claim(consumer)) or deliveries)
+        found = notes(decode_envelope(deliveries[0].payload)).lost
+        settle(consumer, outcome(deliveries[0], Verdict.GIVE_BACK))
+        return found
+
+    other = engine.attach(incarnation("n2"))
+    assert [lost(other), lost(other)] == ["once", "once"]
+    other.close()
+    engine.close()
+
+
 def test_what_came_back_and_is_parked_again_and_again_was_not_started(url: str) -> None:
     """A limit turns it away: that is no delivery, also if the child dies between two attempts."""
     engine = opened(url)
@@ -256,4 +358,49 @@ def test_the_rest_of_a_late_answer_keeps_its_place(url: str, monkeypatch: pytest
     assert consumer.return_buffered() == 0
     assert drain(consumer) == ["a", "b", "c", "d", "e"]
     consumer.close()
+    engine.close()
+
+
+def test_dead_letters_of_all_queues_share_one_bound(url: str) -> None:
+    engine = opened(url, dead_letters_max=3)
+    consumer = engine.attach(incarnation())
+    for task_id in "abcde":
+        engine.publish([pub(task_id, "q1" if task_id in "ac" else "q2")])
+        (delivery,) = claim(consumer, queues=("q1", "q2"))
+        settle(consumer, outcome(delivery, Verdict.DEAD, reason="failed", task_id=task_id))
+    assert [letter.task_id for letter in engine.dead_letters()] == list("edc")
+    assert [letter.task_id for letter in engine.dead_letters("q1")] == ["c"]
+    consumer.close()
+    engine.close()
+
+
+def test_bounds_of_dead_letters_that_have_no_effect_are_named(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for most in (3, 3, 4, 5):
+        engine = opened(url, dead_letters_max=most)
+        engine.bury([DeadLetter("", "q", "failed", "", time.time(), "t", "a", b"")])
+        engine.close()
+    (said,) = [record.message for record in caplog.records]
+    assert "keeps the bounds it was made with" in said
+    assert "x-max-length" in said
+    assert "guest:guest" not in said
+    assert len(opened(url).dead_letters()) == 3
+
+
+def test_many_dead_letters_are_counted_now_and_then(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To know whose they are all are read: of ten thousand that takes seconds."""
+    monkeypatch.setattr("celeriac.engines.rabbitmq.dead._FEW", 2)
+    engine = opened(url)
+
+    def bury(queue: str) -> tuple[int, int]:
+        engine.bury([DeadLetter("", queue, b"{}", "failed", "", 0.0, "t", "")])
+        depths = engine.depth(["q", "r"])
+        return depths["q"].dead, depths["r"].dead
+
+    assert [bury(queue) for queue in "qrqr"] == [(1, 0), (1, 1), (1, 1), (1, 1)]
+    monkeypatch.setattr("celeriac.engines.rabbitmq.dead._TALLY_EVERY", 0.0)
+    assert bury("q") == (3, 2)
+    assert engine.purge_dead() == 5
+    assert engine.depth(["q"])["q"].dead == 0
     engine.close()

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from celeriac import Celeriac, signals
 from celeriac.engines.base import Delivery, Outcome, Verdict
 from celeriac.engines.coordinator import Control
+from celeriac.engines.envelopes import for_replay
 from celeriac.exceptions import Ignore, Reject
-from celeriac.message import Notes, encode_envelope, with_notes
+from celeriac.message import Message, Notes, decode_envelope, encode_envelope, with_notes
+from celeriac.message import notes as notes_of
 from celeriac.worker.board import Board
 from celeriac.worker.counters import UNREADABLE, Counted, Counters
 from celeriac.worker.job import Job
@@ -301,6 +304,108 @@ def test_a_copy_runs_only_if_the_other_one_has_no_result_yet(
     assert (len(ran), outcome.verdict) == (runs, Verdict.ACK)
 
 
+def redelivered(app: Celeriac, received: Delivery, **changes: Any) -> Delivery:
+    """The same message, as a store delivers it again; ``changes`` of its notes."""
+    message = decode_envelope(received.payload)
+    message = with_notes(message, msgspec.structs.replace(notes_of(message), **changes))
+    message.headers["redelivered"] = True
+    app.conf.worker_deduplicate_successful_tasks = True  # look, though this store does all in one step
+    return Delivery(received.token, received.queue, encode_envelope(message))
+
+
+def test_an_older_copy_of_a_message_whose_later_attempt_has_run_is_not_run(app: Celeriac) -> None:
+    ran: list[int] = []
+
+    @app.task(name="again", bind=True, max_retries=9)
+    def again(self: Task) -> None:
+        ran.append(self.request.retries)
+        raise self.retry(countdown=9)
+
+    assert app.backend is not None
+    later = run(app, delivery(app, "again", task_id="late", retries=2))
+    assert later.result is not None
+    app.backend.store([later.result])
+    ran.clear()
+    for retries in range(3):
+        copy = delivery(app, "again", task_id="late", retries=retries, notes=Notes(unique="key"))
+        outcome = run(app, redelivered(app, copy))
+        assert outcome.verdict is (Verdict.DELAY if retries == 2 else Verdict.ACK)
+        assert (outcome.result is None, outcome.unique) == (retries < 2, "")  # the key is the later attempt's
+    assert ran == [2]  # of this one nobody knows whether what followed was sent
+
+
+@pytest.mark.parametrize(
+    ("given_back_after", "came_back", "runs"),
+    [(-60.0, False, 0), (-60.0, True, 1), (60.0, False, 1), (0.0, False, 1)],
+)
+def test_a_copy_is_not_run_if_the_other_one_is_to_be_tried_again(
+    app: Celeriac, given_back_after: float, came_back: bool, runs: int
+) -> None:
+    """Unless it was delivered before: that may have been its own run, cut off before it sent the rest."""
+    ran: list[int] = []
+
+    @app.task(name="again", bind=True)
+    def again(self: Task) -> None:
+        ran.append(self.request.retries)
+        raise self.retry(countdown=9)
+
+    task_id = f"copy{given_back_after}{came_back}"
+    received = delivery(app, "again", task_id=task_id)
+    assert app.backend is not None
+    record = run(app, received).result
+    assert record is not None
+    app.backend.store([record])
+    ran.clear()
+    returned = given_back_after and time.time() + given_back_after
+    copy = redelivered(app, received, returned=returned)
+    if not came_back:
+        message = decode_envelope(copy.payload)
+        del message.headers["redelivered"]
+        copy = Delivery(9, "celery", encode_envelope(message))
+    run(app, copy)
+    assert ran == [0] * runs
+
+
+def test_a_replayed_dead_letter_runs_although_its_failure_is_stored(app: Celeriac) -> None:
+    """Its first worker may be lost, or the server crash: then it comes marked as delivered before."""
+    ran: list[int] = []
+    app.task(name="note")(ran.append)
+    assert app.backend is not None
+    failure = app.results.record("FAILURE", ValueError("x"), None, task_id="dead")
+    app.backend.store([failure])
+    letter = delivery(app, "note", 1, task_id="dead")
+    assert run(app, redelivered(app, letter)).result is None
+    replayed = Delivery(8, "celery", for_replay(letter.payload))
+    outcome = run(app, redelivered(app, replayed))
+    assert ran == [1]
+    assert outcome.result is not None
+    app.backend.store([outcome.result])
+    assert run(app, redelivered(app, replayed)).result is None  # that result is of the replay
+
+
+def test_what_a_run_sends_that_is_not_the_first_is_looked_up_before_it_runs(app: Celeriac) -> None:
+    """The first one's worker may have died after it had sent it."""
+
+    @app.task(name="again", bind=True)
+    def again(self: Task) -> None:
+        if not self.request.retries:
+            raise self.retry(countdown=9)
+
+    callback = again.si().set(task_id="b")
+
+    def sent(received: Delivery) -> Message:
+        outcome = run(app, received)
+        message = outcome.message or outcome.publications[0].message
+        assert message is not None
+        return message
+
+    for retries in (0, 1):
+        received = delivery(app, "again", task_id="sender", retries=retries, link=callback)
+        assert notes_of(sent(received)).returned is None
+        assert notes_of(sent(redelivered(app, received))).returned == 0.0
+        assert notes_of(sent(redelivered(app, received, replayed=5.0))).returned == 5.0
+
+
 def test_an_outcome_that_cannot_be_taken_down_does_not_end_the_process(app: Celeriac) -> None:
     class Nasty(Exception):
         def __str__(self) -> str:
@@ -371,7 +476,7 @@ def test_a_message_that_cannot_be_read_is_counted(app: Celeriac) -> None:
         assert isinstance(one.prepare(received), Outcome)
     counts: Counter[Any] = Counter()
     failures: Counter[Any] = Counter()
-    one.counters.add_to(counts, {})
+    one.counters.add_to(counts, {}, {})
     one.counters.add_failures_to(failures)
     assert counts[(UNREADABLE, "celery"), Counted.RECEIVED] == 1
     assert failures == {

@@ -17,13 +17,13 @@ import msgspec
 from celeriac import clock, signals
 from celeriac.app import times
 from celeriac.app.defaults import complete, priority_of
-from celeriac.app.headers import add_properties, embed_of, expire, headers_of, properties_of
+from celeriac.app.headers import embed_of, head_of
 from celeriac.app.options import CallOptions, check_others, read_options
 from celeriac.app.state import Frame, worker_frame
 from celeriac.app.watch import QueueWatch
 from celeriac.canvas.signature import frozen_links
 from celeriac.engines.base import Hold, Publication, Unique
-from celeriac.exceptions import EncodeError, OperationalError
+from celeriac.exceptions import EncodeError, OperationalError, StoreFull
 from celeriac.message import OWN_HEADER, Message, decode_body, encode_body, new_id, notes
 from celeriac.routing.router import Target, has_own
 from celeriac.routing.routes import PLACE
@@ -93,14 +93,7 @@ class Publisher:
         when = times.when(call.countdown, call.eta, app.timezone) if timed else times.NOW
         if call.argsrepr is None or call.kwargsrepr is None:
             call.show(*app.redact.args_repr(task, args, kwargs))
-        headers = headers_of(name, call, when.eta, stamps)
-        properties = properties_of(call, target)
-        if call.expires is not None:
-            expire(headers, properties, call.expires, app.timezone)
-        if others:
-            add_properties(properties, others)
-        if call.headers or "headers" in target.extra:
-            headers.update({**(target.extra.get("headers") or {}), **(call.headers or {})})
+        headers, properties = head_of(app, name, call, target, others, when.eta, stamps)
         embed = embed_of(call.link, call.link_error, call.chain, call.chord)
         body, content_type, encoding, added = encode_body(
             args, kwargs, embed, call.serializer, call.compression
@@ -283,12 +276,14 @@ class Publisher:
         raised. If the answer to a request got lost, the messages may be stored already: they are sent again
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
-        watched = self.watch.queues
+        watched, copied = self.watch.queues, False
         for publication in publications:
             if publication.queue not in watched:
                 self.watch.begin(publication.queue)
             if publication.also:
-                publications = _with_copies(publications)
+                copied = True
+        if copied:
+            publications = _with_copies(publications)
         if signals.before_task_publish.receivers:
             self.announce_before(publications, retry_policy)
         collected = _collected.get()
@@ -362,9 +357,11 @@ class Publisher:
                 error = exc
         doubt = " The messages may have been stored: the answer got lost." if error.maybe_done else ""
         reason = str(error) if str(error).endswith((".", "?", "!")) else f"{error}."
+        full = isinstance(error, StoreFull)
+        advice = "Make room there" if full else "Check that the broker runs and broker_url is right"
         failed = OperationalError(
             f"{len(publications)} message(s) could not be sent to {self._app.broker_shown}: {reason}{doubt} "
-            "Check that the broker runs and broker_url is right, then call again"
+            f"{advice}, then call again"
         )
         failed.maybe_done = error.maybe_done
         raise failed from error

@@ -88,6 +88,8 @@ class ResultFormat:
                 meta["parent_id"] = request.parent_id
             if conf.result_extended:
                 meta.update(self._extended(request))
+            if state == states.RETRY:  # by which another copy of the message is known
+                meta["retries"], meta["retried"] = request.retries, clock.now()
         meta["task_id"] = identifier
         ttl = conf.result_expires
         if state == states.FAILURE and conf.result_failure_expires is not None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from celeriac import clock
 from celeriac.engines.base import Loss
 from celeriac.exceptions import DecodeError
 from celeriac.message import OWN_HEADER, decode_envelope, encode_envelope, notes, with_notes
@@ -39,12 +40,14 @@ def after_loss(payload: bytes, loss: Loss) -> bytes:
 
 
 def for_replay(payload: bytes) -> bytes:
-    """Return the envelope with count and marks cleared, as if it had never been tried."""
+    """Return the envelope with count and marks cleared, as if it had never been tried; and the time."""
     try:
         message = decode_envelope(payload)
     except DecodeError:
         return payload
-    fresh = msgspec.structs.replace(notes(message), deliveries=0, lost=None, returned=None)
+    fresh = msgspec.structs.replace(
+        notes(message), deliveries=0, lost=None, returned=None, replayed=clock.now()
+    )
     return encode_envelope(with_notes(message, fresh))
 
 

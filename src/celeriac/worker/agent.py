@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.engines.base import NodeInfo
-from celeriac.exceptions import OperationalError
+from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.routing.queues import Binding
 from celeriac.worker.board import Board, ChildRecord, noted
 from celeriac.worker.channel import (
@@ -167,6 +167,16 @@ class Agent:
         self.posting.change(**changes)
         self.channel.send(Wake())
 
+    def announce_orders(self) -> None:
+        """Let children ask for new orders (revokes, rate limits) before they run what they claim next.
+
+        Answers of a broker that keeps the orders itself tell of them; where another store does, children ask
+        it only now and then. Safe for use by threads.
+        """
+        coordinator: object = self.app.coordinator
+        if coordinator is not self.app.broker:
+            self.tell_children()
+
     def hasten(self, *steps: Callable[[], None]) -> None:
         """Let what is done now and then (:meth:`beat`, :meth:`bind`, :meth:`follow_orders`) be done at the
         next tick. Safe for use by threads."""
@@ -255,7 +265,7 @@ class Agent:
                 self.app.broker.bind(self.own_bindings, self.node.id)
 
         if not self._try("tie the queues to their exchanges", step):
-            self._due[self.bind] = time.monotonic() + TICK
+            self._due[self.bind] = time.monotonic() + CONTROL_INTERVAL
 
     def recover(self) -> None:
         def step() -> None:
@@ -363,10 +373,11 @@ class Agent:
             step()
 
     def _try(self, what: str, step: Callable[[], Any]) -> bool:
-        """Do ``step``; a store that is away is said once and tried again later."""
+        """Do ``step``; a store that is away, or whose queues are others than configured, is said once and
+        tried again later."""
         try:
             step()
-        except OperationalError as error:
+        except (OperationalError, ImproperlyConfigured) as error:
             if what not in self._warned:
                 self._warned.add(what)
                 logger.warning("Cannot %s now, trying on: %s", what, error)
@@ -378,7 +389,7 @@ class Agent:
 
     def _check(self) -> None:
         """Say what about the stores' set-up endangers messages, if the engine can tell."""
-        for store in {id(s): s for s in (self.app.broker, self.app.backend) if s is not None}.values():
+        for store in self.app.stores:
             for warning in getattr(store, "check", list)():
                 logger.warning("%s", warning)
 

@@ -7,7 +7,7 @@ same step; hooks and signals are called here, and cannot change what happened.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
@@ -75,7 +75,7 @@ class Endings:
         return outcome
 
     def _tell_success(self, job: Job, value: Any, runtime: float) -> None:
-        result = self.app.redact.result_repr(job.plan.task, value)
+        result = job.shown = self.app.redact.result_repr(job.plan.task, value)
         if self.events is not None:
             self.events.succeeded(job, result, runtime)
         if trace_logger.isEnabledFor(logging.INFO):
@@ -334,6 +334,7 @@ class Endings:
                 maybe_signature(following, app=self.app).apply_async((value,), chain=rest, **common)
             for addition in context.chord_additions or ():
                 maybe_signature(addition, app=self.app).apply_async(**common)
+        _note_repeats(context, batch)
         return batch
 
     def _log(self, level: int, job: Job, format: str, **data: Any) -> None:
@@ -349,3 +350,14 @@ class Endings:
             trace_logger.error(
                 "Task %(name)s[%(id)s] raised unexpected: %(exc)s\n%(traceback)s", data, extra={"data": data}
             )
+
+
+def _note_repeats(context: Context, batch: Sequence[Publication]) -> None:
+    """Mark what a task sends that came back: an earlier run may have sent it, and who gets the second copy
+    looks for the result of the first."""
+    own = notes(context.message) if context.message is not None else None
+    if own is None or not (context.redelivered or own.returned is not None):
+        return
+    for publication in batch:
+        headers = publication.message.headers
+        headers[OWN_HEADER] = {**headers[OWN_HEADER], "returned": own.replayed or 0.0}

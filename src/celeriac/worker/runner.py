@@ -178,10 +178,9 @@ class Runner:
             return self.refusals.post_mortem(job, own)
         context = job.context
         if self.lookup_redelivered and (context.redelivered or own.returned is not None):
-            meta = self._result_of(context.id, None if context.redelivered else own.returned)
+            meta = self._result_of(context, own)
             if meta is not None:
-                logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
-                return self.endings.again(job, meta["status"], meta["result"])
+                return self._done_before(job, meta)
         if context.expires and clock.epoch(context.expires) <= clock.now():
             return self.endings.revoked(job, "expired", expired=True)
         if context.eta and not own.held:
@@ -214,7 +213,7 @@ class Runner:
                 self._unlimited.add(job.name)
                 logger.warning(
                     "max_concurrency of %s is not kept: %s cannot count across workers. "
-                    "Use SQLite or Redis as broker", job.name, self.app.broker_shown,
+                    "Use SQLite, Redis or PostgreSQL as broker", job.name, self.app.broker_shown,
                 )  # fmt: skip
             return None
         try:
@@ -250,16 +249,42 @@ class Runner:
         outcome.forget_checkpoint = context.has_checkpoint and outcome.verdict is Verdict.ACK
         return outcome
 
-    def _result_of(self, task_id: str | None, since: float | None) -> dict[str, Any] | None:
-        """The stored result of a task that has ended, not before ``since`` (epoch seconds)."""
-        backend = self.app.backend
+    def _done_before(self, job: Job, meta: dict[str, Any]) -> Outcome:
+        """What becomes of a message that came back when there is nothing to run any more."""
+        context = job.context
+        if meta["status"] == states.RETRY:
+            logger.info("Task %s[%s] is at a later attempt already: only acknowledged", job.name, context.id)
+            job.moved = True
+            return Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK)
+        logger.info("Task %s[%s] has a result already: only acknowledged", job.name, context.id)
+        return self.endings.again(job, meta["status"], meta["result"])
+
+    def _result_of(self, context: Context, own: Notes) -> dict[str, Any] | None:
+        """What is stored of a message that came back, or of which there is another copy, and says that there
+        is nothing to run: the task's result, or the word that it is to be tried again.
+
+        That word is of another copy's run if it is of a later attempt than this one's, or if this one has
+        not been delivered before. The run of the same message may have ended before it had sent the next
+        attempt; that of another copy has sent it, or comes back itself.
+        """
+        backend, task_id = self.app.backend, context.id
         if backend is None or task_id is None:
             return None
         payload = persist("look for a result", lambda: backend.fetch([task_id])).get(task_id)
         meta = None if payload is None else self.app.results.decode(payload, task_id)
-        if meta is None or meta["status"] not in states.READY_STATES:
+        if meta is None:
             return None
-        return meta if since is None or clock.epoch(meta.get("date_done") or 0.0) >= since else None
+        if meta["status"] == states.RETRY:
+            told, least = meta.get("retries"), context.retries + (context.redelivered or not own.returned)
+            if not isinstance(told, int) or told < least:
+                return None
+            ended = meta.get("retried", 0.0)
+        elif meta["status"] in states.READY_STATES:
+            ended = clock.epoch(meta.get("date_done") or 0.0)
+        else:
+            return None
+        returned = None if context.redelivered else own.returned
+        return meta if ended >= max(own.replayed or 0.0, returned or 0.0) else None
 
     def _plan(self, name: str) -> Plan | None:
         task = self.app.tasks.get(name)

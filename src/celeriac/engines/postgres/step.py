@@ -94,7 +94,7 @@ class Step:
     @classmethod
     def within(cls, store: Store, handle: Handle | Guest) -> Step:
         """A step in a transaction that is open already."""
-        now, version = handle.execute(store.sql(_BEGIN)).fetchone()
+        ((now, version),) = handle.execute(store.sql(_BEGIN)).fetchall()
         return cls(store, handle, now, version)
 
     def run(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -53,6 +53,8 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
     """A unique key costs the server a queue, so what comes often (a tick) gets none of its own."""
     all_or_none = False
     """A batch is not one step: when its connection breaks, its first messages may have been stored."""
+    reaches_delayed = False
+    """Delayed messages can be neither shown nor taken out: debounced calls raise an error."""
     lists_queues = False
     """Clients are not told which queues there are."""
     reaches_leases = False
@@ -71,6 +73,7 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
         self.living: Callable[[], Collection[str]] = options.get("nodes", tuple)
         self.hold_delays = options.get("broker_delay", "store") == "store"
         self._dead_max = int(options.get("dead_letters_max", 10_000))
+        self._buried = dead.Tally()
         self._dead_expires = float(options.get("dead_letters_expires", 30 * DAY))
         self._ack_timeout = float(options.get("consumer_timeout", 1800.0))
         self._lock = threading.RLock()
@@ -296,12 +299,11 @@ class RabbitBroker(RabbitRemote, RabbitEvents):
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         """Ready messages and dead letters. RabbitMQ does not tell its clients of delayed and unacked ones."""
         with self.session("count messages") as session:
-            letters = dead.letters(session) if dead.count(session) else []
+            buried = self._buried.of(session)
             depths = {}
             for queue in topology.named(queues):
                 told = exists(session, queue)
-                buried = sum(letter.queue == queue for letter in letters)
-                depths[queue] = Depth(ready=told[0] if told else 0, dead=buried)
+                depths[queue] = Depth(ready=told[0] if told else 0, dead=buried[queue])
             return depths
 
     def consumers(self, queues: Sequence[str]) -> dict[str, int]:

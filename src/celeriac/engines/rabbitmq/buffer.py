@@ -22,6 +22,9 @@ SUSPECT_WAIT: Final = 0.5
 what happened to it there."""
 MOST_SUSPECTS: Final = 64
 """How many of those may wait beside a batch that is pushed."""
+CROWD: Final = 128
+"""How many have to come back one behind the other until the server is taken to be the cause, whose crash
+brings back everything in its queues, and not who held them."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
@@ -29,7 +32,10 @@ _LONGEST_PAUSE: Final = 1.0
 class Entry:
     """One message that has arrived."""
 
-    __slots__ = ("applied", "bucket", "content", "note", "payload", "queue", "ready_at", "suspect", "tag")
+    __slots__ = (
+        "applied", "bucket", "content", "crowd", "note", "noted", "payload", "queue", "ready_at", "suspect",
+        "tag",
+    )  # fmt: skip
 
     def __init__(self, queue: str, content: Any) -> None:
         info = content.delivery_info
@@ -39,7 +45,12 @@ class Entry:
         self.suspect: bool = info["redelivered"]
         self.payload = envelope(content, queue, self.suspect)
         self.ready_at = time.monotonic() + SUSPECT_WAIT if self.suspect else 0.0
+        self.crowd = False
+        """It came back behind so many others that the server must be the cause (``CROWD``)."""
         self.note: Note | None = None
+        """What is known of its earlier runs, once that has been looked up."""
+        self.noted = False
+        """Whether the server has that note."""
         self.applied = False
         """What is known of its earlier runs stands in the payload."""
         self.bucket = ""
@@ -59,7 +70,8 @@ class Entry:
             note.deliveries += 1  # a whole node died with it: nobody was left to say how
         if note.once and note.lost is None:
             note.lost = "once"
-        for _ in range(note.deliveries):
+        # A copy that was given back tells what was known then; its note has that and what followed.
+        for _ in range(note.deliveries - self._counted()):
             self.payload = after_loss(self.payload, Loss(counted=True))
         if note.lost is not None:
             self.payload = after_loss(self.payload, Loss(counted=False, mark=note.lost))
@@ -68,16 +80,26 @@ class Entry:
         """The message for sending it once more, marked as a copy: before it runs, its result is looked for.
 
         If the server takes the copy, and the connection breaks before it hears that the original is done
-        with, it delivers both.
+        with, it delivers both. The copy does not say that it was delivered before: so it brings along what is
+        known of its runs, and for what came back already a result of any time counts.
         """
         properties = dict(self.content.properties)
         headers = properties.get("application_headers")
-        if headers and "id" in headers:
-            own = headers.get(OWN_HEADER, {"foreign": True})
-            if isinstance(own, dict):
-                own = {"returned": time.time(), **own}
+        own = (headers or {}).get(OWN_HEADER, {"foreign": True})
+        if headers and "id" in headers and isinstance(own, dict):
+            # What came back may itself be the run of which there is a trace: no copy of it is another one.
+            own = {**own, "returned": 0.0} if self.suspect else {"returned": time.time(), **own}
+            if self.applied and self.note is not None:
+                known = {"deliveries": self.note.deliveries, "lost": self.note.lost}
+                own |= {name: value for name, value in known.items() if value}
             properties["application_headers"] = {**headers, OWN_HEADER: own}
         return Content(body_of(self.content), **properties)
+
+    def _counted(self) -> int:
+        """How many lost deliveries the message itself tells of."""
+        own = (self.content.properties.get("application_headers") or {}).get(OWN_HEADER)
+        told = own.get("deliveries", 0) if isinstance(own, dict) else 0
+        return told if isinstance(told, int) else 0
 
 
 class Buffer:
@@ -91,6 +113,9 @@ class Buffer:
         self._parked: dict[str, deque[Entry]] = {}
         self._again: dict[str, tuple[float, float]] = {}
         """Rate limits: when to ask again, and how long the pause was."""
+        self._in_row = 0
+        """How many have come back since a message that had not."""
+        self._excused = False
         self.count = 0
 
     def add(self, queue: str, content: Any) -> None:
@@ -99,6 +124,10 @@ class Buffer:
         entry.suspect = entry.suspect and self._starts
         self.count += 1
         if entry.suspect:
+            if self._in_row >= CROWD:
+                # Those that some worker held, and some agent has to note something of, are before it.
+                entry.crowd, entry.ready_at = True, 0.0
+            self._in_row += 1
             self._suspects.append(entry)
         else:
             line = self._lines.get(queue)
@@ -116,6 +145,8 @@ class Buffer:
                 line = self._lines.get(queue)
                 if line:
                     entry = line.popleft()
+                    if not self._suspects:
+                        self._in_row, self._excused = 0, False
                     break
         if entry is not None:
             self.count -= 1
@@ -156,10 +187,18 @@ class Buffer:
         """
         return min(len(self._suspects), MOST_SUSPECTS) + sum(map(len, self._parked.values()))
 
+    def excuses(self, entry: Entry) -> bool:
+        """Whether a message came back for the server's sake: no worker's end is to be learned from it."""
+        return self._excused or entry.crowd
+
+    def excuse(self) -> None:
+        """A living worker's connection has ended: that is why things come back, until something new comes."""
+        self._excused = True
+
     @property
-    def in_line(self) -> int:
-        """How many could be handed out at once."""
-        return sum(map(len, self._lines.values()))
+    def waiting(self) -> int:
+        """How many could be handed out now or in a moment: here, or by another child."""
+        return sum(map(len, self._lines.values())) + len(self._suspects)
 
     def park(self, entry: Entry, bucket: str) -> None:
         """Keep a message that was over a limit; it is offered again soon, before later ones of its limit."""
@@ -179,14 +218,19 @@ class Buffer:
             self._again[entry.bucket] = (time.monotonic(), _FIRST_PAUSE / 2)
 
     def take_unmarked(self) -> list[Entry]:
-        """Take out what is simply in line, the oldest first."""
+        """Take out what is simply in line."""
         entries = [entry for line in self._lines.values() for entry in line]
         self._lines.clear()
         self.count -= len(entries)
-        return sorted(entries, key=lambda entry: entry.tag)
+        return entries
+
+    def take_suspects(self, now: float) -> list[Entry]:
+        """Take out those that came back and have waited long enough."""
+        return list(iter(lambda: self.take_suspect(now), None))
 
     def clear(self) -> None:
         """Forget everything."""
+        self._in_row = 0
         self._lines.clear()
         self._suspects.clear()
         self._parked.clear()

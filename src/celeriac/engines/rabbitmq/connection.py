@@ -248,7 +248,7 @@ class Dialler:
         With ``beats`` the server is told to expect heartbeats, which somebody must then send. Each server is
         tried once. Raises ``OperationalError`` with the last one's reason.
         """
-        failure: Exception | None = None
+        failure: OperationalError | None = None
         first = self._next or next(self._hosts)
         for host in (first, *islice(self._hosts, len(self.address.hosts) - 1)):
             link = Link(host, self.address, beats)
@@ -262,7 +262,7 @@ class Dialler:
             return link
         self._next = None
         assert failure is not None
-        raise failure if isinstance(failure, OperationalError) else OperationalError(str(failure))
+        raise failure
 
 
 def _locked_writer(connection: Link, transport: Any) -> Callable[..., None]:

@@ -26,6 +26,7 @@ from celeriac.engines.rabbitmq.errors import FAILURES, translate
 from celeriac.engines.rabbitmq.heart import Pulse
 from celeriac.engines.rabbitmq.keeper import OVERRUN, Keeper
 from celeriac.engines.rabbitmq.session import Parcel, Session
+from celeriac.engines.rabbitmq.suspects import Suspects, recall
 from celeriac.engines.rabbitmq.topology import exists, whole_seconds
 from celeriac.engines.rabbitmq.wire import to_wire
 from celeriac.engines.readiness import readable
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 _LATE: Final = 16
 """Cancelled subscriptions for which messages are still taken."""
-MOST_COMPANY: Final = 16
-"""How many messages that came back are handed out at a time."""
+LONG: Final = 1.0
+"""Seconds without an exchange after which also what came back is given back: each is looked up first."""
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
 
@@ -53,6 +54,7 @@ class RabbitConsumer:
         self._session: Session | None = None
         self._channel: Any = None
         self._buffer = Buffer(starts=owner.slots > 0)
+        self._suspects = Suspects(self._buffer, owner.name, broker.publish_timeout)
         self._out: dict[int, Entry] = {}
         """What has been handed out and not settled, by token."""
         self._open: dict[int, None] = {}
@@ -142,14 +144,13 @@ class RabbitConsumer:
             if entry is None or self._session is None:
                 return False
             if entry.task_id:
-                note = entry.note or ledger.Note()
-                note.once = True
+                entry.note = entry.note or ledger.Note()
+                entry.note.once = True
                 try:
-                    ledger.write(self._session, [(entry.task_id, note)], self._broker.publish_timeout)
+                    self._suspects.note(self._session, [entry])
                 except (*FAILURES, CeleriacError) as error:
                     self._given_up(error, "note a start")
                     return False
-                entry.note = note
             return True
 
     def close(self, detach: bool = True) -> None:
@@ -203,7 +204,7 @@ class RabbitConsumer:
             if entry is None:
                 break
             if entry.suspect:
-                company = self._company(session, entry, min(limit, MOST_COMPANY), now)
+                company = self._suspects.company(session, entry, limit, now)
                 return [self._handed(each) for each in company]
             handed.append(self._handed(entry))
         return handed
@@ -212,36 +213,6 @@ class RabbitConsumer:
         self._token = max(self._token + 1, time.time_ns() // 1000)
         self._out[self._token] = entry
         return Delivery(self._token, entry.queue, entry.payload)
-
-    def _company(self, session: Session, first: Entry, limit: int, now: float) -> list[Entry]:
-        """What came back and is handed out with ``first``, and noted as that.
-
-        After a crash of the server everything in a queue has come back, and most of it was never started: so
-        what nothing is known of goes together. What has been the end of a worker goes alone: if it is again,
-        it is known which one it was.
-        """
-        company = [first]
-        if self._recall(session, first).innocent:
-            while len(company) < limit and (entry := self._buffer.take_suspect(now)) is not None:
-                if not self._recall(session, entry).innocent:
-                    self._buffer.put_back(entry)
-                    break
-                company.append(entry)
-        notes = []
-        for entry in company:
-            if entry.note is not None:
-                entry.apply(entry.note)
-                entry.note.together = len(company) > 1
-                entry.note.started = "" if entry.note.together else self.owner.name
-                notes.append((entry.task_id, entry.note))
-        ledger.write(session, notes, self._broker.publish_timeout)
-        return company
-
-    def _recall(self, session: Session, entry: Entry) -> ledger.Note:
-        """What is known of a message that came back."""
-        if entry.note is None and entry.task_id:
-            entry.note = ledger.read(session, entry.task_id) or ledger.Note()
-        return entry.note or ledger.Note()
 
     # -- settling ----------------------------------------------------------------------------------
 
@@ -279,7 +250,7 @@ class RabbitConsumer:
         self._buffer.admitted(entry)
         if outcome.verdict is Verdict.GIVE_BACK:
             self._never_started(session, entry)
-        elif entry.note is not None:
+        elif entry.noted:
             ledger.erase(session, entry.task_id)
         if outcome.unique and not outcome.publications:
             keys.release(session, outcome.unique, outcome.task_id)
@@ -287,9 +258,9 @@ class RabbitConsumer:
 
     def _never_started(self, session: Session, entry: Entry) -> None:
         """Take back what was noted when the message was handed out; what came before stays true."""
-        if entry.note is not None:
+        if entry.note is not None and entry.noted:
             entry.note.started, entry.note.together = "", False
-            ledger.write(session, [(entry.task_id, entry.note)], self._broker.publish_timeout)
+            self._suspects.note(session, [entry])
 
     def _onward(self, session: Session, outcome: Outcome, entry: Entry) -> Parcel:
         """The message that takes this one's place: a dead letter, a later attempt, the back of the line."""
@@ -330,13 +301,16 @@ class RabbitConsumer:
             try:
                 self._unsubscribe()
                 session.link.pump()
-                return self._return_all(session)
+                return self._return_all(session, time.monotonic() - self.exchanged > LONG)
             except (*FAILURES, CeleriacError) as error:
                 self._given_up(error, "give back")
                 return 0
 
-    def _return_all(self, session: Session) -> int:
-        entries = self._buffer.take_unmarked()
+    def _return_all(self, session: Session, suspected: bool = True) -> int:
+        suspects = self._buffer.take_suspects(time.monotonic()) if suspected else []
+        for entry in suspects:
+            entry.apply(recall(session, entry))
+        entries = sorted([*self._buffer.take_unmarked(), *suspects], key=lambda entry: entry.tag)
         if entries:
             copies = [self._broker.address_to(session, e.queue, e.again(), 0) for e in entries]
             self._broker.post(session, copies)
@@ -346,7 +320,7 @@ class RabbitConsumer:
     @property
     def buffered(self) -> int:
         """How many messages have arrived that another could start now."""
-        return self._buffer.in_line
+        return self._buffer.waiting
 
     @property
     def invites(self) -> bool:
@@ -479,13 +453,13 @@ class RabbitConsumer:
         if session is not None:
             shown = session.shown
             session.link.sever()
+            self._buffer.excuse()
         self._forget()
         if isinstance(error, OperationalError):
             return error
         if isinstance(error, CeleriacError):
             return OperationalError(str(error))
-        made = translate(error, shown, doing, maybe_done=True)
-        return made if isinstance(made, OperationalError) else OperationalError(str(made))
+        return translate(error, shown, doing, maybe_done=True)
 
     def _forget(self) -> None:
         self._out.clear()

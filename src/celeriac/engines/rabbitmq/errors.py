@@ -9,7 +9,7 @@ from typing import Final
 
 from amqp import exceptions as amqp
 
-from celeriac.exceptions import CeleriacError, ImproperlyConfigured, OperationalError, StoreFull
+from celeriac.exceptions import ImproperlyConfigured, OperationalError, StoreFull
 
 CONNECT: Final = "connect"
 """What is being done (``translate``) while there is no connection yet."""
@@ -27,13 +27,13 @@ class Unroutable(OperationalError):
     """No queue took a message that was published."""
 
 
-def translate(error: Exception, shown: str, doing: str, maybe_done: bool = False) -> CeleriacError:
+def translate(error: Exception, shown: str, doing: str, maybe_done: bool = False) -> OperationalError:
     """The error of ours for one of py-amqp's or the system's."""
     code, text = getattr(error, "code", 0), getattr(error, "reply_text", "") or str(error)
     remedy = _ended_early(error) if doing == CONNECT else ""
     remedy = remedy or _remedy(error, code, text)
-    said = f"{text}. {remedy}" if remedy else _words(error)
-    made = OperationalError(f"cannot {doing} at {shown}: {said}")
+    said = f"{text.rstrip('.')}. {remedy}" if remedy else _words(error)
+    made = OperationalError(f"cannot {doing} {'to' if doing == CONNECT else 'at'} {shown}: {said}")
     made.maybe_done = maybe_done
     return made
 

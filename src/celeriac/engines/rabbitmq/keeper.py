@@ -58,7 +58,8 @@ class Keeper:
                 time.sleep(_LOOK_EVERY)
                 continue
             self.resting = True
-            self._wake.wait(max(0.1, self._heartbeat / 3 - (now - beaten)) if self._heartbeat else None)
+            if not (consumer.buffered or consumer.invites):  # it may have begun before it could see us rest
+                self._wake.wait(max(0.1, self._heartbeat / 3 - (now - beaten)) if self._heartbeat else None)
             self.resting = False
             self._wake.clear()
             looked = time.monotonic()

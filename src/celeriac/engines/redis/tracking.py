@@ -83,12 +83,12 @@ class Sentinel:
                         return
                     self._look(link, self._new_queues())
                 self._look(link, [queue for queue, due in self._due.items() if due <= now])
-                until = min([next_renewal, *self._due.values()])
-                ready = readable((link.fileno, stop_fd), max(0.0, until - time.monotonic()))
-                if stop_fd in ready:
+                # What came in one piece with an answer lies in the client: its socket tells of it no more.
+                written = self._written(link)
+                self._look(link, written, fresh=True)
+                until = now if written else min([next_renewal, *self._due.values()])
+                if stop_fd in readable((link.fileno, stop_fd), max(0.0, until - time.monotonic())):
                     return
-                if link.fileno in ready:
-                    self._look(link, self._written(link), fresh=True)
         finally:
             link.close()
 
