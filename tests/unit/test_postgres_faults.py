@@ -7,7 +7,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -216,6 +216,35 @@ def test_results_are_announced_after_the_listening_connection_broke(
     engine.store([record("b")])
     eventually(lambda: got == ["a", "b"])
     subscription.close()
+
+
+def test_a_short_success_comes_with_its_announcement(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened(server.url(), poll=60.0)
+    got: dict[str, bytes] = {}
+    read: list[str] = []
+    fetch = engine._listener._fetch
+
+    def fetched(ids: Sequence[str]) -> dict[str, bytes]:
+        read.extend(ids)
+        return fetch(ids)
+
+    monkeypatch.setattr(engine._listener, "_fetch", fetched)
+    records = [
+        record("short\nid"), record("failed", "FAILURE"), record("long", value="x" * 6000), record("id" * 600)
+    ]  # fmt: skip
+    ids = [one.id for one in records]
+    subscription = engine.subscribe(ids, got.__setitem__)
+    eventually(lambda: set(read) == set(ids))  # it listens, and has looked once
+    read.clear()
+    for one in records:
+        engine.store([one])
+    eventually(lambda: len(got) == len(ids))
+    assert got == {one.id: one.payload for one in records}
+    assert set(read) == {"failed", "long", "id" * 600}
+    subscription.close()
+    engine.close()
 
 
 def test_a_forked_child_uses_sessions_of_its_own(engine: PostgresEngine) -> None:
