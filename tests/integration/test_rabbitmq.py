@@ -215,6 +215,18 @@ def test_an_alarm_is_an_error_at_once_and_not_a_hang(site: Site, rabbit_server: 
         rabbit_server.control("set_vm_memory_high_watermark", "0.6")
 
 
+def test_a_worker_sits_out_an_alarm_with_what_it_has_to_send(site: Site, rabbit_server: RabbitServer) -> None:
+    result = site.send("flaky", 1)
+    rabbit_server.control("set_vm_memory_high_watermark", "0.00001")
+    try:
+        worker = site.worker("-c", "1")
+        worker.await_line(":0] RabbitMQ at")
+    finally:
+        rabbit_server.control("set_vm_memory_high_watermark", "0.6")
+    assert result.get(timeout=30) == 1
+    assert site.journal() == ["try 0", "try 1"]
+
+
 def test_quorum_queues_delays_and_failover(site: Site) -> None:
     conf: dict[str, Any] = {"task_default_queue_type": "quorum"}
     url = f"amqp://127.0.0.1:1//;{site.broker}"

@@ -436,7 +436,7 @@ class RabbitConsumer:
     # -- the connection ----------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        session = Session(self._broker.dialler.dial())
+        session = Session(self._broker.dialler.dial(), patient=True)
         try:
             channel = session.link.channel()
             channel.auto_decode = False
