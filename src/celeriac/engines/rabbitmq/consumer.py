@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _LATE: Final = 16
 """Cancelled subscriptions for which messages are still taken."""
-LONG: Final = 1.0
+LONG: Final = 3.0
 """Seconds without an exchange after which also what came back is given back: each is looked up first."""
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
