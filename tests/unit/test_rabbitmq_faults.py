@@ -368,7 +368,7 @@ def test_many_dead_letters_are_counted_now_and_then(url: str, monkeypatch: pytes
     engine = opened(url)
 
     def bury(queue: str) -> tuple[int, int]:
-        engine.bury([DeadLetter("", queue, b"{}", "failed", "", 0.0, "t", "")])
+        engine.bury([DeadLetter("", queue, "failed", "", 0.0, "t", "", b"{}")])
         depths = engine.depth(["q", "r"])
         return depths["q"].dead, depths["r"].dead
 
