@@ -19,8 +19,8 @@ from bench.server import PERSISTENCE, Server
 from bench.systems import PEERS, SYSTEMS, System, check_environments
 
 ALL = [
-    "celeriac", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite", "celeriac-sqlite-full",
-    "celeriac-postgres", "celeriac-postgres-sync", "celeriac-rabbitmq", *PEERS,
+    "celeriac", "celeriac-events", "celeriac-prefetch-1", "celeriac-tracked", "celeriac-sqlite",
+    "celeriac-sqlite-full", "celeriac-postgres", "celeriac-postgres-sync", "celeriac-rabbitmq", *PEERS,
 ]  # fmt: skip
 PLAIN = ["celeriac", "celeriac-sqlite", "celeriac-postgres", "celeriac-rabbitmq", *PEERS]
 DEFAULT_SYSTEMS = {

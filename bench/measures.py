@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench import machine
@@ -50,19 +50,15 @@ def _cpu(pid: int) -> float:
 
 
 def _server_cpu(stores: Stores) -> float:
-    return machine.cpu([stores.server.pid]) if stores.server else 0.0
+    return machine.cpu([pid for server in stores.pids for pid in machine.tree(server)])
 
 
 def _wait_done(system: System, stores: Stores, sent: int, wanted: int, interval: float = 0.01) -> int:
     """Wait until so many are done; return how many are. A standstill is an error."""
-    return _wait_count(lambda: system.done(stores, sent), wanted, interval)
-
-
-def _wait_count(count: Callable[[], int], wanted: int, interval: float) -> int:
     best, moved = -1, time.monotonic()
     while True:
         asked = time.perf_counter()
-        done = count()
+        done = system.done(stores, sent)
         if done >= wanted:
             return done
         if done > best:
@@ -146,21 +142,18 @@ def _proxy(server: Server, delay: float) -> Iterator[int]:
 
 
 def backlog(system: System, server: Server | None, seconds: float, ready: int, delayed: int) -> Figures:
-    """Throughput, and memory of the worker, over the head of a backlog of so many ready and delayed tasks."""
+    """Throughput, CPU time a task and memory over the head of a backlog of so many ready and delayed tasks.
+
+    Counted in the results: to count what waits would take longer the more it is.
+    """
     count = int(system.guess * seconds)
     sent = max(count, ready)
     with fresh_stores(system, server) as stores:
-
-        def claimed() -> int:
-            return sent - int(stores.engine.depth(["celery"])["celery"].ready)
-
         system.call(stores, "enqueue_bulk", sent)
         if delayed:
             system.call(stores, "enqueue_delayed", delayed)
         with system.running(stores) as worker:
-            before = _wait_count(claimed, count // 20, 0.02)
-            started = time.perf_counter()
-            done = _wait_count(claimed, count, 0.02)
-            elapsed = time.perf_counter() - started
+            figures = _work_off(system, stores, count, worker.pid)
             memory = machine.pss(machine.tree(worker.pid)) / 2**20
-    return {"rate": (done - before) / elapsed, "memory": memory}
+    cpu = figures["worker_us"] + figures["server_us"]
+    return {"rate": figures["rate"], "cpu_us": cpu, "memory": memory}

@@ -7,16 +7,19 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from tests.servers import RabbitServer
 
@@ -33,8 +36,12 @@ Count = Callable[["Stores", int], int]
 class Stores:
     """Where one measurement's messages and results are kept; made fresh for each."""
 
-    def __init__(self, broker: str, results: str, server: Server | None = None) -> None:
+    def __init__(
+        self, broker: str, results: str, server: Server | None = None, pids: tuple[int, ...] = ()
+    ) -> None:
         self.server = server
+        self.pids = pids
+        """The processes of the servers, without those that they have started."""
         self.environment = {"BENCH_BROKER": broker, "BENCH_RESULTS": results}
 
     @cached_property
@@ -92,6 +99,8 @@ class System:
     """Whether its module's ``prepare`` must be called before anything else."""
     rabbitmq: bool = False
     """Messages are on RabbitMQ; results stay in Redis."""
+    heard: bool = False
+    """Somebody listens to the worker's events (on Redis), and throws them away."""
 
     @property
     def ours(self) -> bool:
@@ -119,7 +128,7 @@ class System:
     @contextmanager
     def running(self, stores: Stores) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker for the length of the block, in a process group that ends with it."""
-        with tempfile.TemporaryFile() as log:
+        with tempfile.TemporaryFile() as log, _listener(stores) if self.heard else nullcontext():
             process = subprocess.Popen(
                 [str(self.python), *(part.format(**stores.environment) for part in self.worker)],
                 cwd=ROOT,
@@ -150,6 +159,28 @@ class System:
         }
 
 
+@contextmanager
+def _listener(stores: Stores) -> Iterator[None]:
+    """Take all events as fast as they come: what a monitor makes of them is its own business."""
+    url = urlsplit(stores.environment["BENCH_BROKER"])
+    with socket.create_connection((url.hostname, url.port or 6379)) as connection:
+        connection.sendall(b"PSUBSCRIBE /0.celeryev/*\r\n")
+        assert connection.recv(1024).startswith(b"*3"), "the server does not let us listen"
+
+        def listen() -> None:
+            room = bytearray(1 << 20)
+            while connection.recv_into(room):
+                pass
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield
+        finally:
+            connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
     # A short grace: what a worker does at its end is not measured, and its stores are thrown away.
     process.terminate()
@@ -177,15 +208,21 @@ def fresh_stores(system: System, server: Server | None, port: int | None = None)
 
         with PostgresServer(durable=True, config={"synchronous_commit": system.postgres}) as postgres:
             url = postgres.url()
-            stores = Stores(url, url)
+            assert postgres.process is not None
+            stores = Stores(url, url, pids=(postgres.process.pid,))
             if system.prepare:
                 system.call(stores, "prepare", 1)
             yield stores
         return
     assert server is not None
     server.client().flushall()
-    broker = _rabbit().fresh_url() if system.rabbitmq else server.url(0, port)
-    yield Stores(broker, server.url(1, port), server)
+    broker = server.url(0, port)
+    pids: tuple[int, ...] = (server.pid,)
+    if system.rabbitmq:
+        rabbit = _rabbit()
+        assert rabbit.process is not None
+        broker, pids = rabbit.fresh_url(), (server.pid, rabbit.process.pid)
+    yield Stores(broker, server.url(1, port), server, pids)
 
 
 @cache
@@ -221,17 +258,18 @@ def _no_longer_waiting(stores: Stores, sent: int) -> int:
     return sent - int(depth.ready) - int(depth.leased)
 
 
-def _sqlite_done(stores: Stores, sent: int) -> int:
-    # Not by depth(): it counts the delayed ones too, which takes as long as a measurement with a million.
+def _sqlite_results(stores: Stores, sent: int) -> int:
     path = stores.environment["BENCH_BROKER"].removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as handle:
-        row = handle.execute("SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM leased)").fetchone()
-    return sent - int(row[0])
+        return int(handle.execute("SELECT count(*) FROM result WHERE payload IS NOT NULL").fetchone()[0])
 
 
-def _postgres_done(stores: Stores, sent: int) -> int:
-    row = stores.database.execute("SELECT count(*) FROM celeriac.message WHERE state IN (0, 1)").fetchone()
-    return sent - int(row[0])
+def _postgres_results(stores: Stores, sent: int) -> int:
+    return int(
+        stores.database.execute("SELECT count(*) FROM celeriac.result WHERE payload IS NOT NULL").fetchone()[
+            0
+        ]
+    )
 
 
 def _procrastinate_done(stores: Stores, sent: int) -> int:
@@ -257,9 +295,9 @@ def _ours(
 ) -> System:
     done = _result_keys if module == "celeriac_app" else _no_longer_waiting
     if sqlite is not None:
-        done = _sqlite_done
+        done = _sqlite_results
     if postgres is not None:
-        done = _postgres_done
+        done = _postgres_results
     command = tuple(word.replace("celeriac_app", module) for word in _CELERIAC)
     return System(
         name,
@@ -298,6 +336,8 @@ SYSTEMS = {
     for system in (
         _ours("celeriac", 20_000, note='prefetch "auto"'),
         _ours("celeriac-prefetch-1", 10_000, "--prefetch-multiplier", "1", note="prefetch 1"),
+        replace(_ours("celeriac-events", 20_000, "-E", note="task events on, and heard"), heard=True),
+        _ours("celeriac-events-unheard", 20_000, "-E", note="task events on, nobody listens"),
         _ours("celeriac-tracked", 15_000, module="celeriac_tracked_app", note="task_track_queued on"),
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import IO, Self
 
 _HOSTS_AT_ONCE = 20
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -20,65 +20,37 @@ START_TIMEOUT = 20.0
 """Seconds a server may take until it answers."""
 
 
-class RedisServer:
-    """A Redis (or Valkey) server of our own, as a context manager.
+class Server:
+    """A server process of our own, as a context manager.
 
-    ``persistence`` is ``"none"``, ``"aof"`` (every write in the file, fsync each second) or ``"aof-always"``;
-    ``config`` holds further directives (``{"maxmemory": "20mb"}``). The data live in a temporary folder that
-    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. With ``sentinel_of`` it is a Redis
-    Sentinel that knows that server as ``primary``.
-    A missing server binary raises ``RuntimeError``: without it nothing is tested.
+    Its files are in a temporary folder that outlasts :meth:`kill` and :meth:`restart` and goes with
+    :meth:`stop`. A missing binary raises ``RuntimeError``: without it nothing is tested.
     """
 
-    def __init__(
-        self,
-        persistence: str = "none",
-        *,
-        password: str | None = None,
-        port: int | None = None,
-        config: dict[str, str] | None = None,
-        sentinel_of: RedisServer | None = None,
-    ) -> None:
-        self.persistence = persistence
-        self.password = password
+    name: str
+    """The program's."""
+    host = "127.0.0.1"
+    patience = START_TIMEOUT
+
+    def __init__(self, port: int | None = None) -> None:
         self.port = port or free_port()
-        self.config = config or {}
-        self.sentinel_of = sentinel_of
         self.process: subprocess.Popen[bytes] | None = None
         self.folder: Path | None = None
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
-    @property
-    def host(self) -> str:
-        return "127.0.0.1"
-
-    @property
-    def unix_socket(self) -> str:
-        """The path of the server's unix socket."""
-        assert self.folder is not None
-        return str(self.folder / "redis.sock")
-
-    def url(self, db: int = 0) -> str:
-        """A URL of the server's database ``db``."""
-        secret = f":{self.password}@" if self.password else ""
-        return f"redis://{secret}{self.host}:{self.port}/{db}"
-
     def start(self) -> None:
-        """Start the process and wait until it answers (after LOADING)."""
-        self.folder = self.folder or Path(tempfile.mkdtemp(prefix="celeriac-redis-"))
-        command = [server_binary("redis-server", "valkey-server"), *self._arguments()]
-        if self.sentinel_of is not None:
-            command = self._sentinel_command(self.sentinel_of)
+        """Start the process and wait until it answers."""
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix=f"celeriac-{self.name}-"))
+            self._prepare(self.folder)
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+            self.process = self._launch(self.folder, log)
         try:
             self._wait_until_up()
         except BaseException:
@@ -93,25 +65,15 @@ class RedisServer:
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                self.kill()
             self.process = None
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder = None
+        self._forget()
 
     def kill(self) -> None:
         """End the process as a crash would (SIGKILL); :meth:`start` or :meth:`restart` brings it back."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            self.process = None
-
-    def shut_down(self) -> None:
-        """End the process in order; :meth:`start` brings it back."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(30)
             self.process = None
 
     def restart(self) -> None:
@@ -129,6 +91,74 @@ class RedisServer:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
 
+    def _prepare(self, folder: Path) -> None:
+        """Write what a new server needs into its folder."""
+
+    def _launch(self, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + self.patience
+        while not self._answers():
+            assert self.process is not None
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                assert self.folder is not None
+                log = (self.folder / "log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{self.name} did not start on port {self.port}:\n{log}")
+            time.sleep(0.01)
+
+
+class RedisServer(Server):
+    """A Redis (or Valkey) server.
+
+    ``persistence`` is ``"none"``, ``"aof"`` (every write in the file, fsync each second) or ``"aof-always"``;
+    ``config`` holds further directives (``{"maxmemory": "20mb"}``). With ``sentinel_of`` it is a Redis
+    Sentinel that knows that server as ``primary``.
+    """
+
+    name = "redis-server"
+
+    def __init__(
+        self,
+        persistence: str = "none",
+        *,
+        password: str | None = None,
+        port: int | None = None,
+        config: dict[str, str] | None = None,
+        sentinel_of: RedisServer | None = None,
+    ) -> None:
+        super().__init__(port)
+        self.persistence = persistence
+        self.password = password
+        self.config = config or {}
+        self.sentinel_of = sentinel_of
+
+    @property
+    def unix_socket(self) -> str:
+        """The path of the server's unix socket."""
+        assert self.folder is not None
+        return str(self.folder / "redis.sock")
+
+    def url(self, db: int = 0) -> str:
+        """A URL of the server's database ``db``."""
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}{self.host}:{self.port}/{db}"
+
+    def shut_down(self) -> None:
+        """End the process in order; :meth:`start` brings it back."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
     def command(self, *words: str | bytes | int) -> bytes:
         """Send one command on a connection of its own and return the raw reply."""
         with socket.create_connection((self.host, self.port), timeout=5) as connection:
@@ -141,6 +171,12 @@ class RedisServer:
     def flush(self) -> None:
         """Delete everything in all databases."""
         self.command("FLUSHALL")
+
+    def _launch(self, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        command = [server_binary("redis-server", "valkey-server"), *self._arguments()]
+        if self.sentinel_of is not None:
+            command = self._sentinel_command(folder, self.sentinel_of)
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
 
     def _arguments(self) -> list[str]:
         options = {
@@ -158,9 +194,8 @@ class RedisServer:
         options.update(self.config)
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
-    def _sentinel_command(self, primary: RedisServer) -> list[str]:
-        assert self.folder is not None
-        settings = self.folder / "sentinel.conf"  # it writes its state into this file
+    def _sentinel_command(self, folder: Path, primary: RedisServer) -> list[str]:
+        settings = folder / "sentinel.conf"  # it writes its state into this file
         if not settings.exists():
             settings.write_text(
                 f"port {self.port}\nbind {self.host}\n"
@@ -168,50 +203,28 @@ class RedisServer:
             )
         return [server_binary("redis-server", "valkey-server"), str(settings), "--sentinel"]
 
-    def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            assert self.process is not None
-            with contextlib.suppress(OSError):
-                if self.command("PING").startswith(b"+PONG"):
-                    return
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                assert self.folder is not None
-                log = (self.folder / "log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"redis-server did not start on port {self.port}:\n{log}")
-            time.sleep(0.01)
+    def _answers(self) -> bool:
+        """Whether it does, and has loaded its data."""
+        with contextlib.suppress(OSError):
+            return self.command("PING").startswith(b"+PONG")
+        return False
 
 
-class PostgresServer:
-    """A PostgreSQL cluster of our own, as a context manager.
+class PostgresServer(Server):
+    """A PostgreSQL cluster.
 
     ``durable`` keeps ``fsync`` and ``synchronous_commit`` on; else a crash of the machine may damage it (not
-    one of the server). ``config`` holds further settings. The cluster lives in a temporary folder that
-    outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. PostgreSQL does not run as root:
-    there it runs as ``nobody``. A missing server binary raises ``RuntimeError``.
+    one of the server). ``config`` holds further settings. PostgreSQL does not run as root: there it runs
+    as ``nobody``.
     """
 
+    name = "postgres"
     user = "celeriac"
 
     def __init__(self, durable: bool = False, *, config: dict[str, str] | None = None) -> None:
+        super().__init__()
         self.durable = durable
         self.config = config or {}
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.folder: Path | None = None
-
-    def __enter__(self) -> PostgresServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def host(self) -> str:
-        return "127.0.0.1"
 
     def url(self, database: str = "postgres", port: int | None = None, **options: str) -> str:
         """A URL of one of the server's databases; ``port`` is that of a way to it."""
@@ -220,12 +233,26 @@ class PostgresServer:
             f"?{query}" if query else ""
         )
 
-    def start(self) -> None:
-        """Start the process, with a new cluster if there is none, and wait until it answers."""
-        if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="celeriac-postgres-"))
-            self.folder.chmod(0o755)
-            self._initialise()
+    def _prepare(self, folder: Path) -> None:
+        folder.chmod(0o755)
+        secret = folder / "secret"
+        secret.write_text("secret")
+        data = folder / "data"
+        data.mkdir()
+        if unprivileged():
+            shutil.chown(data, "nobody")
+        subprocess.run(
+            [
+                *unprivileged(),
+                *(postgres_binary("initdb"), "-D", str(data), "-U", self.user, "-E", "UTF8", "--locale=C"),
+                *("--no-sync", "-A", "md5", f"--pwfile={secret}"),
+            ],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+        )
+
+    def _launch(self, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
         settings = {
             "listen_addresses": self.host,
             "port": str(self.port),
@@ -237,26 +264,16 @@ class PostgresServer:
             "shared_buffers": "64MB",
             **self.config,
         }
-        command = [postgres_binary("postgres"), "-D", str(self.folder / "data")]
+        command = [*unprivileged(), postgres_binary("postgres"), "-D", str(folder / "data")]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*_unprivileged(), *command], stdout=log, stderr=log, cwd=self.folder
-            )
-        try:
-            self._wait_until_up()
-        except BaseException:
-            self.stop()
-            raise
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
 
     def stop(self) -> None:
         """End the server at once and delete its data."""
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
             self._end(signal.SIGQUIT)
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder = None
+        self._forget()
 
     def kill(self) -> None:
         """End the server and all its processes as a crash would (SIGKILL)."""
@@ -275,11 +292,6 @@ class PostgresServer:
     def shut_down(self) -> None:
         """End the server in order, its connections too (the "fast" mode)."""
         self._end(signal.SIGINT)
-
-    def restart(self) -> None:
-        """Crash the server and start it again on the same port with what it had on disk."""
-        self.kill()
-        self.start()
 
     def run(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Carry out statements as the superuser, each committed at once."""
@@ -300,39 +312,13 @@ class PostgresServer:
             self.process.wait(30)
             self.process = None
 
-    def _initialise(self) -> None:
-        assert self.folder is not None
-        secret = self.folder / "secret"
-        secret.write_text("secret")
-        data = self.folder / "data"
-        data.mkdir()
-        if _unprivileged():
-            shutil.chown(data, "nobody")
-        subprocess.run(
-            [
-                *_unprivileged(),
-                *(postgres_binary("initdb"), "-D", str(data), "-U", self.user, "-E", "UTF8", "--locale=C"),
-                *("--no-sync", "-A", "md5", f"--pwfile={secret}"),
-            ],
-            check=True,
-            capture_output=True,
-            cwd=self.folder,
-        )
-
-    def _wait_until_up(self) -> None:
+    def _answers(self) -> bool:
         import psycopg
 
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            assert self.process is not None
-            with contextlib.suppress(psycopg.OperationalError):
-                self.run("SELECT 1")
-                return
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                assert self.folder is not None
-                log = (self.folder / "log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"postgres did not start on port {self.port}:\n{log}")
-            time.sleep(0.02)
+        with contextlib.suppress(psycopg.OperationalError):
+            self.run("SELECT 1")
+            return True
+        return False
 
 
 # DELETE of a few rows is faster than TRUNCATE of forty tables.
@@ -349,7 +335,7 @@ BEGIN
 END $$"""
 
 
-def _unprivileged() -> list[str]:
+def unprivileged() -> list[str]:
     """What to put before a command that must not run as root, with us as its parent."""
     if os.geteuid() != 0:
         return []
@@ -398,47 +384,30 @@ def pack(*words: str | bytes | int) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
-class RabbitServer:
-    """A RabbitMQ server of our own, as a context manager; it takes some seconds to start.
+class RabbitServer(Server):
+    """A RabbitMQ server; it takes some seconds to start.
 
-    Node name, database, ports (AMQP and Erlang's own) and the port mapper (epmd) are its own. The folder with
-    its data outlasts :meth:`kill` and :meth:`restart` and goes with :meth:`stop`. ``config`` holds further
-    lines of ``rabbitmq.conf``; the consumer timeout is raised to a day. A missing server binary raises
-    ``RuntimeError``: without it nothing is tested.
+    Node name, database, ports (AMQP and Erlang's own) and the port mapper (epmd) are its own. ``config``
+    holds further lines of ``rabbitmq.conf``; the consumer timeout is raised to a day.
     """
 
+    name = "rabbitmq-server"
+    patience = 3 * START_TIMEOUT
+
     def __init__(self, *, config: dict[str, str] | None = None) -> None:
-        self.port, self._distribution, self._mapper = free_port(), free_port(), free_port()
+        super().__init__()
+        self._distribution, self._mapper = free_port(), free_port()
         self.config = config or {}
         self.node = f"celeriac{self.port}@localhost"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.folder: Path | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._unused: list[str] = []
         self._made = 0
-
-    def __enter__(self) -> RabbitServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def host(self) -> str:
-        return "127.0.0.1"
 
     def url(self, vhost: str = "/", port: int | None = None) -> str:
         """A URL of the server's virtual host."""
         return f"amqp://guest:guest@{self.host}:{port or self.port}/{vhost}"
 
-    def start(self) -> None:
-        """Start the processes and wait until the server answers."""
-        if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="celeriac-rabbitmq-"))
-            self._configure(self.folder)
+    def _launch(self, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
         if self._epmd is None:
             # Without -daemon it stays our child, so that we end this one and no other.
             epmd = server_binary("epmd")
@@ -447,20 +416,14 @@ class RabbitServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [rabbit_script("rabbitmq-server")],
-                env=self._environment(),
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-        try:
-            self._wait_until_up()
-        except BaseException:
-            self.stop()
-            raise
+        return subprocess.Popen(
+            [rabbit_script("rabbitmq-server")],
+            env=self._environment(),
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            start_new_session=True,
+        )
 
     def stop(self) -> None:
         """End the processes and delete the data."""
@@ -469,9 +432,7 @@ class RabbitServer:
             self._epmd.terminate()
             self._epmd.wait()
             self._epmd = None
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder = None
+        self._forget()
 
     def kill(self) -> None:
         """End the server as a crash would (SIGKILL), with the helpers of its process group."""
@@ -488,11 +449,6 @@ class RabbitServer:
                 os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(60)
             self.kill()  # what is left of its process group
-
-    def restart(self) -> None:
-        """Crash the server and start it again on the same port with what it had on disk."""
-        self.kill()
-        self.start()
 
     def fresh_url(self) -> str:
         """A URL of a virtual host that nobody has used: as good as an empty server, and quick to have."""
@@ -524,7 +480,7 @@ class RabbitServer:
             raise RuntimeError(f"rabbitmqctl {' '.join(words)} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def _configure(self, folder: Path) -> None:
+    def _prepare(self, folder: Path) -> None:
         lines = {
             "listeners.tcp.local": f"{self.host}:{self.port}",
             "loopback_users": "none",
@@ -564,19 +520,11 @@ class RabbitServer:
             "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK,
         }
 
-    def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + 3 * START_TIMEOUT
-        while True:
-            assert self.process is not None
-            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 2) as probe:
-                probe.sendall(b"AMQP\x00\x00\x09\x01")
-                if probe.recv(1) == b"\x01":
-                    return
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                assert self.folder is not None
-                log = (self.folder / "log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"rabbitmq-server did not start on port {self.port}:\n{log}")
-            time.sleep(0.05)
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 2) as probe:
+            probe.sendall(b"AMQP\x00\x00\x09\x01")
+            return probe.recv(1) == b"\x01"
+        return False
 
 
 def rabbit_script(name: str) -> str:

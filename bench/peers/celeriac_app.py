@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from time import perf_counter
+from time import perf_counter, sleep, time
 
 from celeriac import Celeriac, chord
 
@@ -38,6 +38,30 @@ def round_trips(count: int) -> list[float]:
         noop.delay(number).get(timeout=30)
         times.append(perf_counter() - started)
     return times
+
+
+@app.task(name="bench.moment")
+def moment() -> float:
+    """When it runs, by the machine's clock."""
+    return time()
+
+
+def starts(count: int, quiet: float = 0.0) -> list[tuple[float, float, float]]:
+    """Seconds from each call to its return, to the task's start, and to its result."""
+    times = []
+    for _ in range(count):
+        sleep(quiet)
+        called = time()
+        result = moment.delay()
+        sent = time() - called
+        began = result.get(timeout=30) - called
+        times.append((sent, began, time() - called))
+    return times
+
+
+def starts_after_quiet(count: int) -> list[tuple[float, float, float]]:
+    """The same, each after a tenth of a second in which nothing happens."""
+    return starts(count, 0.1)
 
 
 @app.task(name="bench.last")

@@ -97,7 +97,7 @@ def encode_envelope(message: Message) -> bytes:
         "body_encoding": "base64",
     }
     envelope = {
-        "body": binascii.b2a_base64(message.body, newline=False).decode("ascii"),
+        "body": message.body,  # msgspec writes bytes in base64, in half the time of two steps
         "content-encoding": message.content_encoding,
         "content-type": message.content_type,
         "headers": message.headers,
@@ -108,6 +108,7 @@ def encode_envelope(message: Message) -> bytes:
             return extended_json.encode_plain(envelope)
     except Exception:
         pass  # a foreign object in a known field, lone surrogates, a circle: the slow way knows them
+    envelope["body"] = binascii.b2a_base64(message.body, newline=False).decode("ascii")
     return serialization.json_dumps(envelope, envelope)
 
 
@@ -221,6 +222,11 @@ def _decode_text(body: str, encoding: Any) -> bytes:
 
 
 # -- our own notes -----------------------------------------------------------------------------------
+
+
+def task_id_of(message: Message) -> str:
+    """The id of the message's task, by which stores find what waits; "" if it tells none."""
+    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
 
 
 def notes(message: Message) -> Notes:

@@ -42,7 +42,7 @@ class Task(Attributes, Generic[P, R]):
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
     OperationalError: ClassVar[type[OperationalError]] = OperationalError
 
-    _backend: Any = None
+    _backend: ResultBackend | None = None
     _check: Callable[[Any, Any], None] | None = None
     _redaction: Rule | None = None
     _default_request: Context | None = None
@@ -292,17 +292,10 @@ class Task(Attributes, Generic[P, R]):
 
         ``args`` and ``kwargs`` take the place of its own, ``queue`` and further options are set.
         """
-        from celeriac.app.retry import call_options
+        from celeriac.app.retry import signature_of
 
-        request = self.request if request is None else request
-        given = {**({} if queue is None else {"queue": queue}), **extra_options}
-        stamps = request.stamps or {}
-        options = {**call_options(request, taken=given), **stamps, "retries": request.retries, **given}
-        return self.signature(
-            request.args if args is None else args,
-            request.kwargs if kwargs is None else kwargs,
-            **{key: value for key, value in options.items() if value is not None},
-        )
+        given = extra_options if queue is None else {"queue": queue, **extra_options}
+        return signature_of(self, self.request if request is None else request, args, kwargs, given)
 
     subtask_from_request = signature_from_request
 
@@ -380,16 +373,12 @@ class Task(Attributes, Generic[P, R]):
         those of other processes, are sent at once, and again if the broker is away, as ``retry`` and
         ``retry_policy`` say (``OperationalError``). Brokers that carry no events drop it.
         """
-        request = self.request
-        events = self.app.events
-
-        def send() -> None:
-            events.tell(type_, {"uuid": request.id, **fields}, request.hostname)
-
+        request, tell = self.request, self.app.events.tell
+        event = (type_, {"uuid": request.id, **fields}, request.hostname)
         if retry:
-            self.app.publisher.patiently(send, retry_policy)
+            self.app.publisher.patiently(lambda: tell(*event), retry_policy)
         else:
-            send()
+            tell(*event)
 
     @property
     def request(self) -> Context:
@@ -410,8 +399,7 @@ class Task(Attributes, Generic[P, R]):
 
     def pop_request(self) -> None:
         """Undo :meth:`push_request`."""
-        frame = state.running.get()
-        if frame is not None:
+        if (frame := state.running.get()) is not None:
             state.running.set(frame.below)
 
     def add_trail(self, result: Any) -> Any:
@@ -464,8 +452,7 @@ class Task(Attributes, Generic[P, R]):
     @property
     def backend(self) -> ResultBackend | None:
         """Where results are stored: the application's backend unless one was set for the task."""
-        own: ResultBackend | None = self._backend
-        return own if own is not None else self.app.backend
+        return self.app.backend if self._backend is None else self._backend
 
     @backend.setter
     def backend(self, value: Any) -> None:

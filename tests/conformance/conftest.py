@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from celeriac.contrib.conformance.plugin import names_of
 from tests.conformance.cannot import RABBITMQ, RABBITMQ_HAS_NO, RABBITMQ_WAITS
 from tests.conformance.rigs import RIGS, Rig, consumer, engine
 
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.parent.name != "conformance" or "rabbitmq" not in item.name:
             continue
-        file, test, case = _names(item)
+        file, test, case = names_of(item, "rabbitmq")
         if file in RABBITMQ_HAS_NO or {test, case} & RABBITMQ_WAITS.keys():
             left_out.append(item)
         elif (listed := _EXPECTED.get(case) or _EXPECTED.get(test)) is not None:
@@ -42,12 +43,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 _EXPECTED = {name: listed for listed in RABBITMQ for name in listed.tests}
-
-
-def _names(item: pytest.Item) -> tuple[str, str, str]:
-    """A test's file, ``file::test`` and ``file::test[parameter]``, as in ``cannot.py``."""
-    file = item.path.stem.removeprefix("test_")
-    name, _, parameters = item.name.partition("[")
-    others = [one for one in parameters.rstrip("]").split("-") if one != "rabbitmq"]
-    test = f"{file}::{name.removeprefix('test_')}"
-    return file, test, f"{test}[{'-'.join(others)}]"

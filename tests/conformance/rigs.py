@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import uuid
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,11 +27,10 @@ class MemoryRig(Rig):
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         super().__init__(request)
-        self._name = uuid.uuid4().hex
         self._now = 1_800_000_000.0
 
     def url(self) -> str:
-        return f"memory://{self._name}"
+        return f"memory://{self.fresh_name}"
 
     def options(self) -> Mapping[str, Any]:
         return {"clock": lambda: self._now}
@@ -51,7 +49,7 @@ class SQLiteRig(Rig):
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         super().__init__(request)
-        self._path: Path = request.getfixturevalue("tmp_path") / f"{uuid.uuid4().hex}.db"
+        self._path: Path = request.getfixturevalue("tmp_path") / f"{self.fresh_name}.db"
 
     def url(self) -> str:
         return f"sqlite:///{self._path}"

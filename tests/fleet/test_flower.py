@@ -152,7 +152,7 @@ def test_the_pages_are_there(flower: Flower, name: str) -> None:
 
 
 def test_what_celery_exporter_asks_is_answered(flower: Flower, name: str) -> None:
-    """The exporter is no package that can be installed by name: these are its questions at each scrape."""
+    """danihodovic's is no package that pip could install: these are its questions at each scrape."""
     told = flower.site.client("celery").run(
         """
         stats, queues = app.control.inspect().stats(), app.control.inspect().active_queues()
@@ -217,13 +217,13 @@ def test_the_tasks_buttons(flower: Flower, name: str) -> None:
     flower.press(f"/api/task/revoke/{ids[0]}", terminate="true", signal="SIGKILL")
     code = f"answer = [type(app.AsyncResult(i).get(timeout=20, propagate=False)).__name__ for i in {ids!r}]"
     assert client.run(code) == ["TaskRevokedError"] * 2
-    # No worker had got the delayed one, so no event tells of it.
 
-    def state() -> str:
-        status, told = flower.ask(f"/api/task/info/{ids[0]}")
+    def state(task_id: str) -> str:
+        status, told = flower.ask(f"/api/task/info/{task_id}")
         return str(told["state"]) if status == 200 else "unknown as yet"
 
-    wait_until(lambda: state() == "REVOKED")
+    # No child had got the delayed one: the worker tells of it that has revoked it in the store.
+    wait_until(lambda: [state(each) for each in ids] == ["REVOKED"] * 2)
     assert set(ids) <= set(flower.worker(name)["revoked"])
     request = urllib.request.Request(
         f"{flower.url}/api/task/async-apply/interop_tasks.add",

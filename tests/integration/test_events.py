@@ -116,6 +116,20 @@ def test_a_worker_comes_works_and_goes(carrier: Site) -> None:
     monitor_of_workers.close()
 
 
+def test_a_delayed_task_that_is_revoked_is_told_of_by_a_worker(own_redis: Site) -> None:
+    """Where the store can find it; on RabbitMQ a worker drops it when it is due."""
+    site = own_redis
+    monitor = Monitor(site)
+    site.worker("-E", "-c", "1", "-n", "one@%h")
+    monitor.of("worker-heartbeat")
+    result = site.app.send_task("tests.integration.project.add", (1, 2), countdown=300)
+    result.revoke()
+    (event,) = monitor.of("task-revoked")
+    assert (event["uuid"], event["name"]) == (result.id, "tests.integration.project.add")
+    assert event["hostname"].startswith("one@")
+    monitor.close()
+
+
 def test_tasks_send_events_of_their_own_with_and_without_E(carrier: Site) -> None:
     site = carrier
     monitor = Monitor(site)

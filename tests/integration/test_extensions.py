@@ -114,7 +114,7 @@ def test_every_signal_of_a_worker(site: Site) -> None:
 
     states = {given["state"] for _, _, given in found["task_postrun"]}
     assert states >= {"SUCCESS", "FAILURE", "RETRY", "REJECTED"}
-    assert found["worker_shutting_down"][0][2]["sig"] == "SIGTERM"
+    assert {"sig": "SIGTERM", "how": "Soft"}.items() <= found["worker_shutting_down"][0][2].items()
     assert found["task_revoked"][0][2]["expired"] is True
     # Those of the worker come once, those of a process from the process.
     assert [len(found[name]) for name in ("worker_init", "worker_ready", "worker_shutdown")] == [1, 1, 1]
@@ -183,6 +183,13 @@ def test_a_solo_worker_has_its_steps_too(site: Site) -> None:
     site.await_true(lambda: "Late start" in steps(site))
     assert worker.stop() == 0
     assert steps(site)[-2:] == ["Late stop", "First stop"]
+
+
+def test_a_solo_worker_with_a_grace_calls_its_end_soft_too(site: Site) -> None:
+    worker = ExtendedWorker(site, "-P", "solo")
+    site.await_true(lambda: "worker_ready" in heard(site))
+    assert worker.stop() == 0
+    assert heard(site)["worker_shutting_down"][0][2]["how"] == "Soft"
 
 
 def test_a_step_that_consumes_stops_the_start_with_a_sentence(site: Site) -> None:

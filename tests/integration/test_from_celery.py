@@ -156,6 +156,11 @@ def test_a_project_is_told_what_changes(shop: Path, with_celery: bool) -> None:
     assert "hidden" not in json.dumps(told)
 
 
+def test_what_is_said_of_an_option_is_said_as_it_is_written(shop: Path) -> None:
+    told = look(shop, "-A", "shop")["settled"]["broker_transport_options['visibility_timeout']"]
+    assert "Celery's workers left behind on Redis" in told
+
+
 def test_each_of_celerys_commands_in_scripts_is_understood(shop: Path) -> None:
     write(
         shop,
@@ -163,14 +168,16 @@ def test_each_of_celerys_commands_in_scripts_is_understood(shop: Path) -> None:
         "celery -A shop events --camera shop.Cam -F 2 --odd\n"
         "celery multi start 3 -A shop -Q:1 mail -O:2 fair --nosplash --wrong:1=1\n"
         "celery multi stop 3 -KILL\n"
-        "celery -A shop flower\n",
+        "celery -A shop flower\n"
+        "celery -A shop beat -s /var/run/schedule\n",
     )
     told = found(look(shop, "-A", "shop"), "flags")
     assert "events --odd (run.sh:1): there is no such option" in told
     assert "multi --wrong:1 (run.sh:2): there is no such option" in told
     assert "multi -O:2 (run.sh:2): children take their work themselves" in told
     assert "flower (run.sh:4)" in told
-    assert told.count("run.sh") == 4
+    assert "beat -s (run.sh:5): there is no schedule file" in told
+    assert told.count("run.sh") == 5
 
 
 def test_a_tidy_project_may_start_at_once(tmp_path: Path, with_celery: bool) -> None:
@@ -181,6 +188,12 @@ def test_a_tidy_project_may_start_at_once(tmp_path: Path, with_celery: bool) -> 
     assert not told["blocked"]
     assert [one["key"] for one in told["attention"]] == ["delays"]
     assert told["stays"]["task_acks_late"] is True
+
+
+def test_the_application_is_named_as_for_celery(tmp_path: Path, with_celery: bool) -> None:
+    write(tmp_path, "shop/__init__.py", "from celery import Celery\nmade = Celery('shop')\n")
+    told = look(tmp_path, "-A", "shop.made", celery=with_celery)
+    assert told["project"].startswith("shop.made, read with")
 
 
 def test_a_module_of_settings_is_enough(tmp_path: Path) -> None:
@@ -238,7 +251,7 @@ def test_results_in_a_database_are_told(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         ((), "name the project"),
-        (("-A", "nowhere"), "No module named 'nowhere'"),
+        (("-A", "nowhere"), "there is no module 'nowhere'"),
         (("-A", "json"), "no application in json"),
     ],
 )

@@ -79,10 +79,46 @@ def test_the_metrics_add_up_over_a_childs_replacement(here: Site) -> None:
     runtime = ("celery_task_runtime", NAME + "add", node, "celery")
     assert found[(runtime[0] + "_count", *runtime[1:])] == 5
     assert found[(runtime[0] + "_bucket", *runtime[1:], "+Inf")] == 5
+    # Neither what was not run nor another attempt has waited.
+    waited = "celery_task_queue_wait_time_count"
+    assert [found[waited, NAME + task, node, "celery"] for task in ("add", "flaky")] == [5, 1]
     assert found["celery_worker_up", node] == 1
     assert found["celery_queue_length", "celery"] == 0
     assert found["celery_active_worker_count", "celery"] == 1
     assert found["celeriac_queue_depth", "celery", "delayed"] == 0
+
+
+def test_one_of_several_workers_counts_what_clients_send(tmp_path: Path) -> None:
+    """And each what its own tasks send; both by the events that tell of it, so they must be turned on."""
+    with RedisServer() as server:
+        here = Site(server.url(), tmp_path)
+        try:
+            _count_what_clients_send(here)
+        finally:
+            here.close()
+
+
+def _count_what_clients_send(here: Site) -> None:
+    workers = [
+        here.worker("-c", "1", "--health", "0", "-n", f"{name}@%h", task_send_sent_event=True)
+        for name in ("a", "b")
+    ]
+    ports, host = [port_of(worker) for worker in workers], socket.gethostname()
+
+    def sent(task: str, sender: str) -> list[float]:
+        name = ("celery_task_sent_total", NAME + task, sender, "celery")
+        return [samples(port).get(name, 0) for port in ports]
+
+    assert sent("add", host) == [0, 0]  # the first question: from now on it is counted
+    here.app.conf.task_send_sent_event = True
+    here.await_true(lambda: here.send("add", 1, 1) and sent("add", host)[0])
+    publisher = here.app.publisher
+    publisher.send([publisher.build(NAME + "add", (n, 1), {}) for n in range(100)])
+    here.await_true(lambda: sent("add", host)[0] > 100)
+    assert sent("add", host)[1] == 0
+    here.send("flaky", 1).get(timeout=20)
+    own = [sum(sent("flaky", f"{name}@{host}")) for name in ("a", "b")]
+    assert sorted(own) == [0, 1]  # the second attempt, by the one that has run the first
 
 
 def test_a_busy_worker_answers(here: Site) -> None:

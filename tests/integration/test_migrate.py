@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from celeriac.engines.base import (
     Unique,
 )
 from celeriac.message import Message, decode_envelope, encode_envelope
+from celeriac.moving import ledger
 from celeriac.moving import mover as moving
 from celeriac.moving.mover import Mover, Wanted
 from celeriac.routing.queues import Binding
@@ -124,10 +125,10 @@ def fill(store: Place) -> None:
     engine.close()
 
 
-def move(source: Place, destination: Place, **wanted: Any) -> moving.Report:
+def move(source: Place, destination: Place, only: Collection[str] = (), **wanted: Any) -> moving.Report:
     """One run in this process."""
     here, there = source.open(), destination.open()
-    queues = {name: name for name in QUEUES} if source.name == "rabbitmq" else {}
+    queues = {name: name for name in only or (QUEUES if source.name == "rabbitmq" else ())}
     try:
         return Mover(here, there, node(), process_lives, Wanted(queues, timeout=0.0, **wanted)).run()
     finally:
@@ -303,6 +304,36 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(
         move(destination, last)
     # RabbitMQ does not tell whether it still takes somebody else to hold something.
     check(last, doubled=kills if "rabbitmq" in hop else 0, noted=hop[0] == "rabbitmq")
+
+
+@pytest.mark.parametrize("source_name", ["sqlite", "rabbitmq"])
+def test_the_notes_of_a_killed_run_go_with_the_next_though_queues_are_named(
+    place: Callable[[str], Place], source_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(moving, "BATCH", 10)
+    origin, destination = place("sqlite"), place("sqlite")
+    fill(origin)
+    source = origin if source_name == "sqlite" else place(source_name)
+    if source is not origin:
+        move(origin, source)
+    assert killed(source, destination, 3, "publish")
+    move(source, destination, only=("news",))
+    engine = destination.open()
+
+    def notes() -> int:
+        return engine.depth([ledger.QUEUE])[ledger.QUEUE].ready
+
+    assert notes()
+    done = command("-b", destination.url, "status", folder=tmp_path)
+    assert "has not come to its end (celeriac.migrating): run it again" in done.stdout
+    assert "-Q celeriac.migrating" not in done.stdout
+    move(source, destination, only=QUEUES)
+    if source_name == "rabbitmq":
+        assert notes(), "the server may still hide a message"
+        monkeypatch.setattr(ledger, "_HIDDEN_AT_MOST", 0.0)
+        move(source, destination, only=QUEUES)
+    engine.close()
+    check(destination, doubled=source_name == "rabbitmq")
 
 
 # -- the command ------------------------------------------------------------------------------------------

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, Queue
+from celeriac.contrib.conformance.helpers import drain, incarnation, pub, pubs
+from celeriac.engines.base import DeadLetter
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from tests.certificates import Authority
 from tests.integration.conftest import Site
+from tests.processes import wait_until
 from tests.servers import RabbitServer, free_port
 
 pytestmark = pytest.mark.timeout(90)
@@ -47,9 +51,13 @@ class TlsServer(RabbitServer):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     with TlsServer(Authority(tmp_path_factory.mktemp("tls")), strict=True) as server:
-        # How often a channel looks for messages that are not acked: a minute otherwise.
-        server.eval("application:set_env(rabbit, channel_tick_interval, 500).")
+        look_often(server)
         yield server
+
+
+def look_often(server: RabbitServer) -> None:
+    """Let channels look for messages that are not acked: they do it once a minute otherwise."""
+    server.eval("application:set_env(rabbit, channel_tick_interval, 500).")
 
 
 @pytest.fixture
@@ -167,3 +175,26 @@ def test_a_server_that_shuts_down_is_said_and_survived(server: TlsServer, tmp_pa
         assert site.send("add", 2, 2).get(timeout=30) == 4
     finally:
         site.close()
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_what_was_confirmed_outlives_the_death_of_the_server(server: TlsServer, kind: str) -> None:
+    def opened() -> Celeriac:
+        queues = [Queue("q", queue_arguments={"x-queue-type": kind})]
+        return Celeriac(broker=url, set_as_current=False, task_queues=queues)
+
+    url = server.fresh_url()
+    with opened() as app:
+        app.broker.publish([pub("old"), pub("older", delay=1000.0)])  # makes the queues
+        server.eval("[dets:sync(Table) || Table <- dets:all()].")  # docs/rabbitmq.md: not at once by itself
+        app.broker.publish([*pubs("abc"), pub("later", delay=1.0)])
+        app.broker.bury([DeadLetter("", "q", "failed", "", time.time(), "t", "dead", b"")])
+        server.restart()
+    look_often(server)
+    with opened() as app:
+        consumer = app.broker.attach(incarnation())
+        found: list[str] = []
+        wait_until(lambda: found.extend(drain(consumer)) or len(found) > 4)  # type: ignore[func-returns-value]
+        assert sorted(found) == ["a", "b", "c", "later", "old"]
+        assert [letter.task_id for letter in app.broker.dead_letters()] == ["dead"]
+        consumer.close()

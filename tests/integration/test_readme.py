@@ -7,9 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from celeriac import Celeriac
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -46,6 +50,15 @@ def test_quick_start(tmp_path: Path) -> None:
     assert done.stdout == "5\n", done.stderr + said
     assert (tmp_path / "celeriac.db").exists()
     assert str(tmp_path / "celeriac.db") in said
+
+
+def test_the_line_with_a_server() -> None:
+    """Nothing is connected before something is sent."""
+    names = {"Celeriac": partial(Celeriac, set_as_current=False)}
+    exec(_section("Quick start")[3], names)
+    app: Any = names["app"]
+    assert app.conf.broker_url == "redis://localhost:6379/0"
+    assert app.conf.result_backend == "redis://localhost:6379/1"
 
 
 @pytest.mark.parametrize(

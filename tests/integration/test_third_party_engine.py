@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,8 +58,18 @@ class ToyRig(Rig):
 
 
 class PoorRig(ToyRig):
-    cannot = {"claim": "no reason", "settle::ack_makes_it_gone": "it is said to stay"}
+    cannot = {
+        "claim": "no reason",
+        "settle::ack_makes_it_gone": "it is said to stay",
+        "settle::a_token_that_is_not_held_changes_nothing[0]": "it is said to change",
+    }
+
+
+class WrongRig(ToyRig):
+    cannot = {"claim": "no reason", "settle::ack_is_nothing": "", "mail": ""}
 """
+
+PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 
 
 @pytest.fixture
@@ -114,11 +127,48 @@ def test_the_suite_holds_it_to_the_contract(package: Path) -> None:
 
 
 def test_what_it_cannot_give_is_left_out_or_must_fail(package: Path) -> None:
-    done = suite(package, "toy_rig:PoorRig", "-k", "test_claim or ack_makes_it_gone")
+    chosen = "test_claim or ack_makes_it_gone or a_token_that_is_not_held"
+    done = suite(package, "toy_rig:PoorRig", "-k", chosen)
     assert done.returncode == 1
     assert "[XPASS(strict)] it is said to stay" in done.stdout
-    assert "1 failed" in done.stdout
-    assert " passed" not in done.stdout
+    assert "[XPASS(strict)] it is said to change" in done.stdout
+    assert "2 failed, 5 passed" in done.stdout, "one parameter of a test, and not the others"
+
+
+def test_what_it_cannot_give_must_exist(package: Path) -> None:
+    done = suite(package, "toy_rig:WrongRig", "-k", "ack_makes_it_gone")
+    assert done.returncode != 0
+    assert "the suite has no settle::ack_is_nothing, mail." in done.stdout + done.stderr
+
+
+def test_the_page_s_lines_work_as_printed(package: Path) -> None:
+    page = PAGE.read_text()
+    (point,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    rig, cannot = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    installed, command = re.findall(r"```\n(pip .*?)```", page, re.DOTALL)[0].splitlines()
+    assert tomllib.loads(point)["project"]["entry-points"] == {
+        "celeriac.engines": {"toy": "celeriac_toy:create"}
+    }
+    assert {"pytest", "hypothesis"} <= set(shlex.split(installed))
+    (package / "celeriac_toy.py").rename(package / "toy_engine.py")
+    (package / "celeriac_toy").mkdir()
+    (package / "celeriac_toy" / "__init__.py").write_text("from toy_engine import create\n")
+    (package / "celeriac_toy" / "rig.py").write_text(rig)
+    program, *arguments = shlex.split(command)
+    assert program == "pytest"
+    (quoted,) = re.findall(r'`-k "(.*?)"`', page)
+    chosen = ["-q", "-p", "no:cacheprovider", "-k", quoted]
+    done = python(package, "-m", "pytest", *arguments, *chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    (package / "celeriac_toy" / "rig.py").write_text(rig + cannot.replace("(Rig)", "(ToyRig)"))
+    done = python(
+        package, "-m", "pytest", *arguments, *chosen[:3], "-k", "test_schedules or test_wait or pause"
+    )
+    assert "2 failed" in done.stdout, "an engine that can, in fact"
+    assert "[XPASS(strict)] It cannot pause a queue." in done.stdout
+    assert "[XPASS(strict)] The same." in done.stdout
+    assert "test_schedules.py" not in done.stdout
 
 
 def test_a_wrong_engine_fails_in_the_suite(package: Path) -> None:

@@ -63,6 +63,7 @@ def test_answers_are_shown_as_celery_shows_them(run: Run, start: Start) -> None:
         "active": [],
         "stats": {"total": {}, "pid": 3},
         "conf": {"error": "no\x1b[31m"},
+        "heartbeat": None,
     }
     start("w@h", lambda order: answers[order.method])
     assert run("inspect", "ping").out == "->  w@h: OK\n        pong\n\n1 node online.\n"
@@ -71,6 +72,7 @@ def test_answers_are_shown_as_celery_shows_them(run: Run, start: Start) -> None:
     assert run("inspect", "stats", "-q").out == (
         '->  w@h: OK\n    {\n        "pid": 3,\n        "total": {}\n    }\n'
     )
+    assert run("control", "heartbeat").out == "->  w@h: OK\n"
     ran = run("inspect", "conf", "-q")
     assert (ran.status, ran.out) == (0, "->  w@h: ERROR\n        no?[31m\n")
 
@@ -98,6 +100,7 @@ def test_only_the_chosen_are_asked(run: Run, start: Start) -> None:
         ("inspect conf yes", "conf", {"with_defaults": True}),
         ("inspect dump_reserved", "reserved", {}),
         ("inspect disk_free /tmp 3", "disk_free", {"path": "/tmp", "depth": 3}),
+        ("inspect hello w1@h", "hello", {"from_node": "w1@h"}),
         ("control rename x y", "rename", {"names": ["x", "y"]}),
         ("control time_limit t 1 2.5", "time_limit", {"task_name": "t", "soft": 1.0, "hard": 2.5}),
         ("control add_consumer q -t 3", "add_consumer", {"queue": "q"}),
@@ -149,6 +152,8 @@ def test_list_bindings(run: Run, app: Celeriac) -> None:
         ("control rate_limit proj.add often", "'often'"),
         ("control terminate NOSUCH id", "NOSUCH"),
         ("inspect ping --pattern ( --matcher pcre", "'(' is no regular expression"),
+        ("inspect hello", "hello takes <node>"),
+        ("control time_limit", "time_limit takes <task_name>"),
     ],
 )
 def test_what_cannot_be_sent_is_told_and_not_sent(run: Run, start: Start, arguments: str, said: str) -> None:

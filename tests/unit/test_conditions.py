@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from celeriac import Celeriac, group
 from celeriac.app.checkpoint import Checkpoint
@@ -17,6 +18,12 @@ from celeriac.worker.runner import Runner
 from tests.unit.helpers import body, make_app, message, messages
 
 Task = Any
+
+
+class Order(BaseModel):
+    """The argument of a task."""
+
+    number: int
 
 
 class Bench:
@@ -174,6 +181,21 @@ def test_enqueue_many_leaves_out_what_is_there(app: Celeriac) -> None:
     assert results[1].id == results[2].id
     assert results[2].duplicate
     assert len(messages(app)) == 2
+
+
+def test_enqueue_many_takes_its_keys_from_what_is_sent_under_any_routes() -> None:
+    def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **more: Any) -> None: ...
+
+    with make_app(task_routes=(route,)) as app:
+
+        @app.task(name="buy", pydantic=True, unique_for=60)
+        def buy(order: Order) -> None: ...
+
+        first = buy.delay(Order(number=1))
+        assert [one.id == first.id for one in buy.enqueue_many([Order(number=1), Order(number=2)])] == [
+            True,
+            False,
+        ]
 
 
 # -- debounced -----------------------------------------------------------------------------------------

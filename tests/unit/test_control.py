@@ -10,7 +10,7 @@ import pytest
 
 from celeriac import Celeriac
 from celeriac.app.control import Control, Inspect, flatten_reply
-from celeriac.contrib.conformance.helpers import eventually
+from celeriac.contrib.conformance.helpers import eventually, node
 from celeriac.contrib.conformance.listening import Handle, Node
 from celeriac.engines.memory import forget
 from celeriac.engines.remote import Order
@@ -39,8 +39,8 @@ def start(app: Celeriac) -> Iterator[Start]:
         return nodes[-1].taken
 
     yield start
-    for node in nodes:
-        node.stop()
+    for each in nodes:
+        each.stop()
 
 
 def test_every_method_sends_celery_s_command_and_arguments(app: Celeriac, start: Start) -> None:
@@ -170,6 +170,23 @@ def test_kept_orders_are_stored_and_told(app: Celeriac, start: Start) -> None:
     assert {"a", "b"} < set(control.revoked)
     assert control.terminate == {"a": "SIGKILL", "b": "SIGKILL"}
     assert control.rate_limits == {"t": "3/m"}
+
+
+def test_one_worker_is_named_to_tell_of_delayed_tasks_that_a_revoke_ends(app: Celeriac, start: Start) -> None:
+    taken = start("celery@b")
+    for name in "bca":
+        app.broker.beat(node(name))
+
+    @app.task(name="shop.pay")
+    def pay() -> None: ...
+
+    ids = [pay.apply_async(countdown=300).id for _ in range(3)]
+    app.control.revoke([ids[0], "unknown"], reply=True)
+    app.control.revoke(ids[1], destination=["celery@b", "celery@c"], reply=True)
+    app.control.revoke(ids[2], pattern="*@nowhere")
+    app.control.revoke(ids[0], reply=True)
+    told = [(order.arguments.get("ended"), order.arguments.get("teller")) for order in taken]
+    assert told == [({ids[0]: "shop.pay"}, "celery@a"), ({ids[1]: "shop.pay"}, "celery@b"), (None, None)]
 
 
 def test_a_result_s_revoke_may_wait_for_the_workers(app: Celeriac, start: Start) -> None:

@@ -18,11 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from celeriac import probe
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.monitor.endpoint import Endpoint, Page, address, listen, verdict
-from celeriac.monitor.metrics import BUCKETS, Metrics
+from celeriac.monitor.endpoint import Endpoint, Page, verdict
+from celeriac.monitor.listening import address, listen
+from celeriac.monitor.metrics import BUCKETS, Histogram, Metrics
 from celeriac.monitor.systemd import Systemd
 from celeriac.worker.board import Board
-from celeriac.worker.counters import OTHER, Counted, Counters, Names, Runs
+from celeriac.worker.counters import OTHER, Counted, Counters, Histograms, Names
 
 
 @pytest.fixture
@@ -110,9 +111,9 @@ def test_metrics_are_read_by_prometheus() -> None:
     metrics.add("jobs_total", "counter", "Jobs.", 3, {"name": 'a "b"\\c\n', "queue": "x"})
     metrics.add("depth", "gauge", "Depth.", 0.25)
     metrics.add("jobs_total", "counter", "Jobs.", 4, {"name": "d", "queue": "x"})
-    counts = [0] * (len(BUCKETS) + 1)
-    counts[1], counts[-1] = 2, 1
-    metrics.histogram("runtime", "Seconds.", counts, 20.5, {"name": "d"})
+    seen = Histogram(BUCKETS)
+    seen.counts[1], seen.counts[-1], seen.total = 2, 1, 20.5
+    metrics.histogram("runtime", "Seconds.", seen, {"name": "d"})
     families = {family.name: family for family in parse(metrics.text())}
     jobs = [(sample.labels["name"], sample.value) for sample in families["jobs"].samples]
     assert jobs == [('a "b"\\c\n', 3), ("d", 4)]
@@ -124,10 +125,10 @@ def test_metrics_are_read_by_prometheus() -> None:
     assert runtime["runtime_sum", None] == 20.5
 
 
-def totals(board: Board, child: int = 0) -> tuple[Counter[tuple[Names, Counted]], dict[Names, Runs]]:
+def totals(board: Board, child: int = 0) -> tuple[Counter[tuple[Names, Counted]], Histograms]:
     counts: Counter[tuple[Names, Counted]] = Counter()
-    runs: dict[Names, Runs] = {}
-    Counters(board, child).add_to(counts, runs)
+    runs: Histograms = {}
+    Counters(board, child).add_to(counts, runs, {})
     return counts, runs
 
 
@@ -144,7 +145,7 @@ def test_a_successor_goes_on_with_the_counters_of_a_child_that_died() -> None:
         os.waitpid(pid, 0)
     counts, runs = totals(board, 1)
     assert counts[("add", "q"), Counted.STARTED] == counts[("add", "q"), Counted.SUCCEEDED] == 2
-    assert (runs["add", "q"].seconds, runs["add", "q"].buckets[BUCKETS.index(0.5)]) == (0.6, 2)
+    assert (runs["add", "q"].total, runs["add", "q"].counts[BUCKETS.index(0.5)]) == (0.6, 2)
     failures: Counter[Names] = Counter()
     Counters(board, 1).add_failures_to(failures)
     assert failures == {("add", "q", "ValueError"): 2}

@@ -1,18 +1,23 @@
-"""The examples of docs/tasks.md, docs/canvas.md, docs/results.md and docs/beat.md run as they stand there."""
+"""The examples of docs/ run as they stand there. ``test_page_blocks.py`` says which have tests elsewhere."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 import inspect
+import os
 import re
 import shlex
+import shutil
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import pytest
 
@@ -22,6 +27,10 @@ from celeriac.beat import Beat
 from celeriac.cli import root
 from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.testing.worker import start_worker
+from celeriac.message import decode_envelope
+from celeriac.worker.control import Panel, inspect_command
+from tests import certificates
+from tests.servers import RedisServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -196,3 +205,132 @@ def test_the_entrys_keys_in_the_page_of_beat_are_those_there_are() -> None:
     for name, default in named.items():
         said = default.strip(" `").replace("none", "None").strip('"')
         assert said == str(fields[name].default).removesuffix(".0"), name
+
+
+# -- extending.md ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_commands() -> Iterator[None]:
+    """Commands of remote control that are made here are nobody else's."""
+    data, meta = dict(Panel.data), dict(Panel.meta)
+    yield
+    for kept, now in ((data, Panel.data), (meta, Panel.meta)):
+        now.clear()
+        now.update(kept)
+
+
+@pytest.mark.usefixtures("own_commands")
+def test_steps_commands_and_options_of_one_s_own(app: Celeriac, tmp_path: Path) -> None:
+    def there(path: str) -> Path:
+        return tmp_path / Path(path).name
+
+    page = Page("extending.md", app=app, Path=there, shutil=shutil, click=click)
+    assert len(page.blocks) == 3
+    for block in range(3):
+        page.run(block)
+    (tmp_path / "prices").touch()
+    with start_worker(app):
+        eventually((tmp_path / "alive").exists)
+        (free,) = app.control.inspect().ask("disk_free", path=str(tmp_path)).values()
+        assert free > 0
+        (answer,) = app.control.broadcast("forget_prices", reply=True, timeout=10) or []
+        assert list(answer.values()) == [{"ok": "forgotten"}]
+        assert not (tmp_path / "prices").exists()
+    (shard,) = app.user_options["worker"]
+    (zone,) = app.user_options["preload"]
+    assert (shard.opts, zone.opts) == (["--shard"], ["-Z", "--zone"])
+
+
+# -- monitoring.md -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("own_commands")
+def test_orders_events_and_history(redis_server: RedisServer) -> None:
+    said: list[str] = []
+
+    def say(*words: object) -> None:
+        said.append(" ".join(map(str, words)))
+        if "failed on" in said[-1]:
+            sys.exit()  # the monitor goes on for ever otherwise
+
+    @inspect_command(name="my_command")
+    def my_command(state: Any, n: int) -> int:
+        return n + 1
+
+    with Celeriac("shop", broker=redis_server.url(), set_as_current=False) as app:
+        app.conf.worker_send_task_events = True
+
+        @app.task(name="shop.charge")
+        def charge(card: str) -> None:
+            raise ValueError("no money on the card")
+
+        page = Page("monitoring.md", app=app, print=say)
+        assert len(page.blocks) == 4
+        page.run(1)
+        page.run(2)
+        with start_worker(app, pool="threads", hostname="celery@one"):
+            page.run(0)
+            assert page.results[0] == [{"celery@one": {"ok": "pong"}}]
+            assert page.results[-1] == [{"celery@one": 4}]
+
+            def watch() -> None:
+                with suppress(SystemExit):
+                    page.names["monitor"](app)
+
+            monitor = threading.Thread(target=watch, daemon=True)
+            monitor.start()
+            sent = []
+            eventually(lambda: sent.append(charge.delay("4")) or not monitor.is_alive(), 20)
+            assert "failed on celery@one: ValueError('no money on the card')" in said[-1]
+            assert page.names["resize"].delay("x").get(timeout=10) is None
+            page.blocks[3] = page.blocks[3].replace("    ...", "    break")
+            more = threading.Timer(0.3, charge.delay, ("4",))
+            more.start()
+            page.run(3)
+            more.join()
+    assert "no money on the card" in said[-1]
+    assert page.names["attempt"].task == "shop.charge"
+
+
+# -- security.md -------------------------------------------------------------------------------------------
+
+
+def test_signatures_and_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEUE_SECRET", "x" * 32)
+    files = certificates.make(tmp_path, "web")
+    page = Page("security.md", os=os)
+    assert len(page.blocks) == 3
+    for name, value in (("key", "web.key"), ("certificate", "web.pem"), ("cert_store", "trusted/*.pem")):
+        path = files[f"security_{name}"] + ("/*.pem" if "*" in value else "")
+        assert f"/etc/shop/{value}" in page.blocks[1]
+        page.blocks[1] = page.blocks[1].replace(f"/etc/shop/{value}", path)
+    for block in range(2):
+        with Celeriac("page", broker=f"memory://{uuid.uuid4().hex}", set_as_current=False) as app:
+            page.names["app"] = app
+            page.run(block)
+            page.run(2)
+            pay = page.names["pay"]
+            result = pay.delay("DE00 1234", 5)
+            (payload,) = app.broker.peek("celery")
+            message = decode_envelope(payload)
+            assert message.headers["argsrepr"] == "('***', 5)"
+            assert not message.body.startswith(b"["), "it is signed"
+            with start_worker(app):
+                assert result.get(timeout=10) is None
+
+
+# -- canvas.md: what a mistake looks like -------------------------------------------------------------------
+
+
+def test_a_step_too_many_is_named_as_the_page_says(app: Celeriac) -> None:
+    def send_email(to, subject, text):  # type: ignore[no-untyped-def]
+        pass
+
+    fetch, process = (app.task(lambda text: text, name=f"tasks.{name}") for name in ("fetch", "process"))
+    send = app.task(send_email, name="tasks.send_email")
+    pipeline: Any = fetch.s("u") | process.s() | send.s("me", "done", "see")
+    with pytest.raises(TypeError) as raised:
+        pipeline.delay()
+    (said,) = re.findall(r"```\nTypeError: (.*?)```", (DOCS / "canvas.md").read_text(), re.DOTALL)
+    assert str(raised.value) == " ".join(said.split())

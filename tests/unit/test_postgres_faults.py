@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,15 +19,20 @@ from celeriac.contrib.conformance.helpers import (
     eventually,
     ids_of,
     incarnation,
+    node,
     outcome,
     pub,
     pubs,
     record,
     settle,
 )
+from celeriac.contrib.conformance.listening import Node
 from celeriac.engines import create
-from celeriac.engines.base import Consumer, Outcome, Verdict
+from celeriac.engines.base import Consumer, Outcome, Unique, Verdict
+from celeriac.engines.history import Attempt
 from celeriac.engines.postgres import PostgresEngine, step
+from celeriac.engines.remote import Order
+from celeriac.engines.schedule import Entry
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError, StoreFull
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
@@ -78,7 +85,7 @@ def test_a_process_that_stands_still_in_mid_step_holds_nobody_up_for_long(
 ) -> None:
     frozen, stack = opened(server.url()), ExitStack()
     with monkeypatch.context() as sooner:
-        sooner.setattr(step, "_LET_GO", step._LET_GO.replace("5000", "1000"))
+        sooner.setattr(step, "LET_GO", step.LET_GO.replace("5000", "1000"))
         work = stack.enter_context(step.step(frozen._store))
     work.lock("recovery")
     assert engine.recover("elsewhere", lambda pid, started: True) == []
@@ -253,6 +260,36 @@ def test_nothing_acknowledged_is_lost_when_the_server_crashes() -> None:
         engine.close()
 
 
+@pytest.mark.parametrize("unique", [None, Unique("k", 60.0)], ids=["plain", "unique"])
+def test_a_publish_is_on_disk_though_workers_commits_need_not_be(unique: Unique | None) -> None:
+    with PostgresServer(durable=True) as server:
+        engine = opened(server.url(synchronous_commit="off"))
+        consumer = engine.attach(incarnation())
+        claim(consumer)
+        with psycopg.connect(server.url()) as connection:
+            found = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+            (writer,) = found.fetchone() or (0,)
+        os.kill(writer, signal.SIGSTOP)  # it would bring to the disk what nobody waits for
+        engine.publish([pub("a", unique=unique)])
+        server.kill()
+        server.start()
+        assert ids_of(claim(consumer)) == ["a"]
+        engine.close()
+
+
+def test_tokens_grow_over_the_loss_of_everything(server: PostgresServer, engine: PostgresEngine) -> None:
+    """As after a failover that lost the last writes: they are made of the server's clock."""
+    tokens = []
+    for epoch in (1, 2):
+        consumer = engine.attach(incarnation(epoch=epoch))
+        engine.publish([pub("a")])
+        tokens += [delivery.token for delivery in claim(consumer)]
+        server.empty()
+        engine = opened(server.url())
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) == 2
+
+
 def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) -> None:
     def error(url: str) -> str:
         engine = opened(url)
@@ -264,6 +301,10 @@ def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) ->
 
     assert "no such database. Create it" in error(server.url("missing"))
     assert "password is wrong" in error(server.url().replace(":secret@", ":secret1@"))
+    assert "password is wrong or missing" in error(server.url().replace(":secret@", "@"))
+    assert "do not agree about TLS" in error(server.url(sslmode="require"))
+    server.run("DROP ROLE IF EXISTS guest; CREATE ROLE guest NOLOGIN PASSWORD 'secret'")
+    assert "may not connect" in error(server.url().replace("celeriac:", "guest:"))
     assert "cannot be reached" in error("postgresql://me:secret@127.0.0.1:1/db")
 
 
@@ -276,12 +317,69 @@ def test_missing_rights_are_named(server: PostgresServer) -> None:
             opened(f"{url}?schema={schema}").publish([pub("a")])
 
 
+def test_a_user_without_create_gets_by_with_the_rights_that_the_docs_name(server: PostgresServer) -> None:
+    opened(server.url()).queues()
+    page = Path(__file__, "../../../docs/postgresql.md").resolve().read_text()
+    granted = page.partition("```sql\n")[2].partition("```")[0]
+    server.run(f"DROP ROLE IF EXISTS shop; CREATE ROLE shop LOGIN PASSWORD 'secret'; {granted}")
+    engine = opened(server.url().replace("celeriac:", "shop:"))
+    try:
+        engine.beat(node())
+        consumer = engine.attach(incarnation())
+        engine.publish(pubs("abc"))
+        first, second, third = claim(consumer)
+        assert settle(consumer, outcome(first, result=record("a")), outcome(second, Verdict.REQUEUE)) == []
+        consumer.exchange([outcome(third, Verdict.DEAD, reason="x")], ["q"], 0)
+        assert drain(consumer) == ["b"]
+        assert engine.replay() == 1
+        assert not consumer.wait(["other"], 0.01)
+        engine.put_entries([Entry("tick", b"{}", "code")])
+        engine.note_attempts([Attempt("a", "task", "SUCCESS", "q", "w", 1.0)])
+        engine.recover("elsewhere", lambda pid, started: True)
+        engine.cleanup()
+        engine.tell(Order("ping"))
+        assert set(engine.fetch("a")) == {"a"}
+        consumer.close()
+    finally:
+        engine.close()
+        server.run("DROP OWNED BY shop; DROP ROLE shop")
+
+
 def test_a_name_that_cannot_be_kept_is_refused(engine: PostgresEngine) -> None:
     with pytest.raises(EncodeError, match=r"NUL character cannot be kept\. Leave it out"):
         engine.publish([pub("a", "q\0")])
     with pytest.raises(EncodeError, match="NUL character"):
         engine.pause("q\0")
     engine.publish([pub("a")])  # the session is as good as before
+    assert engine.depth(["q"])["q"].ready == 1
+
+
+def test_a_name_too_long_is_refused(engine: PostgresEngine) -> None:
+    with pytest.raises(EncodeError, match="too long for an index"):
+        engine.store([record(secrets.token_hex(3000))])
+    engine.publish([pub("a")])
+
+
+def test_limits_of_the_user_s_are_named(server: PostgresServer, engine: PostgresEngine) -> None:
+    engine.publish([pub("a")])
+    engine.close()
+    server.run(
+        "ALTER ROLE celeriac SET statement_timeout = '300ms'; ALTER ROLE celeriac SET lock_timeout = '50ms'"
+    )
+    try:
+        with (
+            engine._store.borrowed() as connection,
+            pytest.raises(OperationalError, match="statement_timeout is too short") as raised,
+        ):
+            connection.run("SELECT pg_sleep(5)")
+        assert not raised.value.maybe_done
+        with psycopg.connect(server.url()) as other:
+            other.execute("LOCK TABLE celeriac.payload")
+            with pytest.raises(OperationalError, match="within this user's lock_timeout"):
+                engine.publish([pub("b")])
+    finally:
+        server.run("ALTER ROLE celeriac RESET ALL")
+        engine.close()
     assert engine.depth(["q"])["q"].ready == 1
 
 
@@ -321,6 +419,7 @@ def test_a_read_only_server_is_named(server: PostgresServer, engine: PostgresEng
         with pytest.raises(OperationalError, match=r"read-only: a standby.*target_session_attrs") as raised:
             engine.publish([pub("b")])
         assert not raised.value.maybe_done
+        assert str(raised.value).endswith("in a read-only transaction)"), "and nothing of our functions"
     finally:
         server.run(
             "SET transaction_read_only = off; ALTER DATABASE postgres RESET default_transaction_read_only"
@@ -394,6 +493,37 @@ def test_results_come_where_nobody_can_listen(server: PostgresServer) -> None:
         engine.store([record("a")])
         eventually(lambda: got == ["a"])
         subscription.close()
+        engine.close()
+
+
+def test_who_looks_for_orders_now_and_then_is_waited_for(server: PostgresServer) -> None:
+    engine = opened(server.url(pooled="true", poll="0.5"))
+    engine.queues()  # makes the tables
+    listener = Node(engine, "w@h")
+    try:
+        eventually(lambda: server.run("SELECT 1 FROM celeriac.remote_listener"))
+        for _ in range(3):
+            # As the command line asks: for as long as a worker sleeps between two looks, or less.
+            assert list(engine.ask(Order("look"), 0.3)) == [{"w@h": {"ok": {}}}]
+    finally:
+        listener.stop()
+        engine.close()
+
+
+def test_a_worker_goes_on_where_nobody_can_listen(
+    server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Proxy(server.host, server.port) as direct:
+        direct.refuse = True
+        engine = opened(server.url(pooled="true", poll="0.1", listen=f"127.0.0.1:{direct.port}"))
+        consumer = engine.attach(incarnation())
+        for text in "ab":
+            assert not consumer.wait(["q"], 0.01)
+            engine.publish([pub(text)])
+            assert consumer.wait(["q"], 10), "it looks by itself"
+            assert ids_of(claim(consumer)) == [text]
+        assert caplog.text.count("looking every 0.1 s") == 1, "and does not try to listen again at once"
+        consumer.close()
         engine.close()
 
 

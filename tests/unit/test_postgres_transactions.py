@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -12,7 +12,8 @@ import pytest
 from celeriac import Celeriac, group, signals
 from celeriac.contrib.conformance.helpers import claim, drain, eventually, incarnation, record
 from celeriac.engines.base import Consumer, Delivery, Verdict
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.engines.postgres import transaction
+from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.worker.line import Line
 from celeriac.worker.runner import Runner
 from tests.servers import PostgresServer
@@ -32,12 +33,20 @@ def app(postgres_server: PostgresServer) -> Iterator[Celeriac]:
         return x + y
 
     @app.task(name="effect", bind=True, transactional=True)
-    def effect(self: Any, number: int) -> int:
-        self.request.connection.execute("INSERT INTO effect VALUES (%s)", (number,))
+    def effect(self: Any, number: int, then: str = "") -> Any:
+        connection = self.request.connection
+        connection.execute("INSERT INTO effect VALUES (%s)", (number,))
         if number < 0:
             raise ValueError("negative")
-        if number > 100:
-            self.request.connection.execute("COMMIT")
+        if then == "pass over an error":
+            with suppress(psycopg.Error):
+                connection.execute("SELECT 1 / 0")
+        elif then == "return what cannot be stored":
+            return object()
+        elif then == "want other rows":
+            connection.row_factory = psycopg.rows.dict_row
+        elif then:
+            connection.execute(then) if then != "close" else connection.close()
         return number
 
     yield app
@@ -47,6 +56,13 @@ def app(postgres_server: PostgresServer) -> Iterator[Celeriac]:
 @contextmanager
 def by_psycopg(url: str) -> Iterator[Opened]:
     with psycopg.connect(url) as connection:
+        yield connection, connection.commit, connection.rollback
+
+
+@contextmanager
+def by_psycopg_with_its_own_rows(url: str) -> Iterator[Opened]:
+    with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as connection:
+        connection.cursor_factory = psycopg.RawCursor
         yield connection, connection.commit, connection.rollback
 
 
@@ -90,7 +106,7 @@ def by_django(url: str) -> Iterator[Opened]:
     connection.close()
 
 
-WAYS = [by_psycopg, by_sqlalchemy_session, by_sqlalchemy_connection, by_django]
+WAYS = [by_psycopg, by_psycopg_with_its_own_rows, by_sqlalchemy_session, by_sqlalchemy_connection, by_django]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -162,8 +178,9 @@ def consumer(app: Celeriac) -> Iterator[Consumer]:
     consumer.close()
 
 
-def begun(app: Celeriac, consumer: Consumer, number: int) -> tuple[Runner, Delivery]:
-    app.tasks["effect"].apply_async((number,), task_id=f"effect {number}")
+def begun(app: Celeriac, consumer: Consumer, number: int, then: str = "") -> tuple[Runner, Delivery]:
+    args = (number, then) if then else (number,)
+    app.tasks["effect"].apply_async(args, task_id=f"effect {number}")
     (delivery,) = claim(consumer, 1, ["celery"])
     return Runner(app, "w@h", consumer.owner.name, max_deliveries=3), delivery
 
@@ -294,18 +311,80 @@ def test_a_commit_whose_answer_is_lost_counts(
     assert app.AsyncResult("effect 7").get(timeout=5) == 7
 
 
-def test_a_task_that_commits_by_itself_is_told(app: Celeriac, consumer: Consumer) -> None:
-    runner, delivery = begun(app, consumer, 101)
-    job = runner.prepare(delivery)
-    outcome = runner.run(job)  # type: ignore[arg-type]
-    assert not outcome.settled
+@pytest.mark.parametrize(
+    ("then", "left", "error"),
+    [
+        ("COMMIT", [7], "must leave its transaction open"),
+        ("ROLLBACK", [], "must leave its transaction open"),
+        ("close", [], "must leave its transaction open"),
+        ("pass over an error", [], "must leave its transaction open"),
+        ("INSERT INTO effect VALUES (7)", [], "duplicate key value"),
+        ("return what cannot be stored", [], "EncodeError"),
+    ],
+)
+def test_what_can_never_be_committed_is_a_failure(
+    app: Celeriac, consumer: Consumer, postgres_server: PostgresServer, then: str, left: list[int], error: str
+) -> None:
+    postgres_server.run("ALTER TABLE effect ADD UNIQUE (number) DEFERRABLE INITIALLY DEFERRED")
+    runner, delivery = begun(app, consumer, 7, then)
+    outcome = runner.run(runner.prepare(delivery))  # type: ignore[arg-type]
+    assert (outcome.verdict, outcome.settled) == (Verdict.ACK, False), "given back, it would run for ever"
+    assert effects(postgres_server) == left
+    assert consumer.exchange([outcome], ["celery"], 0).refused == []
+    result = app.AsyncResult("effect 7")
+    assert result.state == "FAILURE"
+    assert error in result.traceback
+
+
+def test_the_task_may_choose_its_rows(
+    app: Celeriac, consumer: Consumer, postgres_server: PostgresServer
+) -> None:
+    runner, delivery = begun(app, consumer, 7, "want other rows")
+    assert runner.run(runner.prepare(delivery)).settled  # type: ignore[arg-type]
+    assert effects(postgres_server) == [7]
+
+
+def test_a_task_begins_when_the_store_is_back(
+    app: Celeriac, consumer: Consumer, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, delivery = begun(app, consumer, 7)
+    opened, tries = app.broker.transaction, []  # type: ignore[attr-defined]
+
+    def away_at_first(lease: Any) -> Any:
+        tries.append(lease)
+        if len(tries) < 3:
+            raise OperationalError("the server starts")
+        return opened(lease)
+
+    monkeypatch.setattr(app.broker, "transaction", away_at_first)
+    assert runner.run(runner.prepare(delivery)).settled  # type: ignore[arg-type]
+    assert effects(postgres_server) == [7]
+
+
+def test_one_that_stands_still_while_it_commits_holds_nobody_up_for_long(
+    app: Celeriac, consumer: Consumer, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, delivery = begun(app, consumer, 7)
+    monkeypatch.setattr(transaction, "LET_GO", transaction.LET_GO.replace("5000", "200"))
+    settle = transaction.settle
+
+    def freeze(*arguments: Any) -> Any:
+        settled = settle(*arguments)
+        # Whoever would take the lease over is let in while we stand still.
+        assert app.broker.release(consumer.owner.name, {}) == 1
+        return settled
+
+    monkeypatch.setattr(transaction, "settle", freeze)
+    runner.run(runner.prepare(delivery))  # type: ignore[arg-type]
+    assert effects(postgres_server) == []
+    assert app.broker.depth(["celery"])["celery"].ready == 1
 
 
 def test_the_store_keeps_no_lock_while_the_task_runs(
     app: Celeriac, consumer: Consumer, postgres_server: PostgresServer
 ) -> None:
     _, delivery = begun(app, consumer, 7)
-    transaction = app.broker.transaction((consumer.owner.name, "celery", delivery.token))  # type: ignore[attr-defined]
+    running = app.broker.transaction((consumer.owner.name, "celery", delivery.token))  # type: ignore[attr-defined]
     app.broker.store([record("other")])  # type: ignore[attr-defined]
     assert app.broker.release(consumer.owner.name, {}) == 1
-    transaction.roll_back()
+    running.roll_back()

@@ -362,6 +362,33 @@ def test_the_rest_of_a_late_answer_keeps_its_place(url: str, monkeypatch: pytest
     engine.close()
 
 
+def test_dead_letters_of_all_queues_share_one_bound(url: str) -> None:
+    engine = opened(url, dead_letters_max=3)
+    consumer = engine.attach(incarnation())
+    for task_id in "abcde":
+        engine.publish([pub(task_id, "q1" if task_id in "ac" else "q2")])
+        (delivery,) = claim(consumer, queues=("q1", "q2"))
+        settle(consumer, outcome(delivery, Verdict.DEAD, reason="failed", task_id=task_id))
+    assert [letter.task_id for letter in engine.dead_letters()] == list("edc")
+    assert [letter.task_id for letter in engine.dead_letters("q1")] == ["c"]
+    consumer.close()
+    engine.close()
+
+
+def test_bounds_of_dead_letters_that_have_no_effect_are_named(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for most in (3, 3, 4, 5):
+        engine = opened(url, dead_letters_max=most)
+        engine.bury([DeadLetter("", "q", "failed", "", time.time(), "t", "a", b"")])
+        engine.close()
+    (said,) = [record.message for record in caplog.records]
+    assert "keeps the bounds it was made with" in said
+    assert "x-max-length" in said
+    assert "guest:guest" not in said
+    assert len(opened(url).dead_letters()) == 3
+
+
 def test_many_dead_letters_are_counted_now_and_then(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To know whose they are all are read: of ten thousand that takes seconds."""
     monkeypatch.setattr("celeriac.engines.rabbitmq.dead._FEW", 2)

@@ -158,7 +158,7 @@ def test_a_topic_reaches_the_queues_that_are_tied_to_it(server: RedisServer, ope
 def test_keys_and_prefix_are_those_of_the_options(server: RedisServer, opened: Opened) -> None:
     names = {"global_keyprefix": "my:", "unacked_key": "held", "unacked_index_key": "since"}
     leave_behind(server, ["a"], **names)
-    assert held(server, "my:held") == 1
+    assert held(server, "my:held") == opened(**names).unacknowledged() == 1
     assert recover(opened()) == 0
     assert recover(opened(**names)) == 1
 

@@ -183,6 +183,18 @@ def test_a_restarted_server_has_everything_and_nobody_is_dead() -> None:
         engine.close()
 
 
+def test_tokens_grow_over_the_loss_of_everything(redis_server: RedisServer, engine: RedisEngine) -> None:
+    """As after a failover that lost the last writes: they are made of the server's clock."""
+    tokens = []
+    for epoch in (1, 2):
+        redis_server.flush()
+        consumer = engine.attach(incarnation(epoch=epoch))
+        engine.publish([pub("a")])
+        tokens += [delivery.token for delivery in claim(consumer)]
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) == 2
+
+
 def test_at_maxmemory_publishing_fails_and_settling_goes_on() -> None:
     with RedisServer() as server:
         engine = opened(server.url())

@@ -476,7 +476,7 @@ def test_a_message_that_cannot_be_read_is_counted(app: Celeriac) -> None:
         assert isinstance(one.prepare(received), Outcome)
     counts: Counter[Any] = Counter()
     failures: Counter[Any] = Counter()
-    one.counters.add_to(counts, {})
+    one.counters.add_to(counts, {}, {})
     one.counters.add_failures_to(failures)
     assert counts[(UNREADABLE, "celery"), Counted.RECEIVED] == 1
     assert failures == {

@@ -18,6 +18,7 @@ from celeriac.message import encode_envelope, new_id
 from celeriac.worker.agent import Agent
 from celeriac.worker.board import Board
 from celeriac.worker.channel import Autoscale, Channel, Message, Replace, Resize, Stop, Terminate, Wake
+from celeriac.worker.child import Seat
 from celeriac.worker.control import Panel, control_command, inspect_command
 from celeriac.worker.control.service import Service
 from celeriac.worker.holdings import Holdings
@@ -250,6 +251,63 @@ def test_a_revoke_is_kept_in_the_store_once(rig: Rig) -> None:
     version = rig.app.coordinator.control(0).version  # type: ignore[union-attr]
     assert rig.ask("revoke", task_id="abc") == CELERY["revoke"]
     assert rig.app.coordinator.control(0).version == version  # type: ignore[union-attr]
+
+
+def test_events_tell_of_delayed_tasks_that_are_revoked(rig: Rig, monkeypatch: Any) -> None:
+    """No child ever sees them: the agent tells, of what it ends itself or is named to tell of."""
+    told: list[Any] = []
+    monkeypatch.setattr(rig.app.events, "publish", lambda key, events: told.extend(events))
+
+    def revoke_delayed() -> str:
+        delayed = rig.app.tasks["cap.add"].apply_async((1, 2), countdown=300)
+        rig.ask("revoke", task_id=delayed.id)
+        return str(delayed.id)
+
+    revoke_delayed()
+    assert told == []  # events are off
+    rig.agent.tell_children(events=True)
+    ended = revoke_delayed()
+    rig.ask("revoke", task_id="theirs", ended={"theirs": "far.task"}, teller="w1@vm")
+    rig.ask("revoke", task_id="other", ended={"other": "far.task"}, teller="w2@vm")
+    fields = ("type", "uuid", "name", "hostname", "terminated", "expired")
+    assert [tuple(event[field] for field in fields) for event in told] == [
+        ("task-revoked", ended, "cap.add", "w1@vm", False, False),
+        ("task-revoked", "theirs", "far.task", "w1@vm", False, False),
+    ]
+    rig.app.tasks["cap.add"].send_events = False
+    revoke_delayed()
+    assert len(told) == 2
+
+
+def test_children_ask_for_orders_that_no_answer_of_the_broker_tells_of(rig: Rig, monkeypatch: Any) -> None:
+    before = rig.board.notice_version
+    rig.ask("rate_limit", task_name="cap.add", rate_limit="1/m")
+    assert rig.board.notice_version == before  # the next exchange brings it
+    other = Celeriac("other", broker=f"memory://{new_id()}", set_as_current=False).coordinator
+    monkeypatch.setattr(Celeriac, "coordinator", property(lambda app: other))
+    rig.ask("rate_limit", task_name="cap.add", rate_limit="2/m")
+    assert rig.board.notice_version > before
+    assert rig.wire.said == [Wake()]
+    rig.ask("revoke", task_id="abc")
+    rig.ask(
+        "revoke", task_id="abc"
+    )  # known already, because its sender has stored it: to be told all the same
+    assert rig.wire.said == [Wake()] * 3
+
+
+def test_a_child_that_is_told_to_asks_with_its_next_exchange(rig: Rig, monkeypatch: Any) -> None:
+    monkeypatch.setattr("celeriac.worker.line.ORDERS_INTERVAL", 3600.0)
+    other = Celeriac("other", broker=f"memory://{new_id()}", set_as_current=False).coordinator
+    assert other is not None
+    monkeypatch.setattr(Celeriac, "coordinator", property(lambda app: other))
+    seat = Seat(rig.app, rig.options, rig.board.child(0), rig.agent.node.id, 1)
+    known = seat.line.exchange([], 1).version
+    other.limit_rate("cap.add", "1/m")
+    assert seat.line.exchange([], 1).version == known
+    rig.agent.announce_orders()
+    seat.heed()
+    assert seat.line.exchange([], 1).version > known
+    seat.close()
 
 
 def test_a_revoke_with_terminate_kills_what_runs_here(rig: Rig) -> None:

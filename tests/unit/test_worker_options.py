@@ -10,6 +10,7 @@ from celeriac import Celeriac
 from celeriac.app.rates import interval
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker.options import resolve
+from celeriac.worker.worker import _check_tables
 
 
 @pytest.fixture
@@ -75,3 +76,13 @@ def test_rates_become_intervals(rate: Any, seconds: float) -> None:
 def test_a_rate_that_cannot_be_read_is_an_error(rate: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="10/m"):
         interval(rate)
+
+
+def test_each_store_s_tables_are_looked_at_once_at_the_start(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Any] = []
+    look = looked.append
+    monkeypatch.setattr(type(app.broker), "check_tables", lambda store: look(store), raising=False)
+    _check_tables(app)
+    assert len(looked) == 1

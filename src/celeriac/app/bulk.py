@@ -70,33 +70,25 @@ class Bulk:
     ) -> Iterator[Publication]:
         """Build the first message in full; of the others only what differs: id, arguments, body.
 
-        6 us a message instead of 25: nothing else of a call depends on its arguments. (Where something
-        does, such as a name to show, or has an id of its own, such as a callback, all are built in full.)
+        6 us a message instead of 25: nothing else of a call depends on its arguments. Where something does,
+        such as a name to show, or has an id of its own, such as a callback, all are built in full.
         """
         app, name = self._app, task.name
-        build = app.publisher.build
         conditional = unique.concerns(task, options)
-        asked = options
+        asked = options if conditional else None
         options = {key: value for key, value in options.items() if key not in keys.OPTIONS}
-        if app.router.dynamic:
-            yield from self._one_by_one(task, calls, options, asked if conditional else None)
+        if conditional or task.pydantic or app.router.dynamic or _has_own(task, options):
+            yield from self._one_by_one(task, calls, options, asked)
             return
         serializer, compression = app.publisher.coding(name, task, options)
         embed = embed_of(None, None, options.get("chain"), options.get("chord"))
         first: Publication | None = None
         checked = app.strict_typing if task.typing is None else task.typing
-        shadows = type(task).shadow_name is not _default_shadow_name() and "shadow" not in options
-        linked = options.get("link") is not None or options.get("link_error") is not None
-        differ = shadows or task.pydantic or conditional or linked
         for args, kwargs in _calls(task, calls):
             if checked:
                 task.check_arguments(args, kwargs)
-            if first is None or differ:
-                sent = task.prepare(args, kwargs)
-                if shadows:
-                    options["shadow"] = task.shadow_name(*sent, options)
-                condition = keys.unique_of(name, task, *sent, asked) if conditional else None
-                first = build(name, *sent, task=task, unique=condition, **options)
+            if first is None:
+                first = app.publisher.build(name, args, kwargs, task=task, **options)
                 template = first.message
                 root = template.headers["root_id"] == template.headers["id"]
                 yield first
@@ -134,12 +126,13 @@ class Bulk:
         options: dict[str, Any],
         asked: Mapping[str, Any] | None,
     ) -> Iterator[Publication]:
-        """Build messages whose queues may depend on their arguments; ``asked`` tells their conditions."""
+        """Build each message in full; ``asked`` has the options that tell the conditions of calls."""
+        checked = self._app.strict_typing if task.typing is None else task.typing
         for args, kwargs in _calls(task, calls):
-            condition = None if asked is None else keys.unique_of(task.name, task, args, kwargs, asked)
-            if self._app.strict_typing if task.typing is None else task.typing:
+            if checked:
                 task.check_arguments(args, kwargs)
             sent = task.prepare(args, kwargs)
+            condition = None if asked is None else keys.unique_of(task.name, task, *sent, asked)
             own = options if "shadow" in options else {**options, "shadow": task.shadow_name(*sent, options)}
             yield self._app.publisher.build(task.name, *sent, task=task, unique=condition, **own)
 
@@ -154,7 +147,10 @@ def _calls(task: Task[..., Any], calls: Iterable[Any]) -> Iterator[tuple[tuple[A
             yield (call if type(call) is tuple else tuple(call)), {}
 
 
-def _default_shadow_name() -> Any:
+def _has_own(task: Task[..., Any], options: Mapping[str, Any]) -> bool:
+    """Whether each call may have a name of its own to be shown by, or callbacks, whose ids are their own."""
     from celeriac.task import Task
 
-    return Task.shadow_name
+    if options.get("link") is not None or options.get("link_error") is not None:
+        return True
+    return "shadow" not in options and type(task).shadow_name is not Task.shadow_name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celeriac.app import ids
 from celeriac.app.configured import Configured
@@ -50,6 +50,13 @@ class Connected(Configured):
         """Where results are kept; ``None`` if they are turned off (``disabled://``)."""
         stores = self._stores
         return stores.backend if stores.backend_known else stores.open_backend()
+
+    @property
+    def stores(self) -> list[Any]:
+        """What a worker is connected to: the broker, and the result backend if that is another."""
+        broker: object = self.broker
+        backend: object = self.backend
+        return [broker] if backend is None or backend is broker else [broker, backend]
 
     @property
     def coordinator(self) -> Coordinator | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import states
 from celeriac.app.chords import is_ours
+from celeriac.app.coroutines import in_thread
 from celeriac.app.inspector import Inspect, flatten_reply
 from celeriac.app.rates import interval
 from celeriac.app.request import Context
@@ -40,6 +41,8 @@ Replies = list[dict[str, Any]] | None
 
 _LONG = 86400.0
 """Seconds that ``timeout=None`` waits."""
+_PAGE = 500
+"""Leased messages that are looked at in one step."""
 
 
 class Control:
@@ -63,6 +66,7 @@ class Control:
 
     def broadcast(
         self,
+        /,
         command: str,
         arguments: Mapping[str, Any] | None = None,
         destination: str | Sequence[str] | None = None,
@@ -99,24 +103,18 @@ class Control:
         clock.adjust(order.clock)
         return replies
 
-    async def abroadcast(self, command: str, *args: Any, **options: Any) -> Replies:
-        """:meth:`broadcast` for coroutines: it waits in a thread."""
-        import asyncio
-
-        return await asyncio.to_thread(self.broadcast, command, *args, **options)
+    abroadcast = in_thread(broadcast)
+    """:meth:`broadcast` for coroutines: it waits in a thread."""
 
     def ping(
-        self, destination: Sequence[str] | None = None, timeout: float | None = 1.0, **kwargs: Any
+        self, /, destination: Sequence[str] | None = None, timeout: float | None = 1.0, **kwargs: Any
     ) -> list[dict[str, Any]]:
         """Ask who is there: ``[{"celery@host": {"ok": "pong"}}, ...]``."""
         options = {"reply": True, **kwargs}
         return self.broadcast("ping", {}, destination, timeout=timeout, **options) or []
 
-    async def aping(self, *args: Any, **options: Any) -> list[dict[str, Any]]:
-        """:meth:`ping` for coroutines."""
-        import asyncio
-
-        return await asyncio.to_thread(self.ping, *args, **options)
+    aping = in_thread(ping)
+    """:meth:`ping` for coroutines: it waits in a thread."""
 
     @property
     def _remote(self) -> RemoteControl:
@@ -133,6 +131,7 @@ class Control:
 
     def revoke(
         self,
+        /,
         task_id: str | Iterable[str],
         destination: Any = None,
         terminate: bool = False,
@@ -151,29 +150,41 @@ class Control:
         if not ids:
             return [] if kwargs.get("reply") else None
         name = signal_name(signal)
+        arguments: dict[str, Any] = {"task_id": ids, "terminate": terminate, "signal": name}
         kept = self.app.coordinator is not None
-        if kept:
-            self.keep_revoked(ids, name if terminate else "")
-        arguments = {"task_id": ids, "terminate": terminate, "signal": name}
+        if kept and (ended := self.keep_revoked(ids, name if terminate else "")):
+            arguments["ended"] = ended
+            arguments["teller"] = self._teller(destination, kwargs)
         return self._announce("revoke", arguments, destination, kwargs, kept)
 
-    async def arevoke(self, task_id: str | Iterable[str], *args: Any, **options: Any) -> Replies:
-        """:meth:`revoke` for coroutines."""
-        import asyncio
+    def _teller(self, destination: Any, options: Mapping[str, Any]) -> str:
+        """The worker that is to tell, by events, of what has ended here: they speak of a worker's tasks."""
+        names = [destination] if isinstance(destination, str) else destination
+        order = Order("", {}, names, options.get("pattern"), options.get("matcher"))
+        nodes = [] if self.app.coordinator is None else self.app.coordinator.nodes()
+        return min((node.name for node in nodes if order.concerns(node.name)), default="")
 
-        return await asyncio.to_thread(self.revoke, task_id, *args, **options)
+    arevoke = in_thread(revoke)
+    """:meth:`revoke` for coroutines: it waits in a thread."""
 
-    def keep_revoked(self, ids: Sequence[str], signal: str = "") -> None:
+    def keep_revoked(self, ids: Sequence[str], signal: str = "") -> dict[str, str]:
         """Keep the order to revoke in the store, and revoke what is delayed; :meth:`revoke` without a word to
-        the workers. ``signal`` names what ends those that run already. Raises ``ImproperlyConfigured``."""
+        the workers. ``signal`` names what ends those that run already.
+
+        Returns the ids of those that were delayed, with their tasks' names. Raises ``ImproperlyConfigured``.
+        """
         orders = self.app.coordinator
         if orders is None:
             raise self._homeless("revoke")
         orders.revoke(ids, float(self.app.conf.revoke_expires), signal)
-        self._record_delayed(self.app.broker.find(ids))
+        delayed = {
+            task_id: self._request(task_id, found) for task_id, found in self.app.broker.find(ids).items()
+        }
+        self._record_delayed(delayed)
         self.app.broker.cancel(ids)
+        return {task_id: getattr(request, "task", "") for task_id, request in delayed.items()}
 
-    def _record_delayed(self, found: Mapping[str, bytes]) -> None:
+    def _record_delayed(self, delayed: Mapping[str, Context]) -> None:
         """Store that delayed tasks are revoked: their states, and what it means for chains and chords.
 
         If this process dies at any point, a worker completes it. The order to revoke is kept already, so a
@@ -181,12 +192,11 @@ class Control:
         once. It is therefore removed last: a chord waits for the part of a task that has no message.
         """
         backend = self.app.backend
-        if backend is None or not found:
+        if backend is None or not delayed:
             return
         error = TaskRevokedError("revoked")
         records, parts = [], []
-        for task_id, payload in found.items():
-            request = self._request(task_id, payload)
+        for request in delayed.values():
             records.append(self.app.results.record(states.REVOKED, error, request))
             own = self.app.chords.part_of(request, states.REVOKED, error)
             lost = self.app.chords.unreached(
@@ -396,9 +406,6 @@ class Control:
     def election(self, id: str, topic: str, action: Any = None, connection: Any = None) -> None:
         """Hold an election among Celery's workers; ours do not take part, for they agree in the store."""
         self.broadcast("election", {"id": id, "topic": topic, "action": action})
-
-
-_PAGE = 500
 
 
 def signal_name(signal: str | int) -> str:

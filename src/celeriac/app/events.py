@@ -110,10 +110,7 @@ class Events:
             events = [self.complete("task-sent", _sent(each)) for each in publications]
             if self.sink is not None:
                 events = [event for event in events if not self._put(event)]
-            if len(events) == 1:
-                self.publish("task.sent", events[0])
-            else:
-                self.publish("task.multi", events)
+            self.publish("task.sent", events[0] if len(events) == 1 else events)
             self._told = False
         except (OperationalError, EncodeError) as error:
             level, self._told = (logging.DEBUG if self._told else logging.WARNING), True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
@@ -30,10 +31,7 @@ def find_app(name: str | None) -> Celeriac:
         from celeriac.app.state import get_current_app
 
         return get_current_app()
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    found = _find(name)
+    found = find_object(name, lambda one: isinstance(one, Celeriac))
     if not isinstance(found, Celeriac):
         raise ImproperlyConfigured(
             f"-A {name}: {found!r} is not an application but a {type(found).__name__}; "
@@ -42,13 +40,20 @@ def find_app(name: str | None) -> Celeriac:
     return found
 
 
-def _find(name: str) -> Any:
+def find_object(name: str, is_application: Callable[[object], bool]) -> Any:
+    """What ``-A`` names, which need be no application; ``is_application`` tells those of any other name.
+
+    Raises as :func:`find_app`.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
     module_name, colon, attribute = name.partition(":")
     if colon:
         module = _import(module_name, name)
         if not attribute:
-            return _in_module(module, name)
-        return _attribute(module, attribute, name)
+            return _in_module(module, name, is_application)
+        return _attribute(module, attribute, name, is_application)
     try:
         module = import_module(name)
     except ModuleNotFoundError as exc:
@@ -56,11 +61,11 @@ def _find(name: str) -> Any:
         # Only "there is no such module" leads on to an attribute, never a failing import inside one.
         if not dot or not _is_missing(exc, name):
             raise _not_found(exc, name) if _is_missing(exc, name) else exc from None
-        return _attribute(_import(parent, name), attribute, name)
-    return _in_module(module, name)
+        return _attribute(_import(parent, name), attribute, name, is_application)
+    return _in_module(module, name, is_application)
 
 
-def _in_module(module: ModuleType, name: str) -> Any:
+def _in_module(module: ModuleType, name: str, is_application: Callable[[object], bool]) -> Any:
     for attribute in _ATTRIBUTES:
         found = getattr(module, attribute, None)
         if found is not None and not isinstance(found, ModuleType):
@@ -69,23 +74,23 @@ def _in_module(module: ModuleType, name: str) -> Any:
         for submodule in ("celery", "celeriac"):
             full_name = f"{module.__name__}.{submodule}"
             try:
-                return _in_module(import_module(full_name), full_name)
+                return _in_module(import_module(full_name), full_name, is_application)
             except ModuleNotFoundError as exc:
                 if not _is_missing(exc, full_name):
                     raise
             except ImproperlyConfigured:
                 continue
     for found in vars(module).values():
-        if isinstance(found, Celeriac):
+        if is_application(found):
             return found
     raise ImproperlyConfigured(
         f"-A {name}: no application in {_shown(module)}: looked for the attributes {', '.join(_ATTRIBUTES)}, "
-        f"the modules {module.__name__}.celery and .celeriac, and any other Celeriac object. "
+        f"the modules {module.__name__}.celery and .celeriac, and any other application. "
         "Name it with -A module:attribute"
     )
 
 
-def _attribute(module: Any, path: str, name: str) -> Any:
+def _attribute(module: Any, path: str, name: str, is_application: Callable[[object], bool]) -> Any:
     found = module
     for part in path.split("."):
         try:
@@ -94,7 +99,7 @@ def _attribute(module: Any, path: str, name: str) -> Any:
             raise ImproperlyConfigured(
                 f"-A {name}: {_shown(module)} has no attribute {path!r}{_nearest(module, path)}"
             ) from None
-    return _in_module(found, name) if isinstance(found, ModuleType) else found
+    return _in_module(found, name, is_application) if isinstance(found, ModuleType) else found
 
 
 def _nearest(module: ModuleType, path: str) -> str:

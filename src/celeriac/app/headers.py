@@ -10,15 +10,22 @@ from celeriac.app.options import PROPERTIES
 from celeriac.message import Embed
 
 if TYPE_CHECKING:
-    from datetime import tzinfo
-
+    from celeriac.app.base import Celeriac
     from celeriac.app.options import CallOptions
     from celeriac.routing import Target
 
 
-def headers_of(name: str, call: CallOptions, eta: str | None, stamps: dict[str, Any]) -> dict[str, Any]:
-    """The headers of a call with complete options; without ``expires``, and those of its own."""
-    return {
+def head_of(
+    app: Celeriac,
+    name: str,
+    call: CallOptions,
+    target: Target,
+    others: Mapping[str, Any],
+    eta: str | None,
+    stamps: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The headers and properties of a call with complete options, but what its body adds to the headers."""
+    headers = {
         "lang": "py",
         "task": name,
         "id": call.task_id,
@@ -39,31 +46,24 @@ def headers_of(name: str, call: CallOptions, eta: str | None, stamps: dict[str, 
         "stamped_headers": call.stamped_headers,
         "stamps": stamps,
     }
-
-
-def properties_of(call: CallOptions, target: Target) -> dict[str, Any]:
-    """The properties of a call with complete options."""
-    return {
+    properties = {
         "correlation_id": call.task_id,
         "reply_to": call.reply_to or ids.oid(),
         "delivery_mode": 1 if call.delivery_mode in _TRANSIENT else 2,
         "delivery_info": {"exchange": target.exchange, "routing_key": target.routing_key},
         "priority": call.priority,
     }
-
-
-def expire(headers: dict[str, Any], properties: dict[str, Any], expires: Any, zone: tzinfo) -> None:
-    """Write down when a call expires."""
-    headers["expires"], seconds = times.expiry(expires, zone)
-    if seconds is not None:
-        properties["expiration"] = str(int(seconds * 1000))
-
-
-def add_properties(properties: dict[str, Any], others: Mapping[str, Any]) -> None:
-    """Add those options of a call that are properties."""
-    properties.update({k: v for k, v in others.items() if k in PROPERTIES and v is not None})
-    if "expiration" in others:
-        properties["expiration"] = str(int(float(others["expiration"]) * 1000))
+    if call.expires is not None:
+        headers["expires"], seconds = times.expiry(call.expires, app.timezone)
+        if seconds is not None:
+            properties["expiration"] = str(int(seconds * 1000))
+    if others:
+        properties.update({k: v for k, v in others.items() if k in PROPERTIES and v is not None})
+        if "expiration" in others:
+            properties["expiration"] = str(int(float(others["expiration"]) * 1000))
+    if call.headers or "headers" in target.extra:
+        headers.update({**(target.extra.get("headers") or {}), **(call.headers or {})})
+    return headers, properties
 
 
 def embed_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from celeriac import clock
+from celeriac.app.coroutines import in_thread
 from celeriac.app.times import aware
 from celeriac.engines.history import Attempt, HistoryStore, Wanted
 from celeriac.exceptions import ImproperlyConfigured
@@ -63,24 +63,8 @@ class History:
         wanted = self._wanted(id, task, states, worker, queue, since, until)
         return Page(*self.store.attempts(wanted, limit, before))
 
-    async def aget(
-        self,
-        id: str = "",
-        *,
-        task: str = "",
-        states: str | Sequence[str] = (),
-        worker: str = "",
-        queue: str = "",
-        since: Moment | None = None,
-        until: Moment | None = None,
-        limit: int = 100,
-        before: str = "",
-    ) -> Page:
-        """The same for coroutines: the store is asked from a thread."""
-        return await asyncio.to_thread(
-            self, id, task=task, states=states, worker=worker, queue=queue, since=since, until=until,
-            limit=limit, before=before,
-        )  # fmt: skip
+    aget = in_thread(__call__)
+    """The same for coroutines: the store is asked from a thread."""
 
     def follow(
         self,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app.coroutines import in_thread
 from celeriac.engines.remote import Order
 from celeriac.exceptions import DuplicateNodenameWarning
 
@@ -44,7 +45,7 @@ class Inspect:
         self.pattern = pattern
         self.matcher = matcher
 
-    def ask(self, command: str, **arguments: Any) -> Any:
+    def ask(self, /, command: str, **arguments: Any) -> Any:
         """Ask ``command``, which may be one of the application's own."""
         replies = self.app.control.broadcast(
             command,
@@ -61,11 +62,8 @@ class Inspect:
 
     _request = ask
 
-    async def aask(self, command: str, **arguments: Any) -> Any:
-        """:meth:`ask` for coroutines: it waits in a thread."""
-        import asyncio
-
-        return await asyncio.to_thread(self.ask, command, **arguments)
+    aask = in_thread(ask)
+    """:meth:`ask` for coroutines: it waits in a thread."""
 
     def _chosen(self, answers: dict[str, Any]) -> Any:
         if isinstance(self.destination, str):

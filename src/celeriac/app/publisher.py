@@ -17,7 +17,7 @@ import msgspec
 from celeriac import clock, signals
 from celeriac.app import times
 from celeriac.app.defaults import complete, priority_of
-from celeriac.app.headers import add_properties, embed_of, expire, headers_of, properties_of
+from celeriac.app.headers import embed_of, head_of
 from celeriac.app.options import CallOptions, check_others, read_options
 from celeriac.app.state import Frame, worker_frame
 from celeriac.app.watch import QueueWatch
@@ -93,14 +93,7 @@ class Publisher:
         when = times.when(call.countdown, call.eta, app.timezone) if timed else times.NOW
         if call.argsrepr is None or call.kwargsrepr is None:
             call.show(*app.redact.args_repr(task, args, kwargs))
-        headers = headers_of(name, call, when.eta, stamps)
-        properties = properties_of(call, target)
-        if call.expires is not None:
-            expire(headers, properties, call.expires, app.timezone)
-        if others:
-            add_properties(properties, others)
-        if call.headers or "headers" in target.extra:
-            headers.update({**(target.extra.get("headers") or {}), **(call.headers or {})})
+        headers, properties = head_of(app, name, call, target, others, when.eta, stamps)
         embed = embed_of(call.link, call.link_error, call.chain, call.chord)
         body, content_type, encoding, added = encode_body(
             args, kwargs, embed, call.serializer, call.compression
@@ -283,12 +276,14 @@ class Publisher:
         raised. If the answer to a request got lost, the messages may be stored already: they are sent again
         only with an explicit ``retry=True``, under the same ids, and may then be there twice.
         """
-        watched = self.watch.queues
+        watched, copied = self.watch.queues, False
         for publication in publications:
             if publication.queue not in watched:
                 self.watch.begin(publication.queue)
             if publication.also:
-                publications = _with_copies(publications)
+                copied = True
+        if copied:
+            publications = _with_copies(publications)
         if signals.before_task_publish.receivers:
             self.announce_before(publications, retry_policy)
         collected = _collected.get()

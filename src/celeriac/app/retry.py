@@ -1,4 +1,4 @@
-"""A task's next attempt."""
+"""A running call once more: as a task's next attempt, or as a signature."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from celeriac.exceptions import Reject, Retry
 from celeriac.message import OWN_HEADER, Notes, notes
 
 if TYPE_CHECKING:
+    from celeriac.canvas.signature import Signature
     from celeriac.task import Task
 
 
@@ -86,6 +87,23 @@ def next_attempt(
     if request.redelivered or own.returned is not None:
         header["returned"] = own.replayed or 0.0  # an earlier run may have sent this attempt already
     return built
+
+
+def signature_of(
+    task: Task[..., Any],
+    request: Context,
+    args: Iterable[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+) -> Signature:
+    """See ``Task.signature_from_request``; ``given`` are the options that are set."""
+    stamps = request.stamps or {}
+    options = {**call_options(request, taken=given), **stamps, "retries": request.retries, **given}
+    return task.signature(
+        request.args if args is None else args,
+        request.kwargs if kwargs is None else kwargs,
+        **{key: value for key, value in options.items() if value is not None},
+    )
 
 
 def call_options(request: Context, taken: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,14 +76,10 @@ class Stores:
 
     def open_at(self, url: str | None, **more: Any) -> Broker:
         """A broker at ``url`` with this application's options and ``more``; the caller closes it."""
-        conf = self._app.conf
         url = url or self._app.default_url
-        options = {**_store_options(self._app, url), **(conf.broker_transport_options or {})}
-        if conf.broker_use_ssl:
-            options.setdefault("ssl", conf.broker_use_ssl)
-        if url.startswith(("amqp", "pyamqp")):
-            own = {"queues": lambda: self._app.queues, "nodes": lambda: _living(self._app)}
-            options = {**_amqp_options(conf), **options, **own}
+        options = _broker_options(self._app, url)
+        if url.startswith(_AMQP):
+            options.update(queues=lambda: self._app.queues, nodes=lambda: _living(self._app))
         return engines.create(url, {**options, **more})
 
     def _create_backend(self) -> Any:
@@ -109,34 +105,42 @@ def _open_rpc(app: Celeriac) -> Any:
     """Results as messages to the client, over the broker's server (RabbitMQ only)."""
     conf = app.conf
     url = conf.broker_read_url or app.default_url
-    if not url.startswith(("amqp", "pyamqp")):
+    if not url.startswith(_AMQP):
         raise ImproperlyConfigured(
             "result_backend rpc:// needs RabbitMQ as broker_url. Leave result_backend out to keep results in "
-            "the broker's store, or use redis:// or sqlite://"
+            "the broker's store, or use redis://, postgresql:// or sqlite://"
         )
     from celeriac.engines import rabbitmq
 
-    options = {**_amqp_options(conf), **_store_options(app, url), **(conf.broker_transport_options or {})}
+    form = serialization.serializer(conf.result_serializer)
+    results = {
+        "reply_queue": ids.oid,
+        "content_type": (form.content_type, form.content_encoding),
+        "result_persistent": conf.result_persistent,
+        "result_expires": conf.result_expires,
+    }
+    return rabbitmq.create_rpc(url, {**_broker_options(app, url), **results})
+
+
+_AMQP = ("amqp", "pyamqp")
+"""What RabbitMQ's URLs begin with."""
+
+
+def _broker_options(app: Celeriac, url: str) -> dict[str, Any]:
+    """The settings that concern a broker at ``url``; the transport options go before them."""
+    conf = app.conf
+    options = _store_options(app, url)
+    if url.startswith(_AMQP):
+        options |= {
+            "delay_queue_type": conf.broker_native_delayed_delivery_queue_type,
+            "failover_strategy": conf.broker_failover_strategy,
+            "heartbeat": conf.broker_heartbeat,
+            "login_method": conf.broker_login_method,
+        }
+    options |= conf.broker_transport_options or {}
     if conf.broker_use_ssl:
         options.setdefault("ssl", conf.broker_use_ssl)
-    form = serialization.serializer(conf.result_serializer)
-    options.update(
-        reply_queue=ids.oid,
-        content_type=(form.content_type, form.content_encoding),
-        result_persistent=conf.result_persistent,
-        result_expires=conf.result_expires,
-    )
-    return rabbitmq.create_rpc(url, options)
-
-
-def _amqp_options(conf: Settings) -> dict[str, Any]:
-    """The settings that concern RabbitMQ alone."""
-    return {
-        "delay_queue_type": conf.broker_native_delayed_delivery_queue_type,
-        "failover_strategy": conf.broker_failover_strategy,
-        "heartbeat": conf.broker_heartbeat,
-        "login_method": conf.broker_login_method,
-    }
+    return options
 
 
 def tracks_queued(conf: Settings, url: str) -> bool:
@@ -200,6 +204,7 @@ def _store_options(app: Celeriac, url: str) -> dict[str, Any]:
     return {
         "broker_delay": conf.broker_delay,
         "dead_letters_expires": conf.dead_letter_expires,
+        "dead_letters_max": conf.dead_letter_max,
         "event_exchange": conf.event_exchange,
         "event_queue_durable": conf.event_queue_durable,
         "event_queue_exclusive": conf.event_queue_exclusive,
@@ -207,10 +212,9 @@ def _store_options(app: Celeriac, url: str) -> dict[str, Any]:
         "event_queue_prefix": conf.event_queue_prefix,
         "event_queue_ttl": conf.event_queue_ttl,
         "event_serializer": conf.event_serializer,
-        "dead_letters_max": conf.dead_letter_max,
+        "history_max": conf.task_history_max,
         "mailbox": lambda: mailbox(app),
         "priority_order": conf.task_priority_order,
-        "history_max": conf.task_history_max,
         "publish_timeout": conf.broker_publish_timeout,
         "schedule_scope": schedule_scope(app),
         # What was never known to be queued cannot be told from expired either: one switch for both records.

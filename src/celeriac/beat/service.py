@@ -458,7 +458,8 @@ class Beat:
         if self.single:
             logger.warning(
                 "beat: neither the broker nor the result backend can keep schedules: this beat must be the "
-                "only one, and forgets at its end when each entry ran last. Use SQLite or Redis"
+                "only one, and forgets at its end when each entry ran last. Use SQLite, "
+                "PostgreSQL or Redis"
             )
         elif not self.firing.fused:
             consequence = "the broker refuses it for an hour" if self.firing.keyed else "it is sent twice"

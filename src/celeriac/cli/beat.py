@@ -11,19 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from celeriac import __version__, platforms
-from celeriac.cli.daemon import become, check_logfile, hold, run_with
+from celeriac.cli.daemon import enter, identity_options, run_with
 from celeriac.cli.errors import Failure
-from celeriac.cli.options import LEVEL, Command, option, pass_session
+from celeriac.cli.options import LEVEL, SETTLED, Command, option, pass_session
 from celeriac.cli.session import Session
 from celeriac.platforms import EX_USAGE
 
 if TYPE_CHECKING:
     from celeriac.beat import Beat
-
-SETTLED: Final[dict[str, str]] = {
-    "schedule_filename": "-s: there is no schedule file: the store keeps when each periodic task ran last.",
-}
-"""Flags that the design answers in another way, and what is said about them at start."""
 
 SHOWN: Final = 1000
 """Entries up to which the start-up message looks for the next one that is due."""
@@ -44,9 +39,7 @@ SHOWN: Final = 1000
 @option("--detach", is_flag=True, help="Run in the background.")
 @option("-f", "--logfile", help="Log to this file [standard error]; %n and %h are filled in.")
 @option("--pidfile", help="Write the process id here, and start only if no other beat holds the file.")
-@option("--uid", help="Become this user.")
-@option("--gid", help="Become this group.")
-@option("--umask", help="Umask of files it makes, octal.")
+@identity_options()
 @option("--executable", help="Python interpreter to run with.")
 @pass_session
 def beat(session: Session, /, **flags: Any) -> int:
@@ -62,17 +55,10 @@ def beat(session: Session, /, **flags: Any) -> int:
         run_with(executable, "beat")
     name = _name(flags["hostname"])
     session.enter()
-    if flags["detach"] and not flags["logfile"]:
-        session.say("--detach without --logfile: beat's messages will go nowhere.")
-    ready = platforms.detach() if flags["detach"] else None
-    become({key: flags[key] for key in ("uid", "gid", "umask")})
-    check_logfile(flags["logfile"], name)
-    if flags["pidfile"]:
-        hold(platforms.node_file(flags["pidfile"], name))
+    ready = enter(session, flags, name, "beat's")
     app = session.application
-    for flag, sentence in SETTLED.items():
-        if flags[flag]:
-            session.say(sentence)
+    if flags["schedule_filename"]:
+        session.say(SETTLED["schedule_filename"])
     session.import_tasks()
     app.conf.check()
     from celeriac.beat import Beat
@@ -110,7 +96,7 @@ def beat(session: Session, /, **flags: Any) -> int:
 def _answer(service: Beat, where: str) -> None:
     from celeriac.beat.health import Health
     from celeriac.exceptions import ImproperlyConfigured
-    from celeriac.monitor.endpoint import listen
+    from celeriac.monitor.listening import listen
 
     try:
         listening = listen(where)

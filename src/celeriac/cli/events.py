@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from celeriac import platforms
-from celeriac.cli.daemon import become, check_logfile, hold
+from celeriac.cli.daemon import enter, identity_options
 from celeriac.cli.errors import Failure
 from celeriac.cli.options import LEVEL, Command, json_option, option, pass_session
 from celeriac.cli.session import Session
@@ -35,13 +35,9 @@ from celeriac.platforms import EX_USAGE
 @option("-f", "--logfile", help="Log of the camera [standard error].")
 @option("--pidfile", help="Write the process id here, and start only if no other holds the file.")
 @option("--detach", is_flag=True, help="Run the camera in the background.")
-@option("--uid", help="Become this user.")
-@option("--gid", help="Become this group.")
-@option("--umask", help="Umask of files it makes, octal.")
+@identity_options()
 @pass_session
-def events(
-    session: Session, /, dump: bool, as_json: bool, camera: str | None, detach: bool, **flags: Any
-) -> None:
+def events(session: Session, /, dump: bool, as_json: bool, camera: str | None, **flags: Any) -> None:
     """Watch what workers and tasks do: as a table in the terminal, as lines, or by a camera of your own.
 
     Workers tell about tasks when they are started with -E, or by 'celeriac control enable_events'. Where the
@@ -52,14 +48,10 @@ def events(
     celeriac -A proj events --dump
     celeriac -A proj events --camera myapp.Camera --freq 2.0
     """
-    if detach and not camera:
+    if flags["detach"] and not camera:
         raise Failure("--detach is about a camera: give --camera as well", EX_USAGE)
     session.enter()
-    ready = platforms.detach() if detach else None
-    become({key: flags[key] for key in ("uid", "gid", "umask")})
-    check_logfile(flags["logfile"], platforms.node_name(None))
-    if flags["pidfile"]:
-        hold(flags["pidfile"])
+    ready = enter(session, flags, platforms.node_name(None), "the camera's")
     app = session.application
     try:
         app.events.Receiver()  # says so if the broker carries no events

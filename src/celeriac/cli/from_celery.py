@@ -9,7 +9,7 @@ import click
 
 from celeriac.cli import output
 from celeriac.cli.errors import Failure
-from celeriac.cli.options import Command, json_option, pass_session
+from celeriac.cli.options import SETTLED, Command, json_option, pass_session
 from celeriac.cli.session import Session
 from celeriac.exceptions import CeleriacError
 from celeriac.platforms import EX_FAILURE, EX_USAGE
@@ -57,8 +57,8 @@ def _about_flag(flag: str) -> str:
     from celeriac.cli import beat, events, fleet, root, worker
 
     command, _, name = flag.partition(" ")
-    if command in root.LATER:
-        return "" if name else f"it {root.LATER[command]}"
+    if command in root.ABSENT:
+        return "" if name else f"it {root.ABSENT[command]}"
     if command == "multi":  # its options are the worker's, and some of its own
         name = name.partition(":")[0]
         if name in fleet.OWN_OPTIONS or fleet.signal_number(name):
@@ -69,8 +69,7 @@ def _about_flag(flag: str) -> str:
     for one in options:
         short = name[:2] in one.opts and not name.startswith("--")
         if name in (*one.opts, *one.secondary_opts) or short:
-            told = worker.SETTLED if known is worker.worker else {}
-            return told.get(str(one.name), "").partition(": ")[2]
+            return SETTLED.get(str(one.name), "").partition(": ")[2]
     return "there is no such option here" if name else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -31,8 +31,6 @@ class Ago(ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a ``datetime`` or a ``timedelta``."""
-        from datetime import timedelta
-
         if not isinstance(value, str):
             return value
         ago = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
@@ -42,7 +40,9 @@ class Ago(ParamType):
             return ISO_TIME.convert(value, param, ctx)
         except click.BadParameter:
             self.fail(
-                f"{value!r} is neither a time as in 2030-12-31T18:00:00 nor so long ago as in 15m or 2h"
+                f"{value!r} is neither a time as in 2030-12-31T18:00:00 nor so long ago as in 15m or 2h",
+                param,
+                ctx,
             )
 
 

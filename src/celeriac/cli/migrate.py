@@ -76,7 +76,7 @@ def migrate(
     Ctrl-C ends it after the current step. Status 1 says that something stayed in SOURCE.
     """
     del acks  # settled by design: see its help
-    if not session.app and not session.has_application:
+    if not session.has_application:
         session.enter()
     goals = _goals(queues)
     with _opened(session, source, "SOURCE") as here, _opened(session, destination, "DESTINATION") as there:
@@ -158,7 +158,7 @@ def _opened(session: Session, url: str, which: str) -> Iterator[Any]:
         raise Failure(f"{which}: the memory of another process cannot be reached", EX_USAGE)
     # Of RabbitMQ: no more is fetched than is asked for, so that an empty answer means an empty queue.
     options = {"exact_prefetch": True} if url.startswith(("amqp", "pyamqp")) else {}
-    if _has_app(session):
+    if session.has_application:
         from celeriac.app.stores import Stores
 
         engine: Any = Stores(session.application).open_at(url, **options)
@@ -170,16 +170,12 @@ def _opened(session: Session, url: str, which: str) -> Iterator[Any]:
         engine.close()
 
 
-def _has_app(session: Session) -> bool:
-    return bool(session.app) or session.has_application
-
-
 def _names(session: Session) -> list[str]:
-    return list(session.application.queues) if _has_app(session) else []
+    return list(session.application.queues) if session.has_application else []
 
 
 def _ties(session: Session) -> list[Binding]:
-    if not _has_app(session):
+    if not session.has_application:
         return []
     queues = session.application.queues
     return [tie for name, queue in queues.items() for tie in queue.bindings(name)]

@@ -111,12 +111,22 @@ def _look(session: Session, timeout: float, wanted: Collection[str]) -> Alive:
     return Alive(sorted(nodes, key=lambda node: node.name), sorted(others))
 
 
+MIGRATING = "celeriac.migrating"
+"""How the queues begin in which ``celeriac migrate`` keeps what it needs."""
+
+
 def _show_unserved(session: Session) -> None:
     """Name the queues in which messages wait for nobody."""
     app, broker = session.application, session.broker_engine
     depths = broker.depth(sorted({*broker.queues(), *app.queues}))
     waiting = {queue: sum(depth[:2]) + depth.parked for queue, depth in depths.items()}
     lost = unserved_queues(app, [queue for queue, count in waiting.items() if count])
+    if moving := [queue for queue in lost if queue.startswith(MIGRATING)]:
+        lost = [queue for queue in lost if queue not in moving]
+        click.echo(
+            f"\nA move by 'celeriac migrate' to this broker has not come to its end ({', '.join(moving)}): "
+            "run it again."
+        )
     if not lost:
         return
     click.echo("\nMessages wait in these queues, and no worker takes from them:")

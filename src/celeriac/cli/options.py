@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -18,6 +18,15 @@ else:
     ParamType = click.ParamType  # older versions of click do not have it generic
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+SETTLED: Final[dict[str, str]] = {
+    "optimization": "-O: children take their work themselves, so it is always dealt out fairly.",
+    "statedb": "--statedb: revoked ids are kept in the store, where all workers and restarts find them.",
+    "without_gossip": "--without-gossip: workers do not gossip, they agree through the store.",
+    "without_mingle": "--without-mingle: workers do not mingle, they agree through the store.",
+    "schedule_filename": "-s: there is no schedule file: the store keeps when each periodic task ran last.",
+}
+"""Flags of the worker and beat that the design answers in another way, and what is said of them at start."""
 
 
 class Option(click.Option):
@@ -123,7 +132,7 @@ def _own_options(
     ``quiet``: help is asked for, which must be had when the application cannot be loaded, too.
     """
     session.app = session.app or _application_named_in(args)
-    if session.app is None and not session.has_application:
+    if not session.has_application:
         return []
     taken = {name for parameter in command.params for name in parameter.opts}
     try:

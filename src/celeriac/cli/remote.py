@@ -6,6 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -138,7 +139,7 @@ def _known(session: Session, own: bool) -> Mapping[str, CommandInfo]:
     """All commands by name; with ``own`` those in the modules of the application's tasks too."""
     from celeriac.worker.control import Panel
 
-    if own and (session.app or session.has_application):
+    if own and session.has_application:
         session.import_tasks()
     return Panel.meta
 
@@ -187,11 +188,22 @@ def _arguments(name: str, info: CommandInfo, values: Sequence[str]) -> dict[str,
         arguments[info.variadic] = _stamps(rest) if info.variadic == "headers" else rest
     elif rest:
         raise Failure(f"Too many arguments: {_usage(name, info)}", EX_USAGE)
-    # An order that is stored must be whole; of others the workers say what they lack.
+    # An order that is stored must be whole; of others what their functions cannot do without.
     needed = [key for key, _ in fixed] + ([info.variadic] if info.variadic else [])
-    if name in _KEPT and not all(arguments.get(key) for key in needed):
+    whole = all(arguments.get(key) for key in needed) if name in _KEPT else _suffice(name, arguments)
+    if not whole:
         raise Failure(f"Something is missing: {_usage(name, info)}", EX_USAGE)
     return arguments
+
+
+def _suffice(name: str, arguments: dict[str, Any]) -> bool:
+    from celeriac.worker.control import Panel
+
+    try:
+        signature(Panel.data[name]).bind(None, **arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _stamps(words: Sequence[str]) -> dict[str, str]:
@@ -223,7 +235,7 @@ def _shown(answer: Any) -> tuple[str, str]:
     if isinstance(answer, dict) and ("ok" in answer or "error" in answer):
         status = "OK" if "ok" in answer else "ERROR"
         return status, textwrap.indent(_text(answer.get("ok", answer.get("error"))), "    ")
-    return "OK", _text(answer)
+    return "OK", "" if answer is None else _text(answer)
 
 
 def _text(value: Any) -> str:

@@ -54,7 +54,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Command -> where it is, and one line of help."""
 
-LATER: Final[dict[str, str]] = {
+ABSENT: Final[dict[str, str]] = {
     "graph": "draws Celery's inner parts, which Celeriac does not have",
     "logtool": "does not exist: 'celeriac history' has what became of each task",
     "upgrade": "is not needed: old names of settings are understood as they are",
@@ -85,9 +85,9 @@ class RootGroup(Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def unknown(self, ctx: click.Context, name: str) -> str:
-        """What is said about a command that does not exist, or not yet."""
-        if name in LATER:
-            return f"The command {name!r} {LATER[name]}."
+        """What is said about a command that does not exist."""
+        if name in ABSENT:
+            return f"The command {name!r} {ABSENT[name]}."
         return f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} See 'celeriac --help'."
 
 

@@ -50,8 +50,8 @@ class Session:
 
     @property
     def has_application(self) -> bool:
-        """Whether an application was handed over instead of being named."""
-        return self._given is not None
+        """Whether an application was named, or handed over; else there is only the current one."""
+        return bool(self.app) or self._given is not None
 
     @property
     def loaded(self) -> bool:
@@ -113,7 +113,7 @@ class Session:
         if coordinator is None:
             raise Failure(
                 "neither the broker nor the result backend of this application keeps track of workers: "
-                "use SQLite or Redis for one of them"
+                "use SQLite, PostgreSQL or Redis for one of them"
             )
         return coordinator
 

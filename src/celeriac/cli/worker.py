@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from celeriac import platforms
-from celeriac.cli.daemon import become, check_logfile, hold, run_with
+from celeriac.cli.daemon import enter, identity_options, run_with
 from celeriac.cli.errors import Failure
-from celeriac.cli.options import COMMA_LIST, LEVEL, Command, Decorated, Option, ParamType, pass_session
+from celeriac.cli.options import (
+    COMMA_LIST,
+    LEVEL,
+    SETTLED,
+    Command,
+    Decorated,
+    Option,
+    ParamType,
+    pass_session,
+)
 from celeriac.cli.session import Session, default_of, user_options
 from celeriac.platforms import EX_USAGE
 
@@ -20,15 +29,6 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
 POOLS: Final = ("prefork", "threads", "asyncio", "solo", "gevent", "eventlet", "processes", "custom")
-
-SETTLED: Final[dict[str, str]] = {
-    "optimization": "-O: children take their work themselves, so it is always dealt out fairly.",
-    "statedb": "--statedb: revoked ids are kept in the store, where all workers and restarts find them.",
-    "without_gossip": "--without-gossip: workers do not gossip, they agree through the store.",
-    "without_mingle": "--without-mingle: workers do not mingle, they agree through the store.",
-    "schedule_filename": "-s: there is no schedule file: the store keeps when each periodic task ran last.",
-}
-"""Flags that the design answers in another way, and what is said about them at start."""
 
 
 class WorkerCommand(Command):
@@ -164,9 +164,7 @@ _features, _beat, _daemon = (
 @_daemon("-D", "--detach", is_flag=True, help="Run in the background.")
 @_daemon("-f", "--logfile", help="Log to this file [standard error]; %n, %h, %i, %I are filled in.")
 @_daemon("--pidfile", help="Write the process id here, and start only if no other worker holds the file.")
-@_daemon("--uid", help="Become this user.")
-@_daemon("--gid", help="Become this group.")
-@_daemon("--umask", help="Umask of files it makes, octal.")
+@identity_options(_daemon)
 @_daemon("--executable", help="Python interpreter to run with.")
 @click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
 @pass_session
@@ -184,16 +182,10 @@ def worker(session: Session, /, settings: tuple[str, ...], **flags: Any) -> int:
     if executable := flags.pop("executable"):
         run_with(executable, "worker")
     node = platforms.node_name(flags["hostname"])
-    daemon = {name: flags.pop(name) for name in ("detach", "uid", "gid", "umask", "pidfile")}
     session.enter()
-    if daemon["detach"] and not flags["logfile"]:
-        session.say("--detach without --logfile: the worker's messages will go nowhere.")
-    ready = platforms.detach() if daemon["detach"] else None
-    become(daemon)
-    check_logfile(flags["logfile"], node)
-    if daemon["pidfile"]:
-        hold(platforms.node_file(daemon["pidfile"], node))
-
+    ready = enter(session, flags, node, "the worker's")
+    for name in ("detach", "uid", "gid", "umask", "pidfile"):
+        del flags[name]
     app = session.application
     overrides = _settings(settings)
     app.conf.override(overrides)

@@ -131,7 +131,7 @@ def _settings(advice: Advice) -> None:
         options = given.get(setting)
         for option in options if isinstance(options, Mapping) else ():
             if option in SETTLED_OPTIONS:
-                advice.settled[f"{setting}[{option!r}]"] = SETTLED_OPTIONS[option].capitalize()
+                advice.settled[f"{setting}[{option!r}]"] = SETTLED_OPTIONS[option]
     advice.defaults = {name: row.why for name, row in SETTINGS.items() if row.why and name not in given}
 
 

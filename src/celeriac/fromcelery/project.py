@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from celeriac.app.find import find_object
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.fromcelery import double
 from celeriac.settings import SETTINGS
@@ -64,9 +64,9 @@ def read(app: str | None, config: str | None) -> Project:
             "module of settings"
         )
     if importlib.util.find_spec("celery") is not None:
-        return _with_environment(_from_celery(_import(app), app))
+        return _with_environment(_from_celery(find_object(app, _is_application), app))
     with double.installed():
-        return _with_environment(_from_double(_import(app), app))
+        return _with_environment(_from_double(find_object(app, _is_application), app))
 
 
 def _with_environment(project: Project) -> Project:
@@ -81,9 +81,10 @@ def _from_double(app: Any, name: str) -> Project:
     project = Project(f"{name}, read without Celery")
     if not isinstance(app, double.Celery):
         return _from_celeriac(app, name)
-    with _django(app):
-        for source, namespace in app.sources:
-            project.set(_public(source), namespace)
+    for source, namespace in app.sources:
+        if source == "django.conf:settings" or getattr(source, "__module__", "") == "django.conf":
+            source, namespace = _django_settings(), namespace or "CELERY"
+        project.set(_public(source), namespace)
     project.set(app.conf)
     project.tasks = {**double.SHARED, **app.tasks}
     project.steps = _steps(app)
@@ -91,18 +92,12 @@ def _from_double(app: Any, name: str) -> Project:
     return project
 
 
-@contextmanager
-def _django(app: double.Celery) -> Iterator[None]:
-    """Let ``django.conf:settings`` be read from its module where Django is not installed."""
-    for index, (source, namespace) in enumerate(app.sources):
-        if source == "django.conf:settings" or getattr(source, "__module__", "") == "django.conf":
-            module = os.environ.get("DJANGO_SETTINGS_MODULE")
-            if not module:
-                raise ImproperlyConfigured(
-                    "the project takes its settings from Django: set DJANGO_SETTINGS_MODULE"
-                )
-            app.sources[index] = (module, namespace or "CELERY")
-    yield
+def _django_settings() -> str:
+    """The module of Django's settings, which can be read where Django is not installed."""
+    module = os.environ.get("DJANGO_SETTINGS_MODULE")
+    if not module:
+        raise ImproperlyConfigured("the project takes its settings from Django: set DJANGO_SETTINGS_MODULE")
+    return module
 
 
 def _from_celery(app: Any, name: str) -> Project:
@@ -137,9 +132,9 @@ def _from_celery(app: Any, name: str) -> Project:
                 if option in vars(type(task)) and getattr(task, option) != given.get(option)
             }
     project.steps = _steps(app)
-    for given in (app.loader_cls, app.task_cls):
-        if given not in _PLAIN:
-            project.loader = str(given)
+    for kind in (app.loader_cls, app.task_cls):
+        if kind not in _PLAIN:
+            project.loader = str(kind)
     return project
 
 
@@ -158,22 +153,10 @@ def _steps(app: Any) -> list[str]:
     ]
 
 
-def _import(name: str) -> Any:
-    """The object that ``-A`` names, by Celery's rules."""
-    module_name, _, attribute = name.partition(":")
-    module = importlib.import_module(module_name)
-    if attribute:
-        return getattr(module, attribute)
-    for candidate in ("app", "celery"):
-        found = getattr(module, candidate, None)
-        if found is not None and hasattr(found, "conf"):
-            return found
-    if importlib.util.find_spec(f"{module_name}.celery") if hasattr(module, "__path__") else None:
-        return _import(f"{module_name}.celery")
-    for found in vars(module).values():
-        if hasattr(found, "conf") and hasattr(found, "steps"):
-            return found
-    raise ImproperlyConfigured(f"-A {name}: no application in {module_name}: name it with module:attribute")
+def _is_application(found: object) -> bool:
+    if isinstance(found, double.Anything):  # it has whatever it is asked for
+        return False
+    return hasattr(found, "conf") and hasattr(found, "steps")
 
 
 def _public(source: Any) -> dict[str, Any]:

@@ -13,8 +13,20 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Upper bounds of run times, in seconds: those of Prometheus' clients, which celery-exporter uses."""
+WAIT_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+"""The same of times in a queue."""
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+
+class Histogram:
+    """How many values fell into which bucket: a count for each bound, and one for what is above them all."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        """The sum of the values."""
 
 
 class Metrics:
@@ -29,17 +41,14 @@ class Metrics:
         """A sample of a ``counter`` or ``gauge``; ``text`` explains the metric."""
         self._family(name, kind, text).append(_sample(name, labels or {}, value))
 
-    def histogram(
-        self, name: str, text: str, counts: Sequence[int], total: float, labels: Mapping[str, str]
-    ) -> None:
-        """A histogram over :data:`BUCKETS`: ``counts`` of each and of what is above them all, not added
-        up; ``total`` is the sum of the values."""
+    def histogram(self, name: str, text: str, seen: Histogram, labels: Mapping[str, str]) -> None:
+        """A histogram."""
         lines, below = self._family(name, "histogram", text), 0
-        for bound, count in zip((*BUCKETS, math.inf), counts, strict=True):
+        for bound, count in zip((*seen.bounds, math.inf), seen.counts, strict=True):
             below += count
             lines.append(_sample(f"{name}_bucket", {**labels, "le": _number(bound)}, below))
         lines.append(_sample(f"{name}_count", labels, below))
-        lines.append(_sample(f"{name}_sum", labels, total))
+        lines.append(_sample(f"{name}_sum", labels, seen.total))
 
     def text(self) -> str:
         """All of it."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 from celeriac.engines.base import Consumer, Outcome, Publication
@@ -43,6 +43,7 @@ class Ledger:
         self._notes = 0
         found = [note for note in self._read() if note["source"] == source]
         self._pending = Counter(identity for note in found for identity in note["messages"])
+        self._queues = {note["queue"] for note in found}
         self._newest = max((note["at"] for note in found), default=0.0)
 
     def known(self, identity: str) -> bool:
@@ -57,18 +58,20 @@ class Ledger:
         """It is here, but the source may offer it again."""
         self._pending[identity] += 1
 
-    def publish(self, publications: Sequence[Publication], identities: Sequence[str]) -> None:
+    def publish(self, publications: Sequence[Publication], identities: Sequence[str], queue: str) -> None:
         """Store messages with their notes at the destination. None of them may be conditional.
+
+        ``queue`` is where they lie in the source.
 
         Raises as ``Broker.publish``; what was stored then stands in the notes.
         """
         if not publications:
             return
         if self._whole:
-            self._destination.publish([*publications, self._note(identities)])
+            self._destination.publish([*publications, self._note(identities, queue)])
         else:
             each = zip(publications, identities, strict=True)
-            self._destination.publish([one for p, name in each for one in (p, self._note([name]))])
+            self._destination.publish([one for p, name in each for one in (p, self._note([name], queue))])
         self._notes += 1
 
     def settled(self) -> None:
@@ -77,21 +80,23 @@ class Ledger:
             self._destination.purge([QUEUE])
             self._notes = 0
 
-    def close(self, complete: bool, certain: bool) -> None:
-        """End; with ``complete`` all of the source was moved that could be seen there.
+    def close(self, complete: bool, certain: bool, queues: Collection[str] = ()) -> None:
+        """End; with ``complete`` all was moved that could be seen in these queues of the source (or in all).
 
         ``certain`` says that nothing could be hidden from us; otherwise what an earlier run held is given
         some minutes to come back, before its notes are deleted.
         """
         over = certain or time.time() - self._newest > _HIDDEN_AT_MOST
-        if (complete and over) or not +self._pending:
+        if (complete and over and (not queues or self._queues <= set(queues))) or not +self._pending:
             self._consumer.exchange(self._taken, [], 0)
             self._destination.purge([QUEUE])
 
-    def _note(self, identities: Sequence[str]) -> Publication:
+    def _note(self, identities: Sequence[str], queue: str) -> Publication:
         task_id = new_id()
         headers = {"id": task_id, "task": "celeriac.migrating", "lang": "py"}
-        body = json.dumps({"source": self._source, "messages": list(identities), "at": time.time()})
+        body = json.dumps(
+            {"source": self._source, "queue": queue, "messages": list(identities), "at": time.time()}
+        )
         return Publication(
             Message(headers, {"correlation_id": task_id, "delivery_mode": 2}, body.encode()), QUEUE
         )

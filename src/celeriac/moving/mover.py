@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -101,14 +102,14 @@ class Mover:
         Raises ``ImproperlyConfigured`` if another move is under way here or there, or the source does not
         tell its queues; ``OperationalError`` if a store cannot be reached: run it again then.
         """
-        with _signed_on(self._node, self._source, self._destination, self._alive):
+        with _signed_on(self._node, (self._source, self._destination), self._alive):
             there = self._attach(self._destination)
             try:
                 ledger = Ledger(self._destination, there.consumer, self._source.url)
                 self._carry_orders()
                 self._release(there)
                 complete = self._rounds(ledger, there)
-                ledger.close(complete, getattr(self._source, "reaches_leases", True))
+                ledger.close(complete, getattr(self._source, "reaches_leases", True), self._wanted.queues)
             finally:
                 there.consumer.close()
         return self.report
@@ -208,7 +209,7 @@ class Mover:
             made.publication if made.publication.unique is None else staging.staged(made.publication)
             for _, made in fresh
         ]
-        ledger.publish(publications, [made.identity for _, made in fresh])
+        ledger.publish(publications, [made.identity for _, made in fresh], deliveries[0].queue)
         for delivery, made in fresh:
             outcomes.append(_ack(delivery, made))
             (self.report.delayed if made.delayed else self.report.ready)[delivery.queue] += 1
@@ -298,7 +299,7 @@ class Mover:
                 self._destination.revoke(revoked, REVOKED)
 
     def _look_back(self) -> bool:
-        """Name what stays in the source; whether nothing does that could be a message of ours."""
+        """Name what stays in the queues; whether nothing does that could be a message of ours."""
         queues = self._queues()
         paused = set(self._source.control(0).paused) if hasattr(self._source, "control") else set()
         nodes = self._source.nodes() if hasattr(self._source, "nodes") else []
@@ -321,7 +322,7 @@ class Mover:
                 "unacked",
                 f"{held} held by workers of Celery: stop these in order, or wait for the visibility_timeout",
             )
-        whole = not (self._stopping or self._wanted.queues or self._wanted.tasks or self._wanted.limit)
+        whole = not (self._stopping or self._wanted.tasks or self._wanted.limit)
         return whole and not leased and not paused
 
     # -- small things --------------------------------------------------------------------------------
@@ -345,33 +346,26 @@ class Mover:
         return End(engine, engine.attach(Incarnation(self._node.id, 1, self._epoch, slots=0)))
 
 
-class _signed_on:
-    """Be a node of both stores while this lasts, the only one that moves messages there."""
-
-    def __init__(self, node: NodeInfo, source: Any, destination: Any, alive: Any) -> None:
-        self._node, self._stores, self._alive = node, (source, destination), alive
-
-    def __enter__(self) -> None:
-        node = self._node
-        node.details["pool"] = _POOL
-        for store in self._stores:
-            store.recover(node.host, self._alive)  # what a killed run held comes back at once
+@contextmanager
+def _signed_on(node: NodeInfo, stores: Sequence[Any], alive: Callable[[int, float], bool]) -> Iterator[None]:
+    """Be a node of these stores while this lasts, the only one that moves messages there."""
+    node.details["pool"] = _POOL
+    try:
+        for store in stores:
+            store.recover(node.host, alive)  # what a killed run held comes back at once
             store.beat(node)
-        for store in self._stores:
+        for store in stores:
             for other in store.nodes() if hasattr(store, "nodes") else ():
                 if other.id != node.id and other.details.get("pool") == _POOL:
-                    self.__exit__()
                     raise ImproperlyConfigured(
                         f"{other.name} (pid {other.pid}) moves messages of {store.url} already: let it end "
                         f"first. If it was killed on another machine, wait {other.lease:g} s"
                     )
-
-    def __exit__(self, *about: object) -> None:
-        for store in self._stores:
-            try:
-                store.leave(self._node.id)
-            except CeleriacError:
-                pass  # its lease ends by itself; the error that matters is on its way
+        yield
+    finally:
+        for store in stores:
+            with suppress(CeleriacError):  # its lease ends by itself; the error that matters is on its way
+                store.leave(node.id)
 
 
 def _ack(delivery: Delivery, made: Parcel) -> Outcome:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from celeriac.engines.base import Hold, Publication, Unique
-from celeriac.message import OWN_HEADER, Message, decode_envelope, notes, with_notes
+from celeriac.message import OWN_HEADER, Message, decode_envelope, notes, task_id_of, with_notes
 
 UNIQUE_AT_MOST: Final = 86400.0
 """Seconds for which a moved task holds its unique key: how long it had left is not told."""
@@ -57,7 +57,7 @@ def parcel(
         due=due if delayed else None,
         unique=Unique(noted.unique, UNIQUE_AT_MOST, Hold.ENDED) if noted.unique else None,
     )
-    return Parcel(publication, identity, str(headers.get("task", "")), _id(message), delayed)
+    return Parcel(publication, identity, str(headers.get("task", "")), task_id_of(message), delayed)
 
 
 def identify(message: Message) -> str:
@@ -86,10 +86,6 @@ def priorities(source: Mapping[str, int], destination: Mapping[str, int]) -> Map
     if source["high"] > source["low"]:
         turned[0] = 0
     return turned
-
-
-def _id(message: Message) -> str:
-    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
 
 
 def _due(eta: Any) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from celeriac.engines.base import Consumer, Hold, Outcome, Publication, Unique, Verdict
-from celeriac.message import Message, decode_envelope
+from celeriac.message import Message, decode_envelope, task_id_of
 from celeriac.moving.parcels import UNIQUE_AT_MOST
 
 QUEUE: Final = "celeriac.migrating.unique"
@@ -63,5 +63,4 @@ def release(destination: Any, consumer: Consumer) -> Iterator[tuple[str, str, st
 def _released(message: Message) -> tuple[Publication, str]:
     queue, priority, due, key = message.headers.pop(_HEADER)
     unique = Unique(key, UNIQUE_AT_MOST, Hold.ENDED)
-    task_id = str(message.headers.get("id") or message.properties.get("correlation_id") or "")
-    return Publication(message, queue, priority, due=due, unique=unique), task_id
+    return Publication(message, queue, priority, due=due, unique=unique), task_id_of(message)

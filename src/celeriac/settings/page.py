@@ -74,9 +74,7 @@ def markdown() -> str:
         parts.append(f"\n## {title}\n\n| setting | default | class | |\n|---|---|---|---|\n")
         parts += _rows(rows)
     parts.append(_OPTIONS)
-    parts += [
-        f"| `{name}` | {sentence[:1].upper()}{sentence[1:]} |\n" for name, sentence in SETTLED_OPTIONS.items()
-    ]
+    parts += [f"| `{name}` | {sentence} |\n" for name, sentence in SETTLED_OPTIONS.items()]
     return "".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LEASES = "a message is delivered again when its worker is dead, and not when a time is over."
+_LEASES = "A message is delivered again when its worker is dead, and not when a time is over."
 _ADOPTION = f"{_LEASES} Only what Celery's workers left behind on Redis is put back by this time."
 
 SETTLED_OPTIONS: dict[str, str] = {
@@ -14,9 +14,9 @@ SETTLED_OPTIONS: dict[str, str] = {
     "unacked_restore_throttle": _ADOPTION,
     "unacked_restore_limit": _LEASES,
     "unacked_mutex_expire": _LEASES,
-    "polling_interval": "workers wait for a message to arrive, and do not poll.",
-    "ack_emulation": "messages are always acknowledged.",
-    "retry_on_timeout": "requests are repeated only where that does no harm.",
+    "polling_interval": "Workers wait for a message to arrive, and do not poll.",
+    "ack_emulation": "Messages are always acknowledged.",
+    "retry_on_timeout": "Requests are repeated only where that does no harm.",
 }
 """The option, and the sentence that a worker says at its start."""
 

@@ -167,6 +167,16 @@ class Agent:
         self.posting.change(**changes)
         self.channel.send(Wake())
 
+    def announce_orders(self) -> None:
+        """Let children ask for new orders (revokes, rate limits) before they run what they claim next.
+
+        Answers of a broker that keeps the orders itself tell of them; where another store does, children ask
+        it only now and then. Safe for use by threads.
+        """
+        coordinator: object = self.app.coordinator
+        if coordinator is not self.app.broker:
+            self.tell_children()
+
     def hasten(self, *steps: Callable[[], None]) -> None:
         """Let what is done now and then (:meth:`beat`, :meth:`bind`, :meth:`follow_orders`) be done at the
         next tick. Safe for use by threads."""
@@ -379,7 +389,7 @@ class Agent:
 
     def _check(self) -> None:
         """Say what about the stores' set-up endangers messages, if the engine can tell."""
-        for store in {id(s): s for s in (self.app.broker, self.app.backend) if s is not None}.values():
+        for store in self.app.stores:
             for warning in getattr(store, "check", list)():
                 logger.warning("%s", warning)
 

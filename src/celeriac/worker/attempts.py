@@ -98,6 +98,8 @@ class Attempts:
         return _both((args, kwargs))
 
     def _result(self, job: Job, value: Any) -> str:
+        if job.shown:
+            return _short(job.shown)
         task = job.plan.task
         if type(value) in _PLAIN and not task.sensitive_result:
             return repr(value)

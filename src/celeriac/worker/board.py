@@ -34,7 +34,7 @@ MAX_CLAIMS = 255
 """The most messages a child may hold unstarted."""
 NOTICE_SIZE = 64 * 1024
 """Bytes for the notice: what the agent tells all children."""
-ANNEXES = {"tape": 2 * 1024 * 1024, "holdings": 256 * 1024, "counters": 64 * 1024}
+ANNEXES = {"tape": 2 * 1024 * 1024, "holdings": 256 * 1024, "counters": 80 * 1024}
 """Further areas a child, by name, in bytes. Memory that nobody writes to is not there."""
 HOLDINGS_A_SLOT = 2048
 """Bytes of the area "holdings" for each slot of a child, if that is more."""
@@ -284,7 +284,10 @@ class ChildRecord:
         limits: tuple[float, float] = (0.0, 0.0),
         once: bool = False,
     ) -> bool:
-        """A slot starts a message. ``limits``: soft and hard limit in seconds, 0 for none."""
+        """A slot starts a message. ``limits``: soft and hard limit in seconds, 0 for none.
+
+        Returns ``True``, in the place of :meth:`start_claim` where there is one message only.
+        """
         now = time.monotonic()
         soft, hard = limits
         _SLOT.pack_into(

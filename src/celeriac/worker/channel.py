@@ -103,7 +103,7 @@ class Channel:
             while self._unsent:
                 try:
                     self.end.send(self._unsent[0])
-                except (BlockingIOError, ConnectionError, OSError):
+                except OSError:  # it is full, or the other end is gone
                     return
                 del self._unsent[0]
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.engines.base import Incarnation
@@ -22,7 +22,7 @@ from celeriac.engines.readiness import drain
 from celeriac.exceptions import Fenced, OperationalError
 from celeriac.worker import notice
 from celeriac.worker.board import Board, ChildRecord, Life, Order
-from celeriac.worker.counters import Counters
+from celeriac.worker.counters import Counted, Counters
 from celeriac.worker.events import Recorder
 from celeriac.worker.holdings import Holdings
 from celeriac.worker.line import Line
@@ -67,15 +67,22 @@ class Seat:
         if app.events.carrier is not None:
             main = os.getpid() if options.pool == "solo" else os.getppid()
             self.recorder = Recorder(Tape(record.board, record.number), options.name, main)
-            app.events.sink = self.recorder.put
+            app.events.sink = self._take_event
         told = notice.read(record.board)
         import_modules(told)
         self.line = Line(app, self.owner, told.consumed(options.queues), self.wake_read)
         self.heed()
         self.margin = options.lease / 5
-        self._told = False
+        self._said_too_large = False
         self.on_terminate: Callable[[str], None] | None = None
         """How the pool ends one running task without its process, if it can."""
+
+    def _take_event(self, event: dict[str, Any]) -> bool:
+        """Where what a task tells goes: to the tape; ``False`` if it cannot."""
+        assert self.recorder is not None
+        if self.runner.counters is not None and event["type"] == "task-sent":
+            self.runner.counters.count(Counted.SENT, str(event["name"]), str(event["queue"]))
+        return self.recorder.put(event)
 
     @property
     def leaving(self) -> bool:
@@ -103,6 +110,7 @@ class Seat:
         self.queues = told.queues(self.options.queues)
         self.queue_index = {name: index for index, name in enumerate(self.queues)}
         self.line.take_from(told.consumed(self.options.queues))
+        self.line.ask_orders()  # one may be why there is a notice
         self.runner.record(self.recorder if told.sends_events(self.options.task_events) else None)
         for name, (soft, hard) in told.limits.items():
             task = self.app.registry.get(name)
@@ -117,8 +125,8 @@ class Seat:
             used //= 1024  # bytes there, KiB elsewhere
         if used <= self.options.max_memory_per_child:
             return False
-        if not self._told:
-            self._told = True
+        if not self._said_too_large:
+            self._said_too_large = True
             logger.info(
                 "This process has used %d KiB, more than --max-memory-per-child (%d KiB): it is replaced",
                 used,

@@ -10,12 +10,14 @@ import struct
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final
 
 from celeriac import states
-from celeriac.monitor.metrics import BUCKETS
+from celeriac.app.request import Context
+from celeriac.message import OWN_HEADER
+from celeriac.monitor.metrics import BUCKETS, WAIT_BUCKETS, Histogram
 from celeriac.worker.board import Board
 from celeriac.worker.job import Job
 
@@ -23,8 +25,6 @@ Names = tuple[str, ...]
 """Task and queue; of failures, the exception as well."""
 OTHER: Final = "(other)"
 """Stands for the tasks, queues and exceptions that an area has no room for."""
-
-
 UNREADABLE: Final = "(unreadable)"
 """Stands for the task of a message that cannot be read: what it says of itself is not to be trusted."""
 
@@ -38,6 +38,8 @@ class Counted(IntEnum):
     RETRIED = 3
     REVOKED = 4
     REJECTED = 5
+    SENT = 6
+    """By a task of this node; of what others send nobody here knows."""
 
 
 _ENDS: Final = {
@@ -49,20 +51,16 @@ _TASKS, _FAILURES = 100, 100
 _WORD = 8
 _HEAD = 2 * _WORD  # how many cells there are: of tasks, of failures
 _NAMES = struct.Struct("120s64s")
-_SUM = _NAMES.size // _WORD + len(Counted)
-_FIRST_BUCKET = _SUM + 1
-_TASK_SIZE = (_FIRST_BUCKET + len(BUCKETS) + 1) * _WORD
+# Where a task's histograms begin in its cell, in words: the sum, the buckets, and one more.
+_RUNS = _NAMES.size // _WORD + len(Counted)
+_WAITS = _RUNS + len(BUCKETS) + 2
+_TASK_SIZE = (_WAITS + len(WAIT_BUCKETS) + 2) * _WORD
 _FAILURE_NAMES = struct.Struct("120s64s64s")
 _FAILURE_SIZE = _FAILURE_NAMES.size + _WORD
 _FAILURES_AT = _HEAD + _TASKS * _TASK_SIZE
 
 
-class Runs:
-    """How long the runs of a task took: a count a bucket, and one for longer ones."""
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
+Histograms = dict[Names, Histogram]
 
 
 class Counters:
@@ -92,6 +90,9 @@ class Counters:
     def started(self, job: Job) -> None:
         """Its run begins."""
         self.count(Counted.STARTED, job.name, job.delivery.queue)
+        waited = None if job.deliveries else _waited(job.context, job.received)
+        if waited is not None:
+            self._observe(job.name, job.delivery.queue, _WAITS, WAIT_BUCKETS, waited)
 
     def ended(self, job: Job) -> None:
         """It has ended, with or without a run."""
@@ -117,11 +118,8 @@ class Counters:
 
     def ran(self, task: str, queue: str, seconds: float) -> None:
         """A run has ended well; it took so long."""
-        with self._mutex:
-            cell = self._cell(task, queue)
-            self._counts[cell + _NAMES.size // _WORD + Counted.SUCCEEDED] += 1
-            self._sums[cell + _SUM] += seconds
-            self._counts[cell + _FIRST_BUCKET + bisect_left(BUCKETS, seconds)] += 1
+        self.count(Counted.SUCCEEDED, task, queue)
+        self._observe(task, queue, _RUNS, BUCKETS, seconds)
 
     def failed(self, task: str, queue: str, exception: str) -> None:
         """A task has failed with an exception of this name."""
@@ -135,6 +133,12 @@ class Counters:
                 cell = self._add(_FAILURE_NAMES, key, 1, _FAILURES_AT, _FAILURE_SIZE)
                 self._failures[key] = cell
             self._counts[cell + _FAILURE_NAMES.size // _WORD] += 1
+
+    def _observe(self, task: str, queue: str, place: int, bounds: Sequence[float], value: float) -> None:
+        with self._mutex:
+            at = self._cell(task, queue) + place
+            self._sums[at] += value
+            self._counts[at + 1 + bisect_left(bounds, value)] += 1
 
     def _cell(self, task: str, queue: str) -> int:
         cell = self._tasks.get((task, queue))
@@ -155,16 +159,17 @@ class Counters:
 
     # -- reading: by the agent ---------------------------------------------------------------------------
 
-    def add_to(self, totals: Counter[tuple[Names, Counted]], runs: dict[Names, Runs]) -> None:
+    def add_to(self, totals: Counter[tuple[Names, Counted]], runs: Histograms, waits: Histograms) -> None:
         """Add this child's counts to the node's."""
         for cell, key in enumerate(self._names(_NAMES, 0, _HEAD, _TASK_SIZE)):
             at = (_HEAD + cell * _TASK_SIZE) // _WORD
             for what in Counted:
                 totals[key, what] += self._counts[at + _NAMES.size // _WORD + what]
-            sums = runs.setdefault(key, Runs())
-            sums.seconds += self._sums[at + _SUM]
-            for bucket in range(len(BUCKETS) + 1):
-                sums.buckets[bucket] += self._counts[at + _FIRST_BUCKET + bucket]
+            for place, bounds, seen in ((_RUNS, BUCKETS, runs), (_WAITS, WAIT_BUCKETS, waits)):
+                histogram = seen.setdefault(key, Histogram(bounds))
+                histogram.total += self._sums[at + place]
+                for bucket in range(len(bounds) + 1):
+                    histogram.counts[bucket] += self._counts[at + place + 1 + bucket]
 
     def add_failures_to(self, totals: Counter[Names]) -> None:
         """The same for failures, by task, queue and exception."""
@@ -176,6 +181,20 @@ class Counters:
         for cell in range(self._counts[kind]):
             found = names.unpack_from(self._bytes, start + cell * size)
             yield tuple(name.rstrip(b"\0").decode("utf-8", "replace") for name in found)
+
+
+def _waited(context: Context, received: float) -> float | None:
+    """Seconds from the sending of a task to now that it is ``received``; by the two machines' clocks.
+
+    ``None`` if that says nothing about its queue, for it was to wait (delayed, another attempt), or if its
+    sender does not tell (Celery's).
+    """
+    headers = context.message.headers if context.message is not None else {}
+    own = headers.get(OWN_HEADER)
+    sent = own.get("sent") if isinstance(own, dict) else None
+    if not isinstance(sent, float | int) or headers.get("eta") or headers.get("retries"):
+        return None
+    return max(0.0, received - sent)
 
 
 def _fitting(key: Names, names: struct.Struct, room: bool) -> Names:

@@ -75,7 +75,7 @@ class Endings:
         return outcome
 
     def _tell_success(self, job: Job, value: Any, runtime: float) -> None:
-        result = self.app.redact.result_repr(job.plan.task, value)
+        result = job.shown = self.app.redact.result_repr(job.plan.task, value)
         if self.events is not None:
             self.events.succeeded(job, result, runtime)
         if trace_logger.isEnabledFor(logging.INFO):

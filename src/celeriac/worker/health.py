@@ -20,7 +20,8 @@ from celeriac.exceptions import CeleriacError
 from celeriac.monitor.endpoint import Endpoint, Page, verdict
 from celeriac.monitor.metrics import CONTENT_TYPE, Metrics
 from celeriac.worker.board import Board, Life
-from celeriac.worker.counters import Counted, Counters, Names, Runs
+from celeriac.worker.counters import Counted, Counters, Histograms, Names
+from celeriac.worker.sent import SentTasks
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -39,6 +40,7 @@ _TASK: Final = {
     Counted.RETRIED: ("celery_task_retried_total", "Runs that ended with a retry."),
     Counted.REVOKED: ("celery_task_revoked_total", "Tasks that were revoked, or had expired."),
     Counted.REJECTED: ("celery_task_rejected_total", "Tasks that were rejected."),
+    Counted.SENT: ("celery_task_sent_total", "Tasks that were sent, as far as events tell of it."),
 }
 _FAILED: Final = ("celery_task_failed_total", "counter", "Tasks that failed, by their exception.")
 
@@ -60,6 +62,9 @@ class Health:
         self._node = node
         self._board = board
         self._figures = Figures(app, queues)
+        carrier = app.events.carrier
+        self._sent = SentTasks(carrier) if carrier is not None else None
+        node.details["metrics"] = True  # for those who choose one that counts for all
         pages = {"/livez": self.live, "/readyz": self.prepared, "/metrics": self.metrics}
         self._endpoint = Endpoint(listening, pages)
 
@@ -69,6 +74,8 @@ class Health:
 
     def close(self) -> None:
         self._endpoint.close()
+        if self._sent is not None:
+            self._sent.listen(False)
 
     # -- checks ------------------------------------------------------------------------------------------
 
@@ -100,25 +107,39 @@ class Health:
         self._add_tasks(metrics)
         self._add_node(metrics)
         self._figures.add_to(metrics)
+        self._add_sent(metrics)
         return Page(200, metrics.text(), CONTENT_TYPE)
 
     def _add_tasks(self, metrics: Metrics) -> None:
         counts: Counter[tuple[Names, Counted]] = Counter()
         failures: Counter[Names] = Counter()
-        runs: dict[Names, Runs] = {}
+        runs: Histograms = {}
+        waits: Histograms = {}
         for child in range(self._board.used):
             area = Counters(self._board, child)
-            area.add_to(counts, runs)
+            area.add_to(counts, runs, waits)
             area.add_failures_to(failures)
         for ((task, queue), what), count in counts.items():
-            name, text = _TASK[what]
-            metrics.add(name, "counter", text, count, self._labels(task, queue))
+            if count or what is not Counted.SENT:  # where a task is sent it is not run, as a rule
+                name, text = _TASK[what]
+                metrics.add(name, "counter", text, count, self._labels(task, queue))
         for (task, queue, exception), count in failures.items():
             metrics.add(*_FAILED, count, {**self._labels(task, queue), "exception": exception})
         for (task, queue), run in runs.items():
             text = "Seconds that the runs took which ended well."
-            labels = self._labels(task, queue)
-            metrics.histogram("celery_task_runtime", text, run.buckets, run.seconds, labels)
+            metrics.histogram("celery_task_runtime", text, run, self._labels(task, queue))
+        for (task, queue), wait in waits.items():
+            text = "Seconds from the sending of tasks to their first run, without those that were delayed."
+            metrics.histogram("celery_task_queue_wait_time", text, wait, self._labels(task, queue))
+
+    def _add_sent(self, metrics: Metrics) -> None:
+        """What clients send: one node, the first by name of those with an endpoint, counts for all."""
+        if self._sent is not None:
+            self._sent.listen(self._figures.counts_for_all(self._node.name))
+            name, text = _TASK[Counted.SENT]
+            for (task, machine, queue), count in self._sent.counts().items():
+                labels = {"name": task, "hostname": machine, "queue_name": queue}
+                metrics.add(name, "counter", text, count, labels)
 
     def _labels(self, task: str, queue: str) -> dict[str, str]:
         return {"name": task, "hostname": self._node.name, "queue_name": queue}
@@ -161,6 +182,11 @@ class Figures:
             if self._reached:
                 for queue in self._queues:
                     self._add_queue(metrics, queue)
+
+    def counts_for_all(self, name: str) -> bool:
+        """Whether the node of this name is the one among those with metrics that counts for all."""
+        measured = [node.name for node in self._nodes if node.details.get("metrics")]
+        return name == min(measured, default=name)
 
     def _read(self) -> bool:
         try:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import random
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celeriac import clock
@@ -14,11 +11,10 @@ from celeriac.engines.base import Loss
 from celeriac.engines.history import Attempt
 from celeriac.exceptions import OperationalError
 from celeriac.worker.board import Running
+from celeriac.worker.recurring import Recurring
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
-
-logger = logging.getLogger("celeriac.worker")
 
 INTERVAL = 5.0
 """Seconds between prunings, a fifth more or less: so much later than its bounds say an attempt may go."""
@@ -26,34 +22,30 @@ LOST = "LOST"
 """The state of a run that ended with its process. The task itself may run again."""
 
 
-class History(threading.Thread):
-    """Prunes the history, also where nothing is noted any more. A thread of its own: there may be much to
-    delete when a bound was lowered, and the agent's beats must go on."""
+class History(Recurring):
+    """Prunes the history, also where nothing is noted any more: there may be much to delete when a bound was
+    lowered."""
 
     def __init__(self, app: Celeriac) -> None:
-        super().__init__(name="celeriac-history", daemon=True)
+        super().__init__("celeriac-history", INTERVAL, "keep the history")
         self.app = app
         self.store = app.history_store
         self._notes: list[Attempt] = []
-        self._stop_event = threading.Event()
-        self._warned = False
 
     def note(self, attempts: Sequence[Attempt]) -> None:
         """Store these attempts now; a store that is away gets them when it is back."""
         if self.store is not None and self.app.conf.task_history:
             self._notes.extend(attempts)
-            self._try(self._store_notes)
+            self.attempt(self._store_notes)
 
     def run(self) -> None:
-        while self.store is not None and not self._stop_event.wait(INTERVAL * random.uniform(0.8, 1.2)):
-            self._try(self._store_notes)
-            self._try(self._prune)
+        if self.store is not None:
+            super().run()
 
-    def stop(self) -> None:
-        """End the thread after what it is at, and wait a moment for that."""
-        self._stop_event.set()
-        if self.is_alive():
-            self.join(1.0)
+    def step(self) -> None:
+        self.attempt(self._store_notes)
+        if self.store is not None:
+            self.store.prune_history(self.app.history.most, self.app.conf.task_history_expires)
 
     def _store_notes(self) -> None:
         notes, self._notes = self._notes, []
@@ -63,22 +55,6 @@ class History(threading.Thread):
         except OperationalError:
             self._notes[:0] = notes
             raise
-
-    def _prune(self) -> None:
-        if self.store is not None:
-            self.store.prune_history(self.app.history.most, self.app.conf.task_history_expires)
-
-    def _try(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except OperationalError as error:
-            if not self._warned:
-                logger.warning("Cannot keep the history, trying on: %s", error)
-            self._warned = True
-        except Exception:
-            logger.exception("Keeping the history failed, trying on")
-        else:
-            self._warned = False
 
 
 def lost(run: Running, loss: Loss, how: str, worker: str, queues: Sequence[str], pid: int) -> Attempt:

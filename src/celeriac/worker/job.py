@@ -17,8 +17,8 @@ class Job:
 
     __slots__ = (
         "armed", "context", "cut", "deliveries", "delivery", "error", "moved", "name", "once", "place",
-        "plan", "received", "runtime", "soft_hard", "started", "state", "told", "transaction", "unique",
-        "value",
+        "plan", "received", "runtime", "shown", "soft_hard", "started", "state", "told", "transaction",
+        "unique", "value",
     )  # fmt: skip
 
     def __init__(self, delivery: Delivery, plan: Plan, context: Context) -> None:
@@ -42,6 +42,8 @@ class Job:
         """How it ended; empty if it did not: given back, parked, put off."""
         self.value: Any = None
         """What it returned."""
+        self.shown = ""
+        """That as text, where somebody has asked for it."""
         self.error = ""
         """Why it did not succeed, one line."""
         self.armed = False

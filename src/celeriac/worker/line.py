@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from celeriac import signals
 from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outcome, Publication
 from celeriac.engines.coordinator import Coordinator
@@ -56,6 +58,10 @@ class Line:
     def take_from(self, queues: Sequence[str]) -> None:
         """Claim from these queues from now on."""
         self.queues = sorted(queues) if self._order == "sorted" else list(queues)
+
+    def ask_orders(self) -> None:
+        """Ask for orders with the next exchange, however lately that was done."""
+        self._asked = 0.0
 
     def exchange(self, outcomes: Sequence[Outcome], limit: int) -> Answer:
         """Settle and claim; returns when the store has answered. Raises ``Fenced``."""
@@ -189,22 +195,12 @@ class Line:
 
     def _bare(self, outcome: Outcome) -> Outcome:
         """The outcome without what has been stored elsewhere already."""
-        return Outcome(
-            outcome.token,
-            outcome.queue,
-            outcome.verdict,
+        return msgspec.structs.replace(
+            outcome,
+            result=None,
             publications=[p for p in outcome.publications if _waits(p, outcome)] if outcome.unique else (),
-            message=outcome.message,
-            delay=outcome.delay,
-            due=outcome.due,
-            bucket=outcome.bucket,
-            reason=outcome.reason,
-            detail=outcome.detail,
-            task=outcome.task,
-            task_id=outcome.task_id,
-            unique=outcome.unique,
-            place=outcome.place,
-            forget_checkpoint=outcome.forget_checkpoint,
+            parts=(),
+            records=(),
             attempt=None if self.notes_apart else outcome.attempt,
         )
 

@@ -35,8 +35,6 @@ class Notice(msgspec.Struct, omit_defaults=True):
     """Whether it imports them anew if they are imported already."""
     events: bool | None = None
     """Whether events are sent about tasks; ``None``: as the worker was started."""
-    metrics: bool = False
-    """Whether somebody reads the counters."""
 
     def sends_events(self, first: bool) -> bool:
         """Whether events are sent about tasks; ``first``: when it started."""

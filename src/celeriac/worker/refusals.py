@@ -147,7 +147,6 @@ class Refusals:
         finally:
             job.plan.task.pop_request()
             job.started = job.runtime = 0.0  # it was not run
-            job.started = job.runtime = 0.0  # it was not run
 
 
 def _unique(headers: dict[str, Any]) -> str:

@@ -322,11 +322,11 @@ class Runner:
                 job.armed = True
                 value = call(job) if call is not None else plan.call(*context.args, **context.kwargs)
                 job.armed = False
+                if job.transaction is not None:
+                    job.transaction.check()
             except BaseException as error:
                 job.armed = False
                 return self.endings.raised(job, error)
-            if job.transaction is not None:
-                job.transaction.returned = True
             return self.endings.returned(job, value)
         except Exception as error:
             return self.endings.broke(job, error)

@@ -74,6 +74,11 @@ class Shutdown:
         return True
 
     @property
+    def how(self) -> str:
+        """``"Cold"``, ``"Warm"`` or, with a grace, ``"Soft"``: what ``worker_shutting_down`` tells."""
+        return "Cold" if self.cold else "Warm" if self.grace is None else "Soft"
+
+    @property
     def grace_over(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from celeriac.engines.base import NodeInfo
 from celeriac.exceptions import Fenced, WorkerTerminate
-from celeriac.monitor.endpoint import listen
+from celeriac.monitor.listening import listen
 from celeriac.monitor.systemd import Systemd
 from celeriac.worker.agent import Agent
 from celeriac.worker.board import Board, Order
@@ -144,7 +144,7 @@ class Solo:
             self.systemd.stopping()
             if self._beat is not None:
                 self._beat.stop()
-            channel.send(Stopping(self.shutdown.sig, "Cold" if self.shutdown.cold else "Warm"))
+            channel.send(Stopping(self.shutdown.sig, self.shutdown.how))
             if self.handle_signals and self.options.grace:
                 signal.signal(signal.SIGALRM, self._terminate)
                 signal.setitimer(signal.ITIMER_REAL, self.options.grace)

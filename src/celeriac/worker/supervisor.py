@@ -29,7 +29,7 @@ import msgspec
 
 from celeriac import signals
 from celeriac.engines.base import Loss, NodeInfo
-from celeriac.monitor.endpoint import listen
+from celeriac.monitor.listening import listen
 from celeriac.monitor.systemd import Systemd
 from celeriac.worker import notice
 from celeriac.worker.board import Board, ChildRecord, Life, Order, Running
@@ -363,8 +363,7 @@ class Supervisor:
             if self.beat:
                 self.beat.end()
             if self.channel:
-                how = "Cold" if self.shutdown.cold else "Warm" if self.shutdown.grace is None else "Soft"
-                self.channel.send(Stopping(self.shutdown.sig, how))
+                self.channel.send(Stopping(self.shutdown.sig, self.shutdown.how))
             for child in self.children:
                 if child.alive:
                     self._order(child, Order.QUIT)

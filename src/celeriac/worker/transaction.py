@@ -1,6 +1,6 @@
 """Transactional tasks: what a task does in the broker's own database commits with its result and its ack.
 
-The task runs in an open transaction. When it has returned, its outcome is carried out in this transaction,
+The task runs in an open transaction. When it has succeeded, its outcome is carried out in this transaction,
 the lease first: if others have taken it over, everything is rolled back. Then one commit decides about all of
 it. Any other end (an error, a retry, a limit) rolls the task's part back and is settled as always.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from celeriac import states
 from celeriac.engines.base import Outcome, Verdict
 from celeriac.exceptions import CeleriacError, LeaseLost
+from celeriac.worker.persist import persist
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -22,8 +24,12 @@ logger = logging.getLogger(__name__)
 
 def begin(app: Celeriac, job: Job) -> None:
     """Open the transaction. Raises ``LeaseLost`` if others have taken the message over."""
-    assert job.context.lease is not None
-    job.transaction = app.broker.transaction(job.context.lease)  # type: ignore[attr-defined]
+    lease = job.context.lease
+    assert lease is not None
+    job.transaction = persist(
+        "open a task's transaction",
+        lambda: app.broker.transaction(lease),  # type: ignore[attr-defined]
+    )
     if job.transaction is None:
         raise LeaseLost("others have taken the message over: it is not run here")
     job.context.connection = job.transaction.connection
@@ -32,7 +38,7 @@ def begin(app: Celeriac, job: Job) -> None:
 def conclude(app: Celeriac, job: Job, outcome: Outcome) -> Outcome:
     """Commit what the task has done together with its outcome; return what is left to be settled."""
     transaction = job.transaction
-    if not transaction.returned or outcome.verdict is not Verdict.ACK:
+    if job.state != states.SUCCESS or outcome.verdict is not Verdict.ACK:
         return abandon(job, outcome)
     try:
         owed = transaction.commit(outcome)

@@ -124,12 +124,12 @@ def _check_tables(app: Celeriac) -> None:
 
     A store that cannot be reached now is waited for later.
     """
-    for store in (app.broker, app.backend):
-        check: Callable[[], None] | None = getattr(store, "check_tables", None)
-        if check is not None:
-            with suppress(OperationalError):
-                check()
-            app.disconnect()
+    checks: list[Callable[[], None]] = [s.check_tables for s in app.stores if hasattr(s, "check_tables")]
+    for check in checks:
+        with suppress(OperationalError):
+            check()
+    if checks:
+        app.disconnect()
 
 
 def _pool_notes(app: Celeriac, options: Options) -> list[str]:
@@ -159,7 +159,8 @@ def _store_notes(app: Celeriac, options: Options) -> list[str]:
     if coordinator is None:
         notes.append(
             f"{app.broker_shown} is a broker only, and no result_backend can coordinate: revoked tasks, rate "
-            "limits, concurrency limits and checkpoints are not kept. Set result_backend to Redis or SQLite"
+            "limits, concurrency limits and checkpoints are not kept. Set result_backend to SQLite, "
+            "PostgreSQL or Redis"
         )
     elif coordinator is not app.broker:
         named = sorted(name for name, task in app.tasks.items() if getattr(task, "max_concurrency", None))

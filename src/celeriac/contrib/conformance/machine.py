@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from celeriac.contrib.conformance.helpers import id_of, message, node, notes_of, pub, record
-from celeriac.contrib.conformance.model import Known, Line, Worker
+from celeriac.contrib.conformance.model import FAR, PLACES, QUEUES, Known, Line, Model, Worker
 from celeriac.contrib.conformance.rig import Rig
 from celeriac.engines.base import (
     Answer,
@@ -27,16 +27,9 @@ from celeriac.engines.base import (
 )
 from celeriac.exceptions import Fenced, OperationalError
 
-QUEUES = ("q1", "q2")
-FAR = 1e6
-"""A delay that never passes, in seconds."""
-
 RARELY = st.sampled_from((False, False, False, True))
 ORDERS = (["q1", "q2"], ["q2", "q1"], ["q1"], ["q2"])
 ENDS = ("ack", "give_back", "delay", "requeue", "park", "enter", "bury", "mark_once", "settle_in_vain")
-PLACES = 2
-"""How many may be inside of each place."""
-
 STATES = ("ready", "delayed", "leased", "parked", "dead")
 
 
@@ -47,58 +40,19 @@ class Diagram(RuleBasedStateMachine):
         super().__init__()
         self.rig = open_rig()
         self.engine = self.rig.open()
-        self.known: dict[str, Known] = {}
+        interval = 3 * self.rig.unit if self.rig.drives_clock else FAR  # never over where it cannot be driven
+        self.model = Model(interval, self.rig.marks_apart)
         self.results: dict[str, bytes] = {}
         self.workers: list[Worker] = []
-        self.ended: list[tuple[str, int]] = []
-        """Tokens that were settled or lost."""
         self.highest_token = 0
-        self.count = 0
-        self.taken: dict[str, float] = {}
-        """When each queue's bucket gave its last token."""
-        self.inside: dict[str, set[int]] = {queue: set() for queue in QUEUES}
-        """The tokens inside of each queue's place."""
 
     def teardown(self) -> None:
         self.rig.close()
 
-    # -- the model's small change ----------------------------------------------------------------------
-
-    def tick(self) -> int:
-        self.count += 1
-        return self.count
+    # -- words for the rules ---------------------------------------------------------------------------
 
     def now(self) -> float:
         return self.engine.beat(node("clock", "nowhere", lease=FAR))
-
-    def ids(self, state: str, queue: str | None = None) -> list[str]:
-        return [
-            task_id
-            for task_id, known in self.known.items()
-            if known.state == state and queue in (None, known.line[0])
-        ]
-
-    def line_up(self, task_id: str) -> None:
-        """To the back of its line."""
-        known = self.known[task_id]
-        known.state, known.place, known.step = "ready", self.tick(), None
-
-    def put_off(self, task_id: str, due: float) -> None:
-        known = self.known[task_id]
-        known.state, known.due, known.order = "delayed", due, self.tick()
-
-    def return_all(self, worker: Worker, losses: dict[int, Loss] | None = None) -> None:
-        """All leases of a worker end: to the front of their lines."""
-        step = self.tick()
-        for token, delivery in worker.held.items():
-            known = self.known[id_of(delivery.payload)]
-            loss = (losses or {}).get(token, Loss(counted=False))
-            known.deliveries += loss.counted
-            known.lost = loss.mark or ("once" if known.once else known.lost)
-            known.state, known.step, known.token, known.once = "ready", step, token, False
-            self.inside[delivery.queue].discard(token)
-            self.ended.append((delivery.queue, token))
-        worker.held.clear()
 
     def pick(self, data: st.DataObject, count: int) -> tuple[Worker, list[Delivery]]:
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.held]))
@@ -127,8 +81,7 @@ class Diagram(RuleBasedStateMachine):
         assert answer.deliveries == []
         for outcome in outcomes:
             del worker.held[outcome.token]
-            self.inside[outcome.queue].discard(outcome.token)
-            self.ended.append((outcome.queue, outcome.token))
+            self.model.let_go(outcome.queue, outcome.token)
 
     # -- publishing ------------------------------------------------------------------------------------
 
@@ -138,7 +91,7 @@ class Diagram(RuleBasedStateMachine):
         self.attach()
 
     def attach(self) -> None:
-        number = self.tick()
+        number = self.model.tick()
         self.engine.beat(node(f"n{number}", "host", number, lease=FAR))
         self.workers.append(Worker(self.engine.attach(Incarnation(f"n{number}", 1, 1, slots=2))))
 
@@ -154,30 +107,22 @@ class Diagram(RuleBasedStateMachine):
         if delay == 1.0 and not self.rig.drives_clock:
             delay = 0.0
         for line in lines:
-            task_id = f"t{self.tick()}"
+            task_id = f"t{self.model.tick()}"
             priority = self.rig.urgent if line[1] else self.rig.lax
             batch.append(pub(task_id, line[0], priority=priority, delay=delay))
             if delay is not None:
                 batch[-1].delay = delay * self.rig.unit
             if key and len(batch) == len(lines):
                 batch[-1].unique = Unique(key, FAR)
-                if holder := self.holder(key):
+                if holder := self.model.holder(key):
                     assert self.engine.publish(batch) == {len(batch) - 1: holder}
                     return
-            self.known[task_id] = Known(line, unique=batch[-1].unique.key if batch[-1].unique else "")
+            self.model.known[task_id] = Known(line, unique=batch[-1].unique.key if batch[-1].unique else "")
             if delay is None:
-                self.line_up(task_id)
+                self.model.line_up(task_id)
             else:
-                self.put_off(task_id, now + delay * self.rig.unit)
+                self.model.put_off(task_id, now + delay * self.rig.unit)
         assert self.engine.publish(batch) == {}
-
-    def holder(self, key: str) -> str | None:
-        """The task that holds a unique key."""
-        return next((task_id for task_id, known in self.known.items() if known.unique == key), None)
-
-    def gone(self, task_id: str) -> None:
-        """It has ended, and holds its key no more."""
-        self.known[task_id].state, self.known[task_id].unique = "gone", ""
 
     # -- claiming --------------------------------------------------------------------------------------
 
@@ -185,27 +130,29 @@ class Diagram(RuleBasedStateMachine):
     def claim(self, data: st.DataObject, queues: list[str], limit: int) -> None:
         worker = data.draw(st.sampled_from(self.workers))
         answer = self.exchange(worker, [], queues, limit)
-        self.promote(queues, answer.now)
-        admissible = {queue: parked[0] for queue in queues if (parked := self.admissible(queue, answer.now))}
-        placeable = {queue: self.placeable(queue) for queue in queues}
-        ready = sum(len(self.ids("ready", queue)) for queue in queues)
+        self.model.promote(queues, answer.now)
+        admissible = {
+            queue: parked[0] for queue in queues if (parked := self.model.admissible(queue, answer.now))
+        }
+        placeable = {queue: self.model.placeable(queue) for queue in queues}
+        ready = sum(len(self.model.ids("ready", queue)) for queue in queues)
         unparked = len(admissible) + sum(map(len, placeable.values()))
         assert len(answer.deliveries) == min(limit, ready + unparked)
-        self.check_order(
+        self.model.check_order(
             [each for each in answer.deliveries if not each.admitted and not each.placed], queues
         )
         for delivery in answer.deliveries:
             task_id = id_of(delivery.payload)
             assert delivery.token > self.highest_token
             self.highest_token = delivery.token
-            known = self.known[task_id]
+            known = self.model.known[task_id]
             if delivery.placed:
                 assert placeable[delivery.queue].pop(0) == task_id
                 assert delivery.admitted is known.admitted
-                self.inside[delivery.queue].add(delivery.token)
+                self.model.inside[delivery.queue].add(delivery.token)
             elif delivery.admitted:
                 assert admissible.pop(delivery.queue) == task_id
-                self.taken[delivery.queue] = answer.now
+                self.model.taken[delivery.queue] = answer.now
             else:
                 assert known.state == "ready"
             noted = notes_of(delivery)
@@ -213,68 +160,6 @@ class Diagram(RuleBasedStateMachine):
             known.state, known.token, known.once = "leased", delivery.token, False
             known.admitted = delivery.admitted
             worker.held[delivery.token] = delivery
-
-    def promote(self, queues: list[str], now: float) -> None:
-        due = [
-            (self.known[task_id].due, self.known[task_id].order, task_id)
-            for queue in queues
-            for task_id in self.ids("delayed", queue)
-            if self.known[task_id].due <= now
-        ]
-        for _, _, task_id in sorted(due):
-            self.line_up(task_id)
-
-    def admissible(self, queue: str, now: float) -> list[str]:
-        """The queue's parked messages in order, if there is a token for the first."""
-        return [] if self.taken.get(queue, 0.0) + self.interval > now else self.line_for("bucket", queue)
-
-    def placeable(self, queue: str) -> list[str]:
-        """The queue's parked messages in order for which there is a place."""
-        return self.line_for("place", queue)[: PLACES - len(self.inside[queue])]
-
-    def line_for(self, what: str, queue: str) -> list[str]:
-        """The queue's messages that are parked for a token of its bucket or for its place, in order."""
-        waiting = [task_id for task_id in self.ids("parked", queue) if self.known[task_id].waits_for == what]
-        return sorted(waiting, key=lambda task_id: self.known[task_id].order)
-
-    def check_order(self, deliveries: list[Delivery], queues: list[str]) -> None:
-        """Urgent lanes first, in each the queues in order, in each queue the line in order."""
-        claimed = [self.known[id_of(delivery.payload)] for delivery in deliveries]
-        marked = [each for queue in queues for each in self.known.values() if self.waits_apart(each, queue)]
-        apart, claimed = claimed[: len(marked)], claimed[len(marked) :]
-        assert all(known in marked for known in apart), "those that must only be ended come first"
-        for line in [(queue, urgent) for urgent in (True, False) for queue in queues]:
-            waiting = [
-                known
-                for known in self.known.values()
-                if known.line == line and known.state == "ready" and known not in marked
-            ]
-            returned = [known for known in waiting if known.step is not None]
-            fresh = sorted((known for known in waiting if known.step is None), key=lambda known: known.place)
-            got, claimed = claimed[: len(waiting)], claimed[len(waiting) :]
-            front, back = got[: len(returned)], got[len(returned) :]
-            assert all(known in returned for known in front), "those returned to the line come first"
-            assert back == fresh[: len(back)], "first in, first out"
-            self.check_returned(front, returned)
-
-    def waits_apart(self, known: Known, queue: str) -> bool:
-        return (
-            self.rig.marks_apart
-            and known.state == "ready"
-            and known.lost is not None
-            and known.line[0] == queue
-        )
-
-    def check_returned(self, front: list[Known], returned: list[Known]) -> None:
-        """Messages returned by one step keep their claim order.
-
-        An engine may put them at the front of the line or into their old places: where the two differ,
-        both are right.
-        """
-        for index, known in enumerate(front):
-            for other in returned:
-                if other not in front[: index + 1] and other.step == known.step:
-                    assert other.token > known.token or other.place > known.place
 
     # -- settling --------------------------------------------------------------------------------------
 
@@ -304,14 +189,14 @@ class Diagram(RuleBasedStateMachine):
             task_id = id_of(delivery.payload)
             result = record(task_id)
             self.results[task_id] = result.payload
-            key = self.known[task_id].unique
-            self.gone(task_id)
+            key = self.model.known[task_id].unique
+            self.model.gone(task_id)
             batch = []
             for _ in range(follow_ups):
-                follow_up = f"t{self.tick()}"
+                follow_up = f"t{self.model.tick()}"
                 batch.append(pub(follow_up, delivery.queue, priority=self.rig.lax))
-                self.known[follow_up] = Known((delivery.queue, False))
-                self.line_up(follow_up)
+                self.model.known[follow_up] = Known((delivery.queue, False))
+                self.model.line_up(follow_up)
             outcome = Outcome(delivery.token, delivery.queue, result=result, publications=batch)
             outcome.task_id, outcome.unique, outcome.place = task_id, key, f"place of {delivery.queue}"
             outcomes.append(outcome)
@@ -320,10 +205,10 @@ class Diagram(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject) -> None:
         by_agent = data.draw(st.booleans())
         worker, deliveries = self.pick(data, 4)
-        step = self.tick()
-        deliveries = [each for each in deliveries if not self.known[id_of(each.payload)].once]
+        step = self.model.tick()
+        deliveries = [each for each in deliveries if not self.model.known[id_of(each.payload)].once]
         for delivery in deliveries:
-            known = self.known[id_of(delivery.payload)]
+            known = self.model.known[id_of(delivery.payload)]
             known.state, known.step, known.token = "ready", step, delivery.token
         if not by_agent:
             outcomes = [Outcome(each.token, each.queue, Verdict.GIVE_BACK) for each in deliveries]
@@ -333,10 +218,9 @@ class Diagram(RuleBasedStateMachine):
             return
         leases = [(each.queue, each.token) for each in deliveries]
         assert self.engine.give_back(worker.consumer.owner.name, leases) == len(leases)
-        self.ended += leases
         for queue, token in leases:
             del worker.held[token]
-            self.inside[queue].discard(token)
+            self.model.let_go(queue, token)
 
     def delay(self, data: st.DataObject) -> None:
         delay = data.draw(st.sampled_from((0.0, 1.0, FAR)))
@@ -345,8 +229,8 @@ class Diagram(RuleBasedStateMachine):
         if delay == 1.0 and not self.rig.drives_clock:
             delay = 0.0
         task_id = id_of(delivery.payload)
-        known = self.known[task_id]
-        self.put_off(task_id, self.now() + delay * self.rig.unit)
+        known = self.model.known[task_id]
+        self.model.put_off(task_id, self.now() + delay * self.rig.unit)
         new = new and known.lost is None  # what is only to be ended is never retried
         if new:
             known.deliveries = 0
@@ -363,26 +247,21 @@ class Diagram(RuleBasedStateMachine):
 
     def requeue(self, data: st.DataObject) -> None:
         worker, (delivery,) = self.pick(data, 1)
-        self.line_up(id_of(delivery.payload))
+        self.model.line_up(id_of(delivery.payload))
         place = f"place of {delivery.queue}"
         self.settle(worker, [Outcome(delivery.token, delivery.queue, Verdict.REQUEUE, place=place)])
-
-    @property
-    def interval(self) -> float:
-        """The rate limit's interval: never over where the clock cannot be driven."""
-        return 3 * self.rig.unit if self.rig.drives_clock else FAR
 
     def park(self, data: st.DataObject) -> None:
         worker, (delivery,) = self.pick(data, 1)
         queue = delivery.queue
         now = self.now()
-        free = self.taken.get(queue, 0.0) + self.interval <= now and not self.line_for("bucket", queue)
-        assert self.engine.admit(queue, f"bucket of {queue}", self.interval) is free
+        free = self.model.has_token(queue, now) and not self.model.line_for("bucket", queue)
+        assert self.engine.admit(queue, f"bucket of {queue}", self.model.interval) is free
         if free:
-            self.taken[queue] = now
+            self.model.taken[queue] = now
             return
         task_id = id_of(delivery.payload)
-        self.wait_in_line(task_id, "bucket")
+        self.model.wait_in_line(task_id, "bucket")
         outcome = Outcome(delivery.token, queue, Verdict.PARK, bucket=f"bucket of {queue}", task_id=task_id)
         outcome.place = f"place of {queue}"
         self.settle(worker, [outcome])
@@ -391,20 +270,16 @@ class Diagram(RuleBasedStateMachine):
         """Take a place, or be parked for one."""
         worker, (delivery,) = self.pick(data, 1)
         queue, token = delivery.queue, delivery.token
-        inside = self.inside[queue]
-        free = len(inside) < PLACES and not self.line_for("place", queue)
+        inside = self.model.inside[queue]
+        free = len(inside) < PLACES and not self.model.line_for("place", queue)
         lease = (worker.consumer.owner.name, queue, token)
         assert self.engine.enter(f"place of {queue}", PLACES, lease) is (free or token in inside)
         if free or token in inside:
             inside.add(token)
             return
         task_id = id_of(delivery.payload)
-        self.wait_in_line(task_id, "place")
+        self.model.wait_in_line(task_id, "place")
         self.settle(worker, [Outcome(token, queue, Verdict.PARK, place=f"place of {queue}", task_id=task_id)])
-
-    def wait_in_line(self, task_id: str, what: str) -> None:
-        known = self.known[task_id]
-        known.state, known.order, known.waits_for = "parked", self.tick(), what
 
     def bury(self, data: st.DataObject) -> None:
         worker, (delivery,) = self.pick(data, 1)
@@ -412,17 +287,17 @@ class Diagram(RuleBasedStateMachine):
         outcome = Outcome(
             delivery.token, delivery.queue, Verdict.DEAD, reason="failed", task="t.add", task_id=task_id
         )
-        outcome.unique, self.known[task_id].unique = self.known[task_id].unique, ""
+        outcome.unique, self.model.known[task_id].unique = self.model.known[task_id].unique, ""
         outcome.place = f"place of {delivery.queue}"
         self.settle(worker, [outcome])
         (letter,) = [letter for letter in self.engine.dead_letters(limit=1000) if letter.task_id == task_id]
-        self.known[task_id].state, self.known[task_id].key = "dead", letter.key
+        self.model.known[task_id].state, self.model.known[task_id].key = "dead", letter.key
 
     def settle_in_vain(self, data: st.DataObject) -> None:
-        if not self.ended:
+        if not self.model.ended:
             return
         verdict = data.draw(st.sampled_from(Verdict))
-        queue, token = data.draw(st.sampled_from(self.ended))
+        queue, token = data.draw(st.sampled_from(self.model.ended))
         worker = data.draw(st.sampled_from(self.workers))
         vain = Outcome(
             token,
@@ -439,7 +314,7 @@ class Diagram(RuleBasedStateMachine):
     def mark_once(self, data: st.DataObject) -> None:
         worker, (delivery,) = self.pick(data, 1)
         assert worker.consumer.mark_once(delivery)
-        self.known[id_of(delivery.payload)].once = True
+        self.model.known[id_of(delivery.payload)].once = True
 
     # -- losing owners ---------------------------------------------------------------------------------
 
@@ -465,7 +340,7 @@ class Diagram(RuleBasedStateMachine):
         started = data.draw(st.sets(st.sampled_from(sorted(worker.held)))) if worker.held else set()
         losses = {token: Loss(counted, mark) for token in started}
         assert self.engine.release(worker.consumer.owner.name, losses) == len(worker.held)
-        self.return_all(worker, losses)
+        self.model.return_all(worker, losses)
         self.end(worker)
 
     def node_dies(self, data: st.DataObject, worker: Worker) -> None:
@@ -474,45 +349,47 @@ class Diagram(RuleBasedStateMachine):
         recovered = self.engine.recover("host", lambda other, _: other != pid)
         assert sum(each.messages for each in recovered) == len(worker.held)
         assert sum(each.started for each in recovered) == len(started)
-        self.return_all(worker, {token: Loss() for token in started})
+        self.model.return_all(worker, {token: Loss() for token in started})
         self.end(worker)
 
     def worker_stops(self, data: st.DataObject, worker: Worker) -> None:
         if data.draw(st.booleans()):
             worker.consumer.close()
         self.engine.leave(worker.consumer.owner.node)
-        self.return_all(worker)
+        self.model.return_all(worker)
         self.workers.remove(worker)
 
     # -- operators -------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.known)
+    @precondition(lambda self: self.model.known)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        ids = data.draw(st.lists(st.sampled_from(sorted(self.known)), max_size=4, unique=True))
-        expected = [task_id for task_id in ids if self.known[task_id].state in ("delayed", "parked")]
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.model.known)), max_size=4, unique=True))
+        expected = [task_id for task_id in ids if self.model.known[task_id].state in ("delayed", "parked")]
         assert sorted(self.engine.cancel(ids)) == sorted(expected)
         for task_id in expected:
-            self.gone(task_id)
+            self.model.gone(task_id)
 
     @rule(queue=st.sampled_from(QUEUES), really=RARELY)
     def purge(self, queue: str, really: bool) -> None:
         if not really:  # else there would seldom be much in line
             return
-        doomed = [task_id for state in ("ready", "delayed", "parked") for task_id in self.ids(state, queue)]
+        doomed = [
+            task_id for state in ("ready", "delayed", "parked") for task_id in self.model.ids(state, queue)
+        ]
         assert self.engine.purge([queue]) == len(doomed)
         for task_id in doomed:
-            self.gone(task_id)
+            self.model.gone(task_id)
 
-    @precondition(lambda self: self.ids("dead"))
+    @precondition(lambda self: self.model.ids("dead"))
     @rule(data=st.data(), replay=st.booleans())
     def raise_or_forget_the_dead(self, data: st.DataObject, replay: bool) -> None:
-        task_id = data.draw(st.sampled_from(self.ids("dead")))
-        known = self.known[task_id]
+        task_id = data.draw(st.sampled_from(self.model.ids("dead")))
+        known = self.model.known[task_id]
         if replay:
             assert self.engine.replay([known.key]) == 1
             known.deliveries, known.lost = 0, None
-            self.line_up(task_id)
+            self.model.line_up(task_id)
         else:
             assert self.engine.purge_dead([known.key]) == 1
             known.state = "gone"
@@ -529,10 +406,10 @@ class Diagram(RuleBasedStateMachine):
         now = self.now()
         depths = self.engine.depth(QUEUES)
         for queue in QUEUES:
-            expected = {state: set(self.ids(state, queue)) for state in STATES}
+            expected = {state: set(self.model.ids(state, queue)) for state in STATES}
             found = {state: self.peek(queue, state) for state in STATES}
             # What has fallen due since the last exchange may be seen as delayed still or as ready already.
-            due = {task_id for task_id in expected["delayed"] if self.known[task_id].due <= now}
+            due = {task_id for task_id in expected["delayed"] if self.model.known[task_id].due <= now}
             promoted = found["ready"] & due
             expected["delayed"] -= promoted
             expected["ready"] |= promoted
@@ -551,8 +428,8 @@ class Diagram(RuleBasedStateMachine):
     @invariant()
     def unique_keys_are_held_by_those_who_have_not_ended(self) -> None:
         for key in ("k1", "k2"):
-            assert self.engine.holder(key) == self.holder(key)
+            assert self.engine.holder(key) == self.model.holder(key)
 
     @invariant()
     def results_are_those_of_the_acknowledged(self) -> None:
-        assert self.engine.fetch([*self.known, "vain"]) == self.results
+        assert self.engine.fetch([*self.model.known, "vain"]) == self.results

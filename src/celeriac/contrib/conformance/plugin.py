@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -58,18 +59,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """What an engine cannot give (``Rig.cannot``) must fail; whole files of the suite are left out."""
     left_out = []
     for item in items:
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        kind, file = params.get("rig"), item.path.stem.removeprefix("test_")
+        kind = getattr(getattr(item, "callspec", None), "params", {}).get("rig")
         if not (isinstance(kind, type) and issubclass(kind, Rig)):
             continue
-        name = f"{file}::{getattr(item, 'originalname', item.name).removeprefix('test_')}"
+        file, test, case = names_of(item, kind.name)
         if file in kind.cannot:
             left_out.append(item)
-        elif name in kind.cannot:
-            item.add_marker(pytest.mark.xfail(reason=kind.cannot[name], strict=True))
+        elif reason := kind.cannot.get(case) or kind.cannot.get(test):
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def names_of(item: pytest.Item, rig: str) -> tuple[str, str, str]:
+    """A test's file, ``file::test`` and ``file::test[parameter]``, as lists of what cannot be have them."""
+    file = item.path.stem.removeprefix("test_")
+    name, _, parameters = item.name.partition("[")
+    others = [one for one in parameters.rstrip("]").split("-") if one != rig]
+    test = f"{file}::{name.removeprefix('test_')}"
+    return file, test, f"{test}[{'-'.join(others)}]"
 
 
 def load(text: str) -> type[Rig]:
@@ -83,4 +92,15 @@ def load(text: str) -> type[Rig]:
         raise pytest.UsageError(
             f"--celeriac-rig={text}: name a subclass of {Rig.__module__}.Rig as MODULE:CLASS"
         )
+    if unknown := [name for name in found.cannot if not _in_the_suite(name)]:
+        raise pytest.UsageError(
+            f"--celeriac-rig={text}: the suite has no {', '.join(unknown)}. Correct the rig's 'cannot': its "
+            "names are file or file::test, without 'test_'"
+        )
     return found
+
+
+def _in_the_suite(name: str) -> bool:
+    file, _, test = name.partition("::")
+    path = Path(__file__).with_name(f"test_{file}.py")
+    return path.exists() and (not test or f"\ndef test_{test.partition('[')[0]}(" in path.read_text())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 from unittest import mock
@@ -38,15 +39,18 @@ class Rig:
     """Messages that must not run again, only end, wait in a line of their own, which is served first."""
 
     cannot: ClassVar[Mapping[str, str]] = {}
-    """What the engine does not give: ``file::test`` (it must fail) or ``file`` (left out) -> the reason."""
+    """What the engine does not give -> the reason: ``file::test`` or ``file::test[parameter]``, which must
+    fail, or ``file``, which is left out."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._opened: list[Engine] = []
+        self.fresh_name = uuid.uuid4().hex
+        """A name for the store. No other rig has it, so that each begins with an empty one."""
         self.living: set[str] = set()
         """The names of workers that another store knows to live, for engines that keep no presence."""
 
     def url(self) -> str:
-        """The store's URL."""
+        """The store's URL: always the same one of this rig, and no other's (a test may make several rigs)."""
         raise NotImplementedError
 
     def options(self) -> Mapping[str, Any]:

@@ -97,12 +97,12 @@ def test_keys_are_told_apart(engine: Engine) -> None:
 
 
 def test_a_key_is_free_after_its_ttl(engine: Engine, rig: Rig) -> None:
-    for number, until in enumerate(Hold):
-        engine.publish([unique(f"t{number}", f"k{number}", rig.unit, until, delay=LONG)])
+    for until in (Hold.ENDED, Hold.EXPIRY):
+        engine.publish([unique("a", f"k {until}", rig.unit, until, delay=LONG)])
     rig.advance(1.5 * rig.unit)
-    for number, until in enumerate(Hold):
-        assert engine.holder(f"k{number}") is None
-        assert engine.publish([unique("new", f"k{number}", LONG, until)]) == {}
+    for until in (Hold.ENDED, Hold.EXPIRY):
+        assert engine.holder(f"k {until}") is None
+        assert engine.publish([unique("new", f"k {until}", LONG, until)]) == {}
 
 
 def test_the_late_end_of_a_task_frees_nobody_elses_key(engine: Engine, consumer: Consumer, rig: Rig) -> None:
@@ -127,7 +127,7 @@ def test_the_end_frees_the_key(engine: Engine, consumer: Consumer, verdict: Verd
     assert engine.publish([unique("b")]) == {}
 
 
-@pytest.mark.parametrize("delay", [None, LONG])
+@pytest.mark.parametrize("delay", [None, LONG], ids=["ready", "delayed"])
 def test_purging_frees_the_key(engine: Engine, delay: float | None) -> None:
     engine.publish([unique("a", delay=delay), unique("b", "other", queue="elsewhere")])
     assert engine.purge(["q"]) == 1
@@ -219,6 +219,13 @@ def test_a_key_held_while_delayed_is_free_once_it_is_claimed(
     assert ids_of(claim(consumer)) == ["a"]
     assert engine.holder("k") is None
     assert engine.publish([unique("b", until=Hold.DELAYED, delay=LONG)]) == {}
+
+
+def test_a_key_held_while_delayed_is_free_after_its_ttl(engine: Engine, rig: Rig) -> None:
+    engine.publish([unique("a", ttl=rig.unit, until=Hold.DELAYED, delay=LONG)])
+    rig.advance(1.5 * rig.unit)
+    assert engine.holder("k") is None
+    assert engine.publish([unique("new", until=Hold.DELAYED)]) == {}
 
 
 def test_a_retry_does_not_take_the_debouncing_key_again(engine: Engine, consumer: Consumer, rig: Rig) -> None:

@@ -95,9 +95,7 @@ def frozen(app: Celeriac, at: float | datetime | None = None) -> Iterator[Clock]
     client and the worker compare with the store's time (``eta``, ``expires``) follows the same clock, for
     every application in this process. ``time.time()`` in your tasks does not: see docs/testing.md.
     """
-    engines = [
-        _memory(store) for store in {id(s): s for s in (app.broker, app.backend) if s is not None}.values()
-    ]
+    engines = [_memory(store) for store in app.stores]
     start = wall.now() if at is None else at.timestamp() if isinstance(at, datetime) else float(at)
     clock = Clock(app, engines, start)
     before, own = wall.source, [engine.state.clock for engine in engines]

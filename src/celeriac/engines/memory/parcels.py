@@ -10,7 +10,7 @@ import msgspec
 from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.engines.memory.bindings import fanned
 from celeriac.engines.memory.state import Entry, Held, Store
-from celeriac.message import Message, encode_envelope
+from celeriac.message import encode_envelope, task_id_of
 
 
 class Parcel(NamedTuple):
@@ -25,11 +25,6 @@ def pack(publication: Publication) -> Parcel:
     """Encode a publication; whatever is wrong with its message shows here, before anything is stored."""
     message = publication.message
     return Parcel(publication, encode_envelope(message), task_id_of(message))
-
-
-def task_id_of(message: Message) -> str:
-    """The task's id, by which delayed and parked messages can be cancelled."""
-    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
 
 
 def post_all(store: Store, parcels: Sequence[Parcel], now: float) -> dict[int, str]:

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
+from celeriac.engines import chord_rows
 from celeriac.engines.base import Publication
+from celeriac.engines.chord_rows import COUNTING, DONE, MOST_OWED, OWED, PARTS_AT_ONCE, REMEMBERED, Chord
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
 from celeriac.engines.postgres.parcels import clean, pack
 from celeriac.engines.postgres.step import Step, step
 from celeriac.engines.postgres.store import Store
 from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import CeleriacError
-
-COUNTING, OWED, DONE = range(3)
-REMEMBERED = 86400.0
-"""Seconds for which a chord is known to be done."""
-_AT_ONCE = 1000
-"""Parts deleted in one transaction."""
-_MOST_OWED = 100
 
 _STORE_GROUP = """INSERT INTO @task_group (name, payload, expires) VALUES (%s, %s, @now() + %s::float8)
 ON CONFLICT (name) DO UPDATE SET payload = excluded.payload, expires = excluded.expires"""
@@ -38,11 +32,10 @@ _KEEP_BODY = "INSERT INTO @chord_body (chord, body) VALUES (%s, %s) ON CONFLICT 
 _ADD_PART = """INSERT INTO @part (chord, task_id, id, place, payload)
 VALUES (%s, %s, nextval('@serial'), %s, %s) ON CONFLICT DO NOTHING"""
 _COUNT = "UPDATE @chord SET missing = %s, expires = %s WHERE id = %s"
-# What is owed does not expire: somebody waits for it.
 _OWE = f"UPDATE @chord SET state = {OWED}, expires = NULL, owed = %s, taken = %s, taken_by = %s WHERE id = %s"
 # A time in the future is of a clock that was set back.
 _FREE = "(taken IS NULL OR taken <= @now() - %s OR taken > @now())"
-_OWED = f"SELECT name FROM @chord WHERE state = {OWED} AND {_FREE} ORDER BY owed, id LIMIT {_MOST_OWED}"
+_OWED = f"SELECT name FROM @chord WHERE state = {OWED} AND {_FREE} ORDER BY owed, id LIMIT {MOST_OWED}"
 _TAKE = f"""UPDATE @chord SET taken = @now(), taken_by = %s
 WHERE name = %s AND state = {OWED} AND (taken_by = %s OR {_FREE}) RETURNING id"""
 _TAKEN = f"SELECT id FROM @chord WHERE name = %s AND state = {OWED} AND taken_by = %s FOR UPDATE"
@@ -55,14 +48,6 @@ _DROP_BODY = "DELETE FROM @chord_body WHERE chord = %s"
 _DROP_PARTS = """DELETE FROM @part WHERE chord = %s AND task_id = ANY (
 ARRAY(SELECT task_id FROM @part WHERE chord = %s LIMIT %s))"""
 _DROP = "DELETE FROM @chord WHERE id = %s"
-
-
-class _Chord(NamedTuple):
-    id: int
-    state: int
-    opened: bool
-    missing: int
-    expires: float | None
 
 
 class PostgresGroups:
@@ -86,14 +71,7 @@ class PostgresGroups:
     def open_chord(self, group: str, size: int, body: bytes, ttl: float | None) -> None:
         """Begin a chord whose header has ``size`` tasks; durable, as its header may go to another store."""
         with step(self._store, durable=True) as work:
-            chord = _find(work, group)
-            if chord.state != COUNTING or chord.opened:
-                return
-            missing = chord.missing + size
-            work.run(_OPEN, (missing, _until(work, ttl), chord.id))
-            work.run(_KEEP_BODY, (chord.id, body))
-            if missing <= 0:
-                work.run(_OWE, (work.now, None, None, chord.id))
+            chord_rows.open_chord(_Rows(work), group, size, body, ttl)
 
     def record_parts(self, parts: Sequence[ChordPart], by: str) -> list[str]:
         """Record parts; durable, for their messages are acknowledged in another store."""
@@ -142,11 +120,7 @@ class PostgresGroups:
 
 def record(work: Step, parts: Sequence[ChordPart], by: str) -> list[str]:
     """Record parts; return the groups whose last part was among them, taken by ``by``."""
-    groups: dict[str, list[ChordPart]] = {}
-    for part in parts:
-        groups.setdefault(part.group, []).append(part)
-    owed = {group for group in sorted(groups) if _record(work, group, groups[group], by)}
-    return [group for group in groups if group in owed]
+    return chord_rows.record(_Rows(work), parts, by)
 
 
 def drop_expired(store: Store, limit: int) -> None:
@@ -165,48 +139,44 @@ def drop_expired(store: Store, limit: int) -> None:
             return
 
 
-def _record(work: Step, group: str, parts: Sequence[ChordPart], by: str) -> bool:
-    """Record parts of one chord, at a cost that does not grow with it; return whether it is owed now."""
-    chord = _find(work, group)
-    if chord.state != COUNTING:
-        return False
-    missing, ttl = chord.missing, None
-    for part in parts:
-        if part.body is not None:
-            work.run(_KEEP_BODY, (chord.id, part.body))
-        values = (chord.id, clean(part.task_id), part.index, part.payload)
-        missing += (part.grow - 1) * work.count(_ADD_PART, values)
-        ttl = part.ttl
-        if chord.opened and missing <= 0:
-            work.run(_OWE, (work.now, work.now, by, chord.id))
-            return True
-    expires = _until(work, ttl)
-    if expires is not None and chord.expires is not None:
-        expires = max(expires, chord.expires)
-    work.run(_COUNT, (missing, expires, chord.id))
-    return False
+class _Rows:
+    """See :class:`celeriac.engines.chord_rows.ChordRows`."""
 
+    def __init__(self, work: Step) -> None:
+        self.now = work.now
+        self._work = work
 
-def _find(work: Step, group: str) -> _Chord:
-    """The chord, locked; begun if there is none, or none any more."""
-    rows = work.run(_FIND, (group,))
-    if not rows:
-        work.run(_BEGIN, (group,))
+    def find(self, group: str) -> Chord:
+        work = self._work
         rows = work.run(_FIND, (group,))
-    chord = _Chord(*rows[0])
-    if chord.expires is None or chord.expires > work.now:
-        return chord
-    work.run(_DROP_BODY, (chord.id,))
-    work.run("DELETE FROM @part WHERE chord = %s", (chord.id,))
-    return _Chord(*work.run(_RENEW, (chord.id,))[0])
+        if not rows:
+            work.run(_BEGIN, (group,))
+            rows = work.run(_FIND, (group,))
+        chord = Chord(*rows[0])
+        if chord.expires is None or chord.expires > work.now:
+            return chord
+        work.run(_DROP_BODY, (chord.id,))
+        work.run("DELETE FROM @part WHERE chord = %s", (chord.id,))
+        return Chord(*work.run(_RENEW, (chord.id,))[0])
+
+    def open(self, chord: Chord, missing: int, expires: float | None) -> None:
+        self._work.run(_OPEN, (missing, expires, chord.id))
+
+    def keep_body(self, chord: Chord, body: bytes) -> None:
+        self._work.run(_KEEP_BODY, (chord.id, body))
+
+    def add_part(self, chord: Chord, part: ChordPart) -> bool:
+        return self._work.count(_ADD_PART, (chord.id, clean(part.task_id), part.index, part.payload)) == 1
+
+    def count(self, chord: Chord, missing: int, expires: float | None) -> None:
+        self._work.run(_COUNT, (missing, expires, chord.id))
+
+    def owe(self, chord: Chord, by: str | None) -> None:
+        self._work.run(_OWE, (self.now, None if by is None else self.now, by, chord.id))
 
 
 def _drop_parts(store: Store, number: int) -> None:
-    deleted = _AT_ONCE
-    while deleted == _AT_ONCE:
+    deleted = PARTS_AT_ONCE
+    while deleted == PARTS_AT_ONCE:
         with step(store) as work:
-            deleted = work.count(_DROP_PARTS, (number, number, _AT_ONCE))
-
-
-def _until(work: Step, ttl: float | None) -> float | None:
-    return None if ttl is None else work.now + ttl
+            deleted = work.count(_DROP_PARTS, (number, number, PARTS_AT_ONCE))

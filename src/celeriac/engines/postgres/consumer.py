@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from celeriac.engines.attempts import PACK
 from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome
+from celeriac.engines.postgres.errors import RETRIED
 from celeriac.engines.postgres.history import ARGUMENTS, notes
 from celeriac.engines.postgres.marks import Marks
 from celeriac.engines.postgres.parcels import columns
@@ -202,7 +203,7 @@ class PostgresConsumer:
 
 def _rolled_back(error: OperationalError) -> bool:
     """Whether another transaction was in the way, so that asking again will do."""
-    return getattr(error.__cause__, "sqlstate", None) in ("40P01", "40001")
+    return getattr(error.__cause__, "sqlstate", None) in RETRIED
 
 
 _NOTHING: tuple[list[Any], ...] = ([],) * 17

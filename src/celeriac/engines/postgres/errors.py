@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 _REMEDIES: Final[dict[str, tuple[type[CeleriacError], str]]] = {
     "3D000": (OperationalError, "there is no such database. Create it, or name another in the URL"),
-    "28P01": (OperationalError, "the password is wrong. Correct the URL, or the PGPASSWORD it relies on"),
-    "28000": (OperationalError, "this user may not connect. Look at the server's pg_hba.conf"),
+    "28P01": (
+        OperationalError,
+        "the password is wrong or missing. Correct the URL, or the PGPASSWORD it relies on",
+    ),
+    "28000": (
+        OperationalError,
+        "this user is unknown or may not connect. Look at its role and at the server's pg_hba.conf",
+    ),
     "42501": (
         OperationalError,
         "this user lacks a right. Grant it (the user needs CREATE on the database once, to make the schema, "
@@ -47,6 +53,20 @@ _REMEDIES: Final[dict[str, tuple[type[CeleriacError], str]]] = {
     "53200": (OperationalError, "the server is out of memory"),
     "40P01": (OperationalError, "two transactions locked one another out; nothing was stored. Ask again"),
     "40001": (OperationalError, "a concurrent change was in the way, and nothing was stored. Ask again"),
+    "57014": (
+        OperationalError,
+        "the server ended the statement: somebody cancelled it, or this user's statement_timeout is too "
+        "short (ALTER ROLE ... SET statement_timeout = 0)",
+    ),
+    "55P03": (
+        OperationalError,
+        "a lock was not to be had within this user's lock_timeout, and nothing was stored. Ask again, or "
+        "ALTER ROLE ... SET lock_timeout = 0",
+    ),
+    "54000": (
+        EncodeError,
+        "a name, id or key is too long for an index (some 2,700 bytes). Make it shorter",
+    ),
     "42P05": (
         OperationalError,
         "a prepared statement is there already: behind a pool, add ?pooled=true to the URL",
@@ -62,6 +82,20 @@ _REMEDIES: Final[dict[str, tuple[type[CeleriacError], str]]] = {
         "a function is missing: the schema is of another version. Run `celeriac schema upgrade`",
     ),
 }  # fmt: skip
+_CONNECTING: Final = (
+    ('role "', "28000"),
+    ("does not exist", "3D000"),
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("no pg_hba.conf entry", "28000"),
+    ("not permitted to log in", "28000"),
+    ("the database system is", "57P03"),
+    ("too many c", "53300"),
+    ("connection slots", "53300"),
+    ("read-only", "25006"),
+    ("permission denied", "42501"),
+)
+"""What a server says to who connects, where no code comes with it."""
 RETRIED: Final = ("40P01", "40001")
 """Nothing was stored, and it may work the next time."""
 
@@ -76,7 +110,8 @@ def translated(error: psycopg.Error, url: str, sent: bool = True) -> CeleriacErr
     if code == "CLF01":
         return Fenced("")
     kind: type[CeleriacError]
-    told = " ".join(str(error).split()) or type(error).__name__
+    # What the server says without the statement that it says it of: that is ours, and nobody's business.
+    told = " ".join((error.diag.message_primary or str(error)).split()) or type(error).__name__
     if code is None and "NUL" in told:
         kind, remedy = (
             EncodeError,
@@ -105,16 +140,13 @@ def _without_code(told: str, sent: bool) -> tuple[type[CeleriacError], str]:
     """Errors that the library raises before or instead of an answer carry no code."""
     if sent:
         return OperationalError, "the connection broke before the answer came"
-    for words, code in (
-        ("does not exist", "3D000"),
-        ("password authentication failed", "28P01"),
-        ("no pg_hba.conf entry", "28000"),
-        ("the database system is", "57P03"),
-        ("too many clients", "53300"),
-        ("remaining connection slots", "53300"),
-        ("read-only", "25006"),
-        ("permission denied", "42501"),
-    ):
+    for words, code in _CONNECTING:
         if words in told:
             return _REMEDIES[code]
+    for words, remedy in (
+        ("SSL", "the two sides do not agree about TLS. Look at sslmode, sslrootcert and the like in the URL"),
+        ("FATAL", "the server lets nobody in. See what it says"),  # perhaps in another language
+    ):
+        if words in told:
+            return OperationalError, remedy
     return OperationalError, "cannot be reached. Check that it runs there, and host and port in the URL"

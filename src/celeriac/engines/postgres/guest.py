@@ -31,8 +31,7 @@ def step(store: Store, connection: Any) -> Iterator[Step]:
     """Do one step in the transaction of ``connection``, which stays open."""
     transaction = Guest(connection)
     try:
-        now, version = transaction.execute(store.sql("SELECT @now(), version FROM @state")).fetchone()
-        work = Step(store, transaction, now, version)
+        work = Step.within(store, transaction)
         work.guest = True
         yield work
     finally:
@@ -52,4 +51,17 @@ def _cursor(connection: Any) -> Any:
             f"connection={connection!r} is no open connection to PostgreSQL: give psycopg's, SQLAlchemy's "
             "(a session or connection; of an AsyncSession, within its run_sync) or Django's"
         )
-    return connection.cursor()
+    return _plain_cursor(connection)
+
+
+def _plain_cursor(connection: Any) -> Any:
+    """A cursor with rows and placeholders as usual, whatever the application has chosen for its own."""
+    import psycopg
+    from psycopg.rows import tuple_row
+
+    driver = getattr(connection, "dbapi_connection", connection)  # within SQLAlchemy's
+    return (
+        psycopg.Cursor(driver, row_factory=tuple_row)
+        if isinstance(driver, psycopg.Connection)
+        else connection.cursor()
+    )

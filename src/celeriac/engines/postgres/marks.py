@@ -2,7 +2,7 @@
 
 An old transaction anywhere in the database keeps the index entries of messages that are gone, and a claim
 that began at a lane's first entry would walk over all of them. Why a mark holds stands in
-``migrations/0003_marks.sql``.
+``migrations/0005_marks.sql``.
 """
 
 from __future__ import annotations

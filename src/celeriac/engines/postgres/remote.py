@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -31,12 +31,14 @@ from celeriac.exceptions import OperationalError
 
 LOOK: Final = 10.0
 """Seconds between two looks of a listener to which notifications come."""
+ASKING: Final = 0.1
+"""The same of who waits for answers where no notifications come."""
 _FOR_EVER: Final = 3600.0
 
 # Without a session of its own a listener counts as dead when it has not been seen for a minute.
 _ALIVE = """CASE WHEN pid = 0 THEN seen > @now() - 60
 ELSE pid IN (SELECT pid FROM pg_stat_get_activity(NULL)) END"""
-_LISTENERS = f"SELECT node FROM @remote_listener WHERE {_ALIVE}"
+_LISTENERS = f"SELECT node, pid = 0 FROM @remote_listener WHERE {_ALIVE}"
 _FORGET_DEAD = f"DELETE FROM @remote_listener WHERE NOT {_ALIVE}"
 _REGISTER = """INSERT INTO @remote_listener (id, node, pid, seen) VALUES (%s, %s, %s, @now())
 ON CONFLICT (id) DO UPDATE SET seen = excluded.seen"""
@@ -64,10 +66,16 @@ class PostgresRemote:
 
     def tell(self, order: Order) -> None:
         """Send an order; nobody answers."""
-        self._post(order, "", self._life)
+        self._post(order, "", self._life, self._reached(order))
 
     def ask(self, order: Order, timeout: float, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """Send an order and yield answers; it ends when all who are meant have answered."""
+        """Send an order and yield answers; it ends when all who are meant have answered.
+
+        Those to whom no notifications come look once in ``poll`` seconds: they get that much longer.
+        """
+        reached = self._reached(order)
+        if any(reached):
+            timeout += 2 * self._store.options.poll
         addressed(order, timeout)
         inbox = f"{self._store.schema}_{secrets.token_hex(8)}"
         ear = _Ear(self._store, inbox)
@@ -75,12 +83,13 @@ class PostgresRemote:
         def receive(seconds: float) -> list[dict[str, Any]]:
             rows = self._store.read(_ANSWERS, (inbox,))
             if not rows:
-                ear.sleep(min(seconds, LOOK if ear.hears else self._store.options.poll))
+                ear.sleep(min(seconds, LOOK if ear.hears else ASKING))
             return [read_answer_text(bytes(body), order) for _, body in sorted(rows)]
 
         try:
             left = order.expires - time.time() if order.expires else timeout
-            yield from gather(receive, timeout, limit, self._post(order, inbox, left))
+            self._post(order, inbox, left, reached)
+            yield from gather(receive, timeout, limit, len(reached))
         finally:
             ear.close()
             with suppress(OperationalError):  # they expire
@@ -117,16 +126,17 @@ class PostgresRemote:
     def _life(self) -> float:
         return self.mailbox().ttl or _FOR_EVER
 
-    def _post(self, order: Order, reply: str, life: float) -> int:
-        """Store the order for those who are meant, and call them; return how many they are."""
+    def _reached(self, order: Order) -> list[bool]:
+        """For each listener who is meant, whether it must look because no notifications come to it."""
+        return [looks for node, looks in self._store.read(_LISTENERS) if order.concerns(node)]
+
+    def _post(self, order: Order, reply: str, life: float, reached: Sequence[bool]) -> None:
+        """Store the order for those who are meant, if anybody is, and call them."""
         text = order_text(order)
-        nodes = [node for (node,) in self._store.read(_LISTENERS)]
-        reached = sum(map(order.concerns, nodes))
         if reached:
             self._store.read(_ORDER, (text, reply, max(0.0, life), self._channel))
         else:
             self._store.read(_FORGET_DEAD)
-        return reached
 
     def _take_all(self, node: str, handle: Handler, done: set[int]) -> set[int]:
         """Carry out what is new; return the numbers of the orders that were seen and are kept still."""

@@ -11,6 +11,7 @@ from celeriac.engines.postgres.chords import PostgresGroups, drop_expired
 from celeriac.engines.postgres.dead import expire_dead
 from celeriac.engines.postgres.history import NOTE, notes
 from celeriac.engines.postgres.listener import Listener
+from celeriac.engines.postgres.parcels import clean
 from celeriac.engines.postgres.step import KEEP, Step, record_columns, step, waves
 from celeriac.engines.postgres.store import Store
 from celeriac.engines.results import Presence, ResultRecord
@@ -47,19 +48,18 @@ class PostgresResults(PostgresGroups):
 
     def store(self, records: Sequence[ResultRecord], attempts: Sequence[Attempt] = ()) -> list[str]:
         """Store and announce states, and note attempts; return the ids that were refused."""
-        if attempts:
-            with step(self._store) as work:
-                for arguments in notes([(0, attempt) for attempt in attempts]):
-                    work.run(NOTE, arguments)
-                return [record.id for record in records if not _keep_if_held(work, record)]
-        if any(record.lease is not None for record in records):
-            with step(self._store) as work:
-                return [record.id for record in records if not _keep_if_held(work, record)]
-        refused = []
-        for wave in waves(records):
-            kept = set(self._store.read(KEEP, record_columns(wave))[0][0])
-            refused += [record.id for record in wave if record.id not in kept]
-        return refused
+        if not attempts and all(record.lease is None for record in records):
+            refused = []
+            for wave in waves(records):
+                kept = set(self._store.read(KEEP, record_columns(wave))[0][0])
+                refused += [record.id for record in wave if clean(record.id) not in kept]
+            return refused
+        with step(self._store) as work:
+            for arguments in notes([(0, attempt) for attempt in attempts]):
+                work.run(NOTE, arguments)
+            held = [record for record in records if record.lease is None or work.holds(record.lease)]
+            stored = {id(record) for record, kept in zip(held, work.keep_all(held), strict=True) if kept}
+        return [record.id for record in records if id(record) not in stored]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, bytes]:
         """The stored payloads of those ids that have one."""
@@ -115,12 +115,6 @@ class PostgresResults(PostgresGroups):
 def fetch(store: Store, ids: Sequence[str]) -> dict[str, bytes]:
     """The stored payloads of those ids that have one."""
     return {id: bytes(payload) for id, payload in store.read(FETCH, (list(ids),), binary=True)}
-
-
-def _keep_if_held(work: Step, record: ResultRecord) -> bool:
-    if record.lease is not None and not work.holds(record.lease):
-        return False
-    return work.keep_all([record])[0]
 
 
 def _count(sql: str, work: Step) -> int:

@@ -18,6 +18,7 @@ MIGRATIONS = (
     "0003_remote.sql",
     "0004_history.sql",
     "0005_marks.sql",
+    "0006_sleepers.sql",
 )
 """What brings a schema from version i to i + 1; append, never change."""
 

@@ -9,6 +9,7 @@ delayed. All of it is a hint: sleepers look by themselves as well.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,21 @@ from typing import TYPE_CHECKING, Any
 from celeriac.engines.postgres.marks import Marks
 from celeriac.engines.postgres.store import Connection, Store
 from celeriac.engines.readiness import readable
+from celeriac.exceptions import OperationalError
 
 if TYPE_CHECKING:
     import psycopg
+
+logger = logging.getLogger(__name__)
 
 FIRST_LOOK = 0.003
 """Seconds after an exchange that brought nothing at which to look: who published during it may not have seen
 the entry that it made. Later than a busy client's next call, which needs no look."""
 RECHECK = 0.02
 """Seconds after lying down at which to look again: the same, for one whose commit took longer."""
+LISTEN_AGAIN = 10.0
+"""Seconds after which to try again to listen where that failed; for a try of more than a second as many
+times what it took."""
 
 _LOOK = "SELECT * FROM @look(%s, %s, %s, %s::text[], %s::text[], %s::int[], %s::bigint[], %s)"
 
@@ -40,6 +47,7 @@ class Sleeper:
         self._marks = marks
         self._name = f"{store.schema}_{secrets.token_hex(8)}"
         self._ear: psycopg.Connection[Any] | None = None
+        self._listen_at = 0.0
 
     @property
     def channel(self) -> str | None:
@@ -86,8 +94,16 @@ class Sleeper:
     def _listen(self) -> None:
         if self._ear is not None and self._ear.closed:
             self._ear = None
-        if self._ear is None:
+        began = time.monotonic()
+        if self._ear is not None or began < self._listen_at:
+            return
+        try:
             self._ear = self._store.listen(self._name)
+        except OperationalError as error:  # the look that follows says whether the store itself is away
+            now = time.monotonic()
+            self._listen_at = now + LISTEN_AGAIN * max(1.0, now - began)
+            poll = self._store.options.poll
+            logger.warning("Nothing tells here of new messages now; looking every %g s: %s", poll, error)
 
     def _sleep(self, seconds: float, wakeup_fd: int | None) -> bool:
         """Return whether we were called."""

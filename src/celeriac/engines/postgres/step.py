@@ -34,7 +34,7 @@ IDLE_LIMIT = 5.0
 """Seconds between two statements of a step after which the server ends it. Whoever is frozen there (a paused
 machine, a stopped process) holds locks that the others need to take its tasks over."""
 
-_LET_GO = f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_LIMIT * 1000:.0f};"
+LET_GO = f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_LIMIT * 1000:.0f};"
 _BEGIN = "SELECT @now(), version FROM @state"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, hashtext(%s)))"
 _ORDER = "UPDATE @state SET version = version + 1 RETURNING version"
@@ -90,6 +90,12 @@ class Step:
         self.queues: set[str] = set()
         self.guest = False
         """Whether the transaction is the application's, which may last, or be rolled back."""
+
+    @classmethod
+    def within(cls, store: Store, handle: Handle | Guest) -> Step:
+        """A step in a transaction that is open already."""
+        ((now, version),) = handle.execute(store.sql(_BEGIN)).fetchall()
+        return cls(store, handle, now, version)
 
     def run(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Carry out one statement and return its rows, if it has any."""
@@ -286,7 +292,7 @@ def step_on(store: Store, connection: Connection, durable: bool = False) -> Iter
     level = "" if durable or store.relaxed is None else f"SET LOCAL synchronous_commit = {store.relaxed};"
     with connection.transaction() as handle:
         with handle.cursor() as cursor:
-            cursor.execute(store.sql(f"BEGIN; {_LET_GO} {level} {_BEGIN}"))
+            cursor.execute(store.sql(f"BEGIN; {LET_GO} {level} {_BEGIN}"))
             while cursor.nextset():
                 pass
             row = cursor.fetchone()

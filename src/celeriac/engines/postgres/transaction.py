@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celeriac.engines.base import Outcome
 from celeriac.engines.postgres.settling import prepare, settle
-from celeriac.engines.postgres.step import Step
+from celeriac.engines.postgres.step import LET_GO, Step
 from celeriac.engines.postgres.store import Connection, Store
-from celeriac.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from celeriac.engines.postgres.session import Session
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 _OWNER = "SELECT id FROM @owner WHERE name = %s"
 _LOCK_OWNER = "SELECT id FROM @owner WHERE name = %s FOR UPDATE"
 _HELD = "SELECT 1 FROM @message WHERE state = 1 AND owner = %s AND token = %s"
-_BEGIN = "SELECT @now(), version FROM @state"
 
 
 class TaskTransaction:
@@ -25,8 +23,6 @@ class TaskTransaction:
     def __init__(
         self, store: Store, connection: Connection, handle: Session, lease: tuple[str, str, int]
     ) -> None:
-        self.returned = False
-        """Whether the task has returned a value."""
         self.connection: Session = handle
         """For the task."""
         self._store = store
@@ -54,6 +50,28 @@ class TaskTransaction:
             raise session.failed(error) from error
         return cls(store, session, handle, lease)
 
+    def check(self) -> None:
+        """Raise what would keep the task's part from being committed this time and any other.
+
+        ``RuntimeError`` if the task has ended the transaction itself or passed over an error in it, or what a
+        constraint raises that was put off to the commit.
+        """
+        import psycopg
+
+        handle = self.connection
+        if handle.broken:
+            return  # nobody's fault: the commit will say it
+        if handle.closed or handle.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
+            raise RuntimeError(
+                "a transactional task must leave its transaction open: this one has committed it, rolled it "
+                "back or closed its connection, or gone on after an error in a statement (put what may fail "
+                "into `with connection.transaction()`)"
+            )
+        try:
+            handle.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except psycopg.OperationalError:
+            pass  # others were in the way, or the server went away: the commit will say it
+
     def commit(self, outcome: Outcome) -> list[str] | None:
         """Carry out the outcome and commit; return the chords that are owed now.
 
@@ -66,13 +84,9 @@ class TaskTransaction:
         settlement = prepare(outcome)
         handle.patience = self._store.patience
         try:
-            if handle.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
-                raise OperationalError(
-                    "a transactional task must leave its transaction open: it was committed, or an error "
-                    "in it was passed over"
-                )
-            now, version = handle.execute(self._store.sql(_BEGIN)).fetchall()[0]
-            work = Step(self._store, handle, now, version)
+            handle.row_factory = psycopg.rows.tuple_row  # whatever the task has made of it
+            handle.execute(LET_GO)
+            work = Step.within(self._store, handle)
             owners = work.run(_LOCK_OWNER, (self._owner,))
             if not owners:
                 return None
@@ -83,7 +97,7 @@ class TaskTransaction:
             handle.execute("COMMIT")
             return owed
         except psycopg.Error as error:
-            if not self._was_committed(error):
+            if not self._was_committed():
                 raise self._session.failed(error) from error
             return []
         finally:
@@ -93,9 +107,9 @@ class TaskTransaction:
         """Undo what the task has done."""
         self._session.close()
 
-    def _was_committed(self, error: Any) -> bool:
+    def _was_committed(self) -> bool:
         """Whether a commit whose answer did not come took place: then the lease has gone."""
-        if error.sqlstate is not None or not (self.connection.closed or self.connection.broken):
+        if not (self.connection.closed or self.connection.broken):
             return False
         with self._store.borrowed() as other:
             # The lock waits for the broken session's end.

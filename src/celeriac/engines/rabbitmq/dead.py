@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import Counter
@@ -16,11 +17,15 @@ from celeriac.engines.rabbitmq.session import Parcel, Session
 from celeriac.engines.rabbitmq.wire import Content, body_of
 from celeriac.exceptions import OperationalError
 
+logger = logging.getLogger("celeriac.rabbitmq")
+
 QUEUE: Final = "celeriac.dead"
 _LOCK: Final = "celeriac.dead.reading"
 _HEADER: Final = "celeriac_dead"
 _PATIENCE: Final = 5.0
 """Seconds to wait for another reader."""
+_told: Final[set[str]] = set()
+"""The servers of whose other bounds this process has warned."""
 _FEW: Final = 500
 """Dead letters that are counted as often as their number changes; that takes a quarter of a second."""
 _TALLY_EVERY: Final = 60.0
@@ -30,16 +35,21 @@ def declare(session: Session, most: int, expires: float) -> None:
     """Make sure that the queue is there. It keeps the bounds that it was first declared with."""
     if QUEUE in session.declared:
         return
-    if session.missing(lambda: session.desk.queue_declare(QUEUE, passive=True)):
-        # Two that find it missing at once may have other bounds in mind: the first one's hold.
-        session.differs(
-            lambda: session.desk.queue_declare(
-                QUEUE,
-                durable=True,
-                auto_delete=False,
-                arguments={"x-max-length": most, "x-message-ttl": min(int(expires * 1000), (1 << 32) - 1)},
-            )
+    other = session.differs(
+        lambda: session.desk.queue_declare(
+            QUEUE,
+            durable=True,
+            auto_delete=False,
+            arguments={"x-max-length": most, "x-message-ttl": min(int(expires * 1000), (1 << 32) - 1)},
         )
+    )
+    if other and session.shown not in _told:
+        _told.add(session.shown)
+        logger.warning(
+            "The queue %s at %s keeps the bounds it was made with, whatever dead_letter_max and "
+            "dead_letter_expires say now: %s. To change them, delete it when nothing in it is wanted any "
+            "more ('celeriac amqp queue.delete %s')", QUEUE, session.shown, other, QUEUE,
+        )  # fmt: skip
     session.declared.add(QUEUE)
 
 

@@ -22,10 +22,10 @@ from celeriac.engines.redis.publishing import (
     many_pushes,
     one_push,
     reply_of,
-    task_id_of,
 )
 from celeriac.engines.redis.scripts import Scripts
 from celeriac.exceptions import OperationalError
+from celeriac.message import task_id_of
 
 DEFAULT_LEASE: Final = 15
 """Seconds, for a node that never told its own."""

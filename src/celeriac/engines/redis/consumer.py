@@ -15,10 +15,10 @@ from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdic
 from celeriac.engines.groups import ChordPart
 from celeriac.engines.readiness import readable
 from celeriac.engines.redis.connection import Link, Word, pack
-from celeriac.engines.redis.publishing import all_words_of, needs_all_words, task_id_of, words_of
+from celeriac.engines.redis.publishing import all_words_of, needs_all_words, words_of
 from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import CeleriacError, DecodeError, OperationalError
-from celeriac.message import decode_envelope, encode_envelope
+from celeriac.message import decode_envelope, encode_envelope, task_id_of
 from celeriac.states import SUCCESS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import msgspec
 
 from celeriac.engines.base import DeadLetter, Depth
 from celeriac.engines.envelopes import brought_forward, for_replay, priority_of
-from celeriac.engines.redis.address import Address
+from celeriac.engines.redis.address import SEP, Address
 from celeriac.engines.redis.broker import RedisBroker
 from celeriac.engines.redis.connection import Link, Word, pack
 from celeriac.exceptions import DecodeError
@@ -93,10 +93,8 @@ class RedisInspection(RedisBroker):
         with self.links.borrow() as link:
             own = {name.decode() for name in link.call(pack(("SMEMBERS", self.keys.own("queues"))))}
             exchanges = sorted({*own, "celery"})
-            bindings = _all(
-                link, [("SMEMBERS", f"{self.keys.prefix}_kombu.binding.{exchange}") for exchange in exchanges]
-            )
-        bound = {member.rpartition(b"\x06\x16")[2].decode() for members in bindings for member in members}
+            bindings = _all(link, [("SMEMBERS", self.keys.bindings(exchange)) for exchange in exchanges])
+        bound = {member.decode().rpartition(SEP)[2] for members in bindings for member in members}
         return sorted(own | bound)
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
@@ -181,7 +179,7 @@ class RedisInspection(RedisBroker):
     def unacknowledged(self) -> int:
         """How many messages Celery's workers hold: kombu keeps them in ``unacked``, out of our sight."""
         with self.links.borrow() as link:
-            return int(link.call(pack(("HLEN", f"{self.keys.prefix}unacked"))))
+            return int(link.call(pack(("HLEN", self.adoption.unacked))))
 
     def purge(self, queues: Sequence[str]) -> int:
         """Delete ready, delayed and parked messages, and free their unique keys; return how many."""

@@ -8,15 +8,10 @@ from typing import Final
 from celeriac.engines.base import Hold, Publication
 from celeriac.engines.redis.connection import Word, pack
 from celeriac.engines.redis.keys import Keys
-from celeriac.message import OWN_HEADER, Message, encode_envelope
+from celeriac.message import OWN_HEADER, Message, encode_envelope, task_id_of
 
 PUSH_CHUNK: Final = 1000
 """Messages in one LPUSH: longer commands hold the server for no gain."""
-
-
-def task_id_of(message: Message) -> str:
-    """The id by which a delayed or parked message can be cancelled."""
-    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
 
 
 def envelope_of(publication: Publication) -> bytes:

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from operator import itemgetter
-from typing import NamedTuple
 
+from celeriac.engines import chord_rows
 from celeriac.engines.base import Publication
+from celeriac.engines.chord_rows import COUNTING, DONE, MOST_OWED, OWED, PARTS_AT_ONCE, REMEMBERED, Chord
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
 from celeriac.engines.results import ResultRecord
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.step import Step, pack, step
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import CeleriacError
-
-COUNTING, OWED, DONE = range(3)
-REMEMBERED = 86400.0
-"""Seconds for which a chord is known to be done."""
-_AT_ONCE = 1000
-"""Parts deleted in one transaction."""
-_MOST_OWED = 100
 
 _STORE_GROUP = "INSERT OR REPLACE INTO task_group (name, payload, expires) VALUES (?, ?, ?)"
 _FETCH_GROUP = "SELECT payload FROM task_group WHERE name = ? AND (expires IS NULL OR expires > ?)"
@@ -31,11 +25,10 @@ _OPEN = "UPDATE chord SET opened = 1, missing = ?, expires = ? WHERE id = ?"
 _KEEP_BODY = "INSERT OR IGNORE INTO chord_body (chord, body) VALUES (?, ?)"
 _ADD_PART = "INSERT OR IGNORE INTO part (chord, task_id, place, payload) VALUES (?, ?, ?, ?)"
 _COUNT = "UPDATE chord SET missing = ?, expires = ? WHERE id = ?"
-# What is owed does not expire: somebody waits for it.
 _OWE = f"UPDATE chord SET state = {OWED}, expires = NULL, owed = ?, taken = ?, taken_by = ? WHERE id = ?"
 # A time in the future is of a clock that was set back.
 _FREE = "(taken IS NULL OR taken <= ?1 OR taken > ?2)"
-_OWED = f"SELECT name FROM chord WHERE state = {OWED} AND {_FREE} ORDER BY owed, id LIMIT {_MOST_OWED}"
+_OWED = f"SELECT name FROM chord WHERE state = {OWED} AND {_FREE} ORDER BY owed, id LIMIT {MOST_OWED}"
 _TAKE = f"""UPDATE chord SET taken = ?2, taken_by = ?3
 WHERE name = ?4 AND state = {OWED} AND (taken_by = ?3 OR {_FREE})"""
 _TAKEN = f"SELECT id FROM chord WHERE name = ? AND state = {OWED} AND taken_by = ?"
@@ -49,14 +42,6 @@ _DROP_PARTS = "DELETE FROM part WHERE id IN (SELECT id FROM part WHERE chord = ?
 _DROP = "DELETE FROM chord WHERE id = ?"
 
 
-class _Chord(NamedTuple):
-    id: int
-    state: int
-    opened: int
-    missing: int
-    expires: float | None
-
-
 class SQLiteGroups:
     """The part of the engine that is a :class:`celeriac.engines.groups.GroupStore`."""
 
@@ -65,7 +50,7 @@ class SQLiteGroups:
     def store_group(self, group: str, payload: bytes, ttl: float | None) -> None:
         """Keep a group's list of results."""
         with step(self._store) as work:
-            work.handle.execute(_STORE_GROUP, (group, payload, _until(work, ttl)))
+            work.handle.execute(_STORE_GROUP, (group, payload, None if ttl is None else work.now + ttl))
 
     def fetch_group(self, group: str) -> bytes | None:
         """A group's list of results."""
@@ -81,14 +66,7 @@ class SQLiteGroups:
     def open_chord(self, group: str, size: int, body: bytes, ttl: float | None) -> None:
         """Begin a chord whose header has ``size`` tasks; durable, as its header may go to another store."""
         with step(self._store, durable=True) as work:
-            chord = _find(work, group) or _begin(work, group)
-            if chord.state != COUNTING or chord.opened:
-                return
-            missing = chord.missing + size
-            work.handle.execute(_OPEN, (missing, _until(work, ttl), chord.id))
-            work.handle.execute(_KEEP_BODY, (chord.id, body))
-            if missing <= 0:
-                work.handle.execute(_OWE, (work.now, None, None, chord.id))
+            chord_rows.open_chord(_Rows(work), group, size, body, ttl)
 
     def record_parts(self, parts: Sequence[ChordPart], by: str) -> list[str]:
         """Record parts; durable, for their messages are acknowledged in another store."""
@@ -147,10 +125,7 @@ class SQLiteGroups:
 
 def record(work: Step, parts: Sequence[ChordPart], by: str) -> list[str]:
     """Record parts; return the groups whose last part was among them, taken by ``by``."""
-    groups: dict[str, list[ChordPart]] = {}
-    for part in parts:
-        groups.setdefault(part.group, []).append(part)
-    return [group for group, some in groups.items() if _record(work, group, some, by)]
+    return chord_rows.record(_Rows(work), parts, by)
 
 
 def drop_expired(store: Store, ids: Sequence[int]) -> None:
@@ -167,43 +142,39 @@ def drop_expired(store: Store, ids: Sequence[int]) -> None:
                 _drop(work, id)
 
 
-def _record(work: Step, group: str, parts: Sequence[ChordPart], by: str) -> bool:
-    """Record parts of one chord, at a cost that does not grow with it; return whether it is owed now."""
-    chord = _find(work, group) or _begin(work, group)
-    if chord.state != COUNTING:
-        return False
-    missing, ttl = chord.missing, None
-    for part in parts:
-        if part.body is not None:
-            work.handle.execute(_KEEP_BODY, (chord.id, part.body))
-        values = (chord.id, part.task_id, part.index, part.payload)
-        missing += (part.grow - 1) * work.handle.execute(_ADD_PART, values).rowcount
-        ttl = part.ttl
-        if chord.opened and missing <= 0:
-            work.handle.execute(_OWE, (work.now, work.now, by, chord.id))
-            return True
-    expires = _until(work, ttl)
-    if expires is not None and chord.expires is not None:
-        expires = max(expires, chord.expires)
-    work.handle.execute(_COUNT, (missing, expires, chord.id))
-    return False
+class _Rows:
+    """See :class:`celeriac.engines.chord_rows.ChordRows`."""
 
+    def __init__(self, work: Step) -> None:
+        self.now = work.now
+        self._work = work
+        self._execute = work.handle.execute
 
-def _find(work: Step, group: str) -> _Chord | None:
-    row = work.handle.execute(_FIND, (group,)).fetchone()
-    if row is None:
-        return None
-    chord = _Chord(*row)
-    if chord.expires is None or chord.expires > work.now:
+    def find(self, group: str) -> Chord:
+        row = self._execute(_FIND, (group,)).fetchone()
+        chord = None if row is None else Chord(*row)
+        if chord is not None and chord.expires is not None and chord.expires <= self.now:
+            _drop(self._work, chord.id)
+            chord = None
+        if chord is None:
+            chord = Chord(self._work.number(), COUNTING, False, 0, None)
+            self._execute(_BEGIN, (chord.id, group, None))
         return chord
-    _drop(work, chord.id)
-    return None
 
+    def open(self, chord: Chord, missing: int, expires: float | None) -> None:
+        self._execute(_OPEN, (missing, expires, chord.id))
 
-def _begin(work: Step, group: str) -> _Chord:
-    chord = _Chord(work.number(), COUNTING, 0, 0, None)
-    work.handle.execute(_BEGIN, (chord.id, group, None))
-    return chord
+    def keep_body(self, chord: Chord, body: bytes) -> None:
+        self._execute(_KEEP_BODY, (chord.id, body))
+
+    def add_part(self, chord: Chord, part: ChordPart) -> bool:
+        return self._execute(_ADD_PART, (chord.id, part.task_id, part.index, part.payload)).rowcount == 1
+
+    def count(self, chord: Chord, missing: int, expires: float | None) -> None:
+        self._execute(_COUNT, (missing, expires, chord.id))
+
+    def owe(self, chord: Chord, by: str | None) -> None:
+        self._execute(_OWE, (self.now, None if by is None else self.now, by, chord.id))
 
 
 def _drop(work: Step, id: int) -> None:
@@ -213,11 +184,7 @@ def _drop(work: Step, id: int) -> None:
 
 
 def _drop_parts(store: Store, id: int) -> None:
-    deleted = _AT_ONCE
-    while deleted == _AT_ONCE:
+    deleted = PARTS_AT_ONCE
+    while deleted == PARTS_AT_ONCE:
         with step(store) as work:
-            deleted = work.handle.execute(_DROP_PARTS, (id, _AT_ONCE)).rowcount
-
-
-def _until(work: Step, ttl: float | None) -> float | None:
-    return None if ttl is None else work.now + ttl
+            deleted = work.handle.execute(_DROP_PARTS, (id, PARTS_AT_ONCE)).rowcount

@@ -21,7 +21,7 @@ from celeriac.engines.sqlite import clock, rooms, unique
 from celeriac.engines.sqlite.bindings import fanned
 from celeriac.engines.sqlite.store import Store
 from celeriac.exceptions import DecodeError
-from celeriac.message import Message, decode_envelope, encode_envelope
+from celeriac.message import decode_envelope, encode_envelope, task_id_of
 
 PROMOTED_AT_ONCE = 100
 """How many due messages of a queue one step moves; the next step moves the rest."""
@@ -75,11 +75,6 @@ class Parcel(NamedTuple):
 def pack(publications: Iterable[Publication]) -> list[Parcel]:
     """Encode publications; whatever is wrong with a message shows here, before anything is stored."""
     return [Parcel(item, encode_envelope(item.message), task_id_of(item.message)) for item in publications]
-
-
-def task_id_of(message: Message) -> str:
-    """The task's id, by which delayed and parked messages can be cancelled."""
-    return str(message.headers.get("id") or message.properties.get("correlation_id") or "")
 
 
 class Step:

@@ -17,21 +17,14 @@ TASK_INFO = ("exchange", "routing_key", "rate_limit")
 
 def truth(text: Any) -> bool:
     """A boolean of a command line: yes, on, true, 1 and their opposites. Raises ``ValueError``."""
-    known = {
-        "yes": True,
-        "on": True,
-        "true": True,
-        "1": True,
-        "no": False,
-        "off": False,
-        "false": False,
-        "0": False,
-    }
     if isinstance(text, bool):
         return text
-    if str(text).lower() not in known:
-        raise ValueError(f"{text!r} is neither true nor false")
-    return known[str(text).lower()]
+    word = str(text).lower()
+    if word in ("yes", "on", "true", "1"):
+        return True
+    if word in ("no", "off", "false", "0"):
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
 
 
 @inspect_command(default_timeout=0.2)

@@ -9,7 +9,7 @@ from typing import Any
 from celeriac.app.control import signal_name
 from celeriac.app.rates import interval
 from celeriac.app.stamps import marks
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.worker.board import noted
 from celeriac.worker.channel import Terminate
 from celeriac.worker.control import requests
@@ -31,12 +31,17 @@ def revoke(
     task_id: str | Sequence[str],
     terminate: bool = False,
     signal: str | int | None = None,
+    ended: Mapping[str, str] | None = None,
+    teller: str = "",
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Do not let tasks run; with ``terminate`` end those that run by ``signal`` (SIGTERM).
 
-    The order is kept in the store, so that all workers obey it, later ones too.
+    The order is kept in the store, so that all workers obey it, later ones too. ``ended`` are delayed tasks
+    (name by id) that its sender has ended with it; the worker ``teller`` sends their events.
     """
+    if ended and teller == state.hostname:
+        _tell_revoked(state, ended)
     ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id or ()]
     if not terminate:
         keep_revoked(state, ids, "")
@@ -100,6 +105,7 @@ def rate_limit(state: State, task_name: str, rate_limit: str | float | None, **k
     coordinator = state.coordinator("rate_limit")
     if coordinator.control(0).rate_limits.get(task_name) != rate:
         coordinator.limit_rate(task_name, rate)
+    state.agent.announce_orders()
     if not rate:
         logger.info("Rate limit of %s by order: %s", task_name, "as in the code" if rate is None else "none")
         return ok("rate limit disabled successfully")
@@ -150,7 +156,7 @@ def election(state: State, id: str, topic: str, action: str | None = None, **kwa
     return nok("this worker takes no part in elections: what one worker alone may do is decided in the store")
 
 
-@inspect_command(visible=False)
+@inspect_command(visible=False, args=[("from_node", str)], signature="<node>")
 def hello(state: State, from_node: str, revoked: Any = None, **kwargs: Any) -> dict[str, Any] | None:
     """A worker of Celery's starts, and asks what it must know; what it knows itself is kept."""
     if from_node == state.hostname:
@@ -179,8 +185,27 @@ def keep_revoked(state: State, ids: Sequence[str], signal: str) -> None:
     revoked = set(known.revoked)
     new = [each for each in ids if each not in revoked or (signal and known.terminate.get(each) != signal)]
     if new:
-        state.app.control.keep_revoked(new, signal)
+        _tell_revoked(state, state.app.control.keep_revoked(new, signal))
         state.agent.hasten(state.agent.follow_orders)
+    state.agent.announce_orders()
+
+
+def _tell_revoked(state: State, ended: Mapping[str, str]) -> None:
+    """Send ``task-revoked`` for delayed tasks that were ended in the store: no child ever sees them."""
+    events = [
+        state.app.events.complete(
+            "task-revoked",
+            {"uuid": task_id, "terminated": False, "signum": None, "expired": False, "name": name,
+             "pid": state.pid},
+            state.hostname,
+        )
+        for task_id, name in ended.items()
+        if state.agent.sends_events and getattr(state.app.registry.get(name), "send_events", True)
+    ]  # fmt: skip
+    try:
+        state.app.events.publish("task.multi", events)
+    except OperationalError as error:
+        logger.warning("Could not send events about %d revoked tasks: %s", len(events), error)
 
 
 def _kill(state: State, ids: Sequence[str], signal: str) -> list[str]:
