@@ -219,6 +219,23 @@ def test_an_alarm_is_an_error_at_once_and_not_a_hang(site: Site, rabbit_server: 
         rabbit_server.control("set_vm_memory_high_watermark", "0.6")
 
 
+def test_a_worker_sits_out_an_alarm_with_what_it_has_to_send(site: Site, rabbit_server: RabbitServer) -> None:
+    """Who gave up and tried again would run the task again, and leave a copy on its way each time."""
+    callback = site.app.signature("tests.integration.project.mark", ("called",), immutable=True)
+    results = [site.send("flaky", 1), site.send("mark", "calling", link=callback)]
+    rabbit_server.control("set_vm_memory_high_watermark", "0.00001")
+    try:
+        worker = site.worker("-c", "2")
+        worker.await_line(":0] RabbitMQ at")
+        worker.await_line(":1] RabbitMQ at")
+    finally:
+        rabbit_server.control("set_vm_memory_high_watermark", "0.6")
+    assert [result.get(timeout=30) for result in results] == [1, "calling"]
+    site.await_true(lambda: site.app.broker.depth(["celery"])["celery"].ready == 0)
+    assert worker.stop() == 0
+    assert sorted(site.journal()) == ["called", "calling", "try 0", "try 1"]
+
+
 def test_quorum_queues_delays_and_failover(site: Site) -> None:
     conf: dict[str, Any] = {"task_default_queue_type": "quorum"}
     url = f"amqp://127.0.0.1:1//;{site.broker}"
