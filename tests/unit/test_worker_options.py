@@ -10,7 +10,7 @@ from celeriac import Celeriac
 from celeriac.app.rates import interval
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker.options import resolve
-from celeriac.worker.worker import _check_tables
+from celeriac.worker.worker import _check_tables, _store_notes
 
 
 @pytest.fixture
@@ -86,3 +86,24 @@ def test_each_store_s_tables_are_looked_at_once_at_the_start(
     monkeypatch.setattr(type(app.broker), "check_tables", lambda store: look(store), raising=False)
     _check_tables(app)
     assert len(looked) == 1
+
+
+def test_what_the_stores_cannot_keep_is_said_at_the_start() -> None:
+    def notes(broker: str, backend: str | None, **task: Any) -> list[str]:
+        with Celeriac("notes", broker=broker, backend=backend, set_as_current=False) as app:
+            app.task(name="limited", **task)(lambda: None)
+            for other in app.tasks.keys() - {"limited"}:
+                del app.tasks[other]  # other tests' shared ones
+            return _store_notes(app, resolve(app, {"task_events": True}))
+
+    rabbit = "amqp://me:secret@127.0.0.1:1//"
+    assert [text for text in notes(rabbit, None) if "no result_backend can coordinate" in text]
+    assert [text for text in notes(rabbit, "rpc://") if "no result_backend can coordinate" in text]
+    assert notes(rabbit, "memory://notes") == []
+    (told,) = notes(rabbit, "memory://notes", max_concurrency=2)
+    assert "max_concurrency is not kept (limited)" in told
+    (told,) = notes(rabbit, "memory://notes", debounce=5.0)
+    assert "debounce does not work (limited)" in told
+    assert "secret" not in told
+    (told,) = notes("memory://notes", None, max_concurrency=2, debounce=5.0)
+    assert "carries no events" in told

@@ -359,9 +359,10 @@ class Publisher:
         reason = str(error) if str(error).endswith((".", "?", "!")) else f"{error}."
         full = isinstance(error, StoreFull)
         advice = "Make room there" if full else "Check that the broker runs and broker_url is right"
+        again = " (a task with unique_for= is not stored twice)" if error.maybe_done else ""
         failed = OperationalError(
             f"{len(publications)} message(s) could not be sent to {self._app.broker_shown}: {reason}{doubt} "
-            f"{advice}, then call again"
+            f"{advice}, then call again{again}"
         )
         failed.maybe_done = error.maybe_done
         raise failed from error

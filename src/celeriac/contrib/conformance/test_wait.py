@@ -68,6 +68,7 @@ def test_nothing_comes_and_the_time_is_up(consumer: Consumer) -> None:
 
 
 def test_a_timeout_of_zero_does_not_sleep(engine: Engine, consumer: Consumer) -> None:
+    assert claim(consumer) == []  # it has connected
     start = time.monotonic()
     assert consumer.wait(["q"], 0.0) is False
     assert time.monotonic() - start < SOON
