@@ -203,6 +203,7 @@ def test_a_store_without_events_tells_them_from_its_history(tmp_path: Path) -> N
     assert "result=3" in ended
     task = ended.partition("task succeeded: ")[2].partition(" ")[0]
     assert dump.log.index(f"task received: {task}") < dump.log.index(f"task started: {task}")
+    dump.stop()
     site.close()
 
 
