@@ -57,7 +57,7 @@ def test_one_that_was_forgotten_is_known_again(store: Any) -> None:
 
 
 def test_the_next_agent_of_a_node_that_was_forgotten_twice_is_known_again(store: Any) -> None:
-    """It begins with the node's own name. To be refused under the next one must not end all that runs there."""
+    """It begins with the node's own name. To be refused under the next one must not end what runs there."""
     app: Any = SimpleNamespace(coordinator=store, broker=object())
     presence = Presence(app, here("n"))
     for _ in range(3):
