@@ -138,7 +138,11 @@ def test_a_worker_of_a_queue_that_is_another_one_there_says_so_and_begins_when_i
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda url: url.replace("guest:guest", "guest:wrong"), "Check user and password"),
+        (
+            lambda url: url.replace("127.0.0.1", "no.such.host.invalid"),
+            r"name is not known.*check it in the URL",
+        ),
+        (lambda url: url.replace("guest:guest", "guest:wrong"), r"logfile\. Check user and password"),
         (lambda url: url.rpartition("/")[0] + "/nosuch", "virtual host"),
         (lambda url: "amqp://127.0.0.1:1//", "refused"),
     ],

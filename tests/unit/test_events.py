@@ -27,7 +27,7 @@ from celeriac.monitor.events.dumper import events_of
 from celeriac.monitor.events.snapshot import seconds_between
 from celeriac.worker.board import Board
 from celeriac.worker.options import resolve
-from celeriac.worker.sender import BUFFERED, Sender
+from celeriac.worker.sender import BATCH, BUFFERED, Sender
 from celeriac.worker.tape import Tape
 from tests.processes import wait_until
 from tests.unit.event_streams import told
@@ -183,14 +183,14 @@ def test_a_worker_tells_of_itself_as_celery_s_do(sender: Sender, carrier: Carrie
 
 def test_task_events_are_sent_in_bounded_batches(sender: Sender, carrier: Carrier) -> None:
     tape = Tape(_board_of(sender), 0)
-    for number in range(2000):
+    for number in range(5000):
         tape.append(b'{"type":"task-x","n":%d,"fill":"%b","clock":%d}' % (number, b"x" * 60, number + 1))
     sender._step()
     batches = [body for key, body in carrier.sent if key == "task.multi"]
     assert len(batches) > 1
-    assert [event["n"] for batch in batches for event in batch] == list(range(2000))
-    assert max(len(json.dumps(batch)) for batch in batches) < 100_000
-    assert tape.tick() > 2000, "the node's clock has gone on, and the children know it"
+    assert [event["n"] for batch in batches for event in batch] == list(range(5000))
+    assert max(len(json.dumps(batch)) for batch in batches) < 2 * BATCH
+    assert tape.tick() > 5000, "the node's clock has gone on, and the children know it"
 
 
 def _board_of(sender: Sender) -> Board:
@@ -200,7 +200,7 @@ def _board_of(sender: Sender) -> Board:
 def test_nothing_is_sent_to_nobody(sender: Sender, carrier: Carrier) -> None:
     carrier.heard = False
     tape = Tape(_board_of(sender), 0)
-    for number in range(2000):
+    for number in range(5000):
         tape.append(b'{"type":"task-x","n":%d,"clock":%d,"fill":"%b"}' % (number, number + 1, b"x" * 60))
     sender._step()
     assert len(carrier.events()) < 2000

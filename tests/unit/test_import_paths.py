@@ -31,7 +31,8 @@ PATHS = [
     "celeriac.contrib.testing.worker:start_worker,TestWorkController",
     "celeriac.contrib.testing.worker:test_worker_starting,test_worker_started,test_worker_stopped",
     "celeriac.app.events:Events",
-    "celeriac.events:Event,EventDispatcher,EventReceiver,group_from",
+    "celeriac.bin.celery:celery,main",
+    "celeriac.events:Event,EventDispatcher,EventReceiver,event_exchange,get_exchange,group_from",
     "celeriac.events.dispatcher:EventDispatcher",
     "celeriac.events.dumper:Dumper,evdump,humanize_type",
     "celeriac.events.event:Event,group_from",
@@ -48,6 +49,7 @@ PATHS = [
     "celeriac.schedules:BaseSchedule,crontab,schedule,solar,crontab_parser,maybe_schedule,schedstate,ParseException",
     "celeriac.security:setup_security,disable_untrusted_serializers",
     "celeriac.signals:task_prerun,worker_ready",
+    "celeriac.worker.state:active_requests,reserved_requests,scheduled_requests,total_count,revoked,SOFTWARE_INFO",
     "celeriac.worker.control:Panel,control_command,inspect_command",
     "celeriac.states:SUCCESS,READY_STATES",
     "celeriac.task:Task",
@@ -62,6 +64,16 @@ def test_the_path_is_there(path: str) -> None:
     module, _, names = path.partition(":")
     for name in names.split(","):
         assert hasattr(import_module(module), name), name
+
+
+def test_what_has_no_counterpart_says_what_does_it_here() -> None:
+    with pytest.raises(ImportError, match="celeriac -A proj events"):
+        import_module("celeriac.events.cursesmon")
+    with pytest.raises(ImportError, match="task_reserved"):
+        exec("from celeriac.worker.state import task_reserved")
+    state = import_module("celeriac.worker.state")
+    with pytest.raises(AttributeError, match=r"app\.control"):
+        _ = state.should_stop
 
 
 @pytest.mark.parametrize(

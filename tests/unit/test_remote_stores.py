@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import redis
 from celeriac.contrib.conformance.helpers import eventually
 from celeriac.contrib.conformance.listening import Node
 from celeriac.engines import create
+from celeriac.engines.postgres.remote import _listening
 from celeriac.engines.redis import remote
 from celeriac.engines.remote import Order
 from celeriac.exceptions import OperationalError
@@ -167,6 +169,33 @@ def test_postgres_sessions_may_end(postgres_server: PostgresServer) -> None:
     assert postgres_server.run("SELECT count(*) FROM celeriac.remote_listener") == [(0,)]
     assert postgres_server.run("SELECT count(*) FROM celeriac.remote_answer") == [(0,)]
     engine.close()
+
+
+def test_postgres_is_asked_on_the_session_that_is_there(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open one takes longer than the workers need to answer; and it listens no more afterwards."""
+    postgres_server.empty()
+    engine: Any = create(postgres_server.url())
+    node = listening(engine)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._store, "open_handle", lambda *_: pytest.fail("it opens another session"))
+        assert answers(engine) == ["w@h"]
+        assert engine._store.read("SELECT * FROM pg_listening_channels()") == []
+    node.stop()
+    engine.close()
+
+
+def test_postgres_hears_a_call_that_comes_with_another_answer(postgres_server: PostgresServer) -> None:
+    postgres_server.empty()
+    store = create(postgres_server.url())._store  # type: ignore[attr-defined]
+    with store.borrowed() as connection, _listening(store, connection, "here") as ear:
+        postgres_server.run("NOTIFY here")
+        wait_until(lambda: connection.run("SELECT 1") and connection.handle._notifies_backlog)
+        started = time.monotonic()
+        ear.sleep(LONG)
+        assert time.monotonic() - started < LONG / 2
+    store.close()
 
 
 def test_postgres_without_notifications(postgres_server: PostgresServer) -> None:

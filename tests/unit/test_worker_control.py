@@ -15,6 +15,7 @@ from celeriac import Celeriac
 from celeriac.engines.base import Delivery
 from celeriac.engines.remote import NO_REPLY, Order
 from celeriac.message import encode_envelope, new_id
+from celeriac.worker import state
 from celeriac.worker.agent import Agent
 from celeriac.worker.board import Board
 from celeriac.worker.channel import Autoscale, Channel, Message, Replace, Resize, Stop, Terminate, Wake
@@ -192,6 +193,18 @@ def test_delayed_tasks_are_scheduled(rig: Rig) -> None:
     assert (entry["request"]["id"], entry["request"]["args"], entry["priority"]) == (result.id, [1, 2], 3)
     (state, record) = rig.ask("query_task", ids=result.id)[result.id]
     assert (state, record["id"]) == ("scheduled", result.id)
+
+
+def test_what_the_worker_holds_can_be_read_where_celery_s_is(rig: Rig) -> None:
+    rig.claim(0, ("cap.add", "a", (1, 2), {"password": "hunter2"}), ("cap.add", "b", (2, 2), {}))
+    rig.ask("revoke", task_id="gone")
+    found = [(each.id, each.task_name) for each in state.active_requests if each.worker_pid == 4000]
+    assert ("a", "cap.add") in found
+    (active,) = [each for each in state.active_requests if each.kwargs]
+    assert (active.task_id, active.kwargs, active.hostname) == ("a", {"password": "***"}, "w1@vm")
+    assert "b" in [each.id for each in state.reserved_requests]
+    assert state.total_count["cap.add"] >= 1
+    assert "gone" in state.revoked
 
 
 def test_stats_has_all_that_celery_s_has(rig: Rig) -> None:
@@ -405,7 +418,7 @@ def test_a_broker_that_carries_no_orders_is_named_at_start_up(rig: Rig, monkeypa
     assert not any("remote control" in note for note in _store_notes(rig.app, rig.options))
     monkeypatch.setattr(Celeriac, "broker", object())
     assert any("carries no remote control" in note for note in _store_notes(rig.app, rig.options))
-    near, far = socket.socketpair()
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     rig.service.serve(near.fileno())  # nothing to do, nothing to wait for
     far.close()
     near.close()

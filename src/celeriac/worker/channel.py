@@ -82,42 +82,57 @@ class Stop(msgspec.Struct, tag=True):
 Message = Death | Ready | Stopping | Leave | Released | Terminate | Wake | Resize | Autoscale | Replace | Stop
 
 
+PIECE = 32 * 1024
+"""Bytes that are sent at once."""
+
+
 class Channel:
-    """One end of the socket pair between supervisor and agent; never blocks. Threads may share it."""
+    """One end of the socket pair between supervisor and agent; never blocks. Threads may share it.
+
+    A message is a line, which goes in pieces: a child with a thousand slots can die over all of them, and the
+    system takes 200 KiB at once at most. (Datagrams, because a stream whose other side has died is readable
+    for ever.)
+    """
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self.end = end
-        self._unsent: list[bytes] = []
+        self._unsent = bytearray()
+        self._begun = b""
+        """The part that has arrived of a message."""
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
         return self.end.fileno()
 
     def send(self, message: Message) -> None:
-        self._unsent.append(msgspec.json.encode(message))
+        """Send it now, or with the next :meth:`flush` that can."""
+        with self._lock:
+            self._unsent += msgspec.json.encode(message) + b"\n"
         self.flush()
 
     def flush(self) -> None:
+        """Send as much as the other side has room for."""
         with self._lock:
             while self._unsent:
                 try:
-                    self.end.send(self._unsent[0])
-                except OSError:  # it is full, or the other end is gone
+                    del self._unsent[: self.end.send(self._unsent[:PIECE])]
+                except OSError:  # full, or nobody is there any more
                     return
-                del self._unsent[0]
 
     def receive(self) -> list[Message]:
         """All messages that have arrived."""
-        messages: list[Message] = []
+        arrived = [self._begun]
         while True:
             try:
-                data = self.end.recv(1 << 20)
+                data = self.end.recv(PIECE)
             except (BlockingIOError, ConnectionError):
-                return messages
+                break
             if not data:
-                return messages
-            messages.append(msgspec.json.decode(data, type=Message))
+                break
+            arrived.append(data)
+        *lines, self._begun = b"".join(arrived).split(b"\n")
+        return [msgspec.json.decode(line, type=Message) for line in lines]
 
     def close(self) -> None:
         self.end.close()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from celeriac.engines.mailbox import (
     Handler,
@@ -24,10 +24,13 @@ from celeriac.engines.mailbox import (
     read_order_text,
     wants_answer,
 )
-from celeriac.engines.postgres.store import Store
+from celeriac.engines.postgres.store import Connection, Store
 from celeriac.engines.readiness import readable
 from celeriac.engines.remote import Order
 from celeriac.exceptions import OperationalError
+
+if TYPE_CHECKING:
+    from celeriac.engines.postgres.session import Session
 
 LOOK: Final = 10.0
 """Seconds between two looks of a listener to which notifications come."""
@@ -66,40 +69,42 @@ class PostgresRemote:
 
     def tell(self, order: Order) -> None:
         """Send an order; nobody answers."""
-        self._post(order, "", self._life, self._reached(order))
+        with self._store.borrowed() as connection:
+            self._post(connection, order, "", self._life, self._reached(connection, order))
 
     def ask(self, order: Order, timeout: float, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Send an order and yield answers; it ends when all who are meant have answered.
 
         Those to whom no notifications come look once in ``poll`` seconds: they get that much longer.
         """
-        reached = self._reached(order)
-        if any(reached):
-            timeout += 2 * self._store.options.poll
-        addressed(order, timeout)
         inbox = f"{self._store.schema}_{secrets.token_hex(8)}"
-        ear = _Ear(self._store, inbox)
+        # One session for all: to open another one takes most of the time that workers take to answer.
+        with self._store.borrowed() as connection:
+            reached = self._reached(connection, order)
+            if any(reached):
+                timeout += 2 * self._store.options.poll
+            addressed(order, timeout)
+            with _listening(self._store, connection, inbox) as ear:
 
-        def receive(seconds: float) -> list[dict[str, Any]]:
-            rows = self._store.read(_ANSWERS, (inbox,))
-            if not rows:
-                ear.sleep(min(seconds, LOOK if ear.hears else ASKING))
-            return [read_answer_text(bytes(body), order) for _, body in sorted(rows)]
+                def receive(seconds: float) -> list[dict[str, Any]]:
+                    rows = connection.run(_ANSWERS, (inbox,))
+                    if not rows:
+                        ear.sleep(min(seconds, LOOK if ear.hears else ASKING))
+                    return [read_answer_text(bytes(body), order) for _, body in sorted(rows)]
 
-        try:
-            left = order.expires - time.time() if order.expires else timeout
-            self._post(order, inbox, left, reached)
-            yield from gather(receive, timeout, limit, len(reached))
-        finally:
-            ear.close()
-            with suppress(OperationalError):  # they expire
-                self._store.read(_ANSWERS, (inbox,))
+                try:
+                    left = order.expires - time.time() if order.expires else timeout
+                    self._post(connection, order, inbox, left, reached)
+                    yield from gather(receive, timeout, limit, len(reached))
+                finally:
+                    with suppress(OperationalError):  # they expire
+                        connection.run(_ANSWERS, (inbox,))
 
     def serve_orders(self, node: str, handle: Handler, stop: int) -> None:
         """Take orders for the worker named ``node`` until ``stop`` is readable. Blocks."""
 
         def listen(hearing: Callable[[], None]) -> None:
-            ear = _Ear(self._store, self._channel)
+            ear = _Ear(self._store, self._store.listen(self._channel))
             name = secrets.token_hex(8)
             try:
                 # Before anybody can know of us: what is sent from now on is ours.
@@ -126,17 +131,19 @@ class PostgresRemote:
     def _life(self) -> float:
         return self.mailbox().ttl or _FOR_EVER
 
-    def _reached(self, order: Order) -> list[bool]:
+    def _reached(self, connection: Connection, order: Order) -> list[bool]:
         """For each listener who is meant, whether it must look because no notifications come to it."""
-        return [looks for node, looks in self._store.read(_LISTENERS) if order.concerns(node)]
+        return [looks for node, looks in connection.run(_LISTENERS) if order.concerns(node)]
 
-    def _post(self, order: Order, reply: str, life: float, reached: Sequence[bool]) -> None:
+    def _post(
+        self, connection: Connection, order: Order, reply: str, life: float, reached: Sequence[bool]
+    ) -> None:
         """Store the order for those who are meant, if anybody is, and call them."""
         text = order_text(order)
         if reached:
-            self._store.read(_ORDER, (text, reply, max(0.0, life), self._channel))
+            connection.run(_ORDER, (text, reply, max(0.0, life), self._channel))
         else:
-            self._store.read(_FORGET_DEAD)
+            connection.run(_FORGET_DEAD)
 
     def _take_all(self, node: str, handle: Handler, done: set[int]) -> set[int]:
         """Carry out what is new; return the numbers of the orders that were seen and are kept still."""
@@ -153,12 +160,32 @@ class PostgresRemote:
         return done
 
 
-class _Ear:
-    """Hears what is announced on one channel, where notifications come at all."""
+@contextmanager
+def _listening(store: Store, connection: Connection, channel: str) -> Iterator[_Ear]:
+    """An ear for the length of the block: ``connection`` itself, if notifications can reach it."""
+    if store.location.listen != store.location.conninfo:
+        ear = _Ear(store, store.listen(channel))
+        try:
+            yield ear
+        finally:
+            ear.close()
+        return
+    with connection.told() as session:
+        session.execute(f'LISTEN "{channel}"'.encode())
+    try:
+        yield _Ear(store, session)
+    finally:
+        if session is connection.handle:  # else it has ended, and hears no more
+            with suppress(OperationalError), connection.told():
+                session.execute(f'UNLISTEN "{channel}"'.encode())
 
-    def __init__(self, store: Store, channel: str) -> None:
+
+class _Ear:
+    """Hears what is announced to one session; ``None``: where no notifications come."""
+
+    def __init__(self, store: Store, session: Session | None) -> None:
         self._store = store
-        self._session = store.listen(channel)
+        self._session = session
         self.hears = self._session is not None
         self.pid = self._session.info.backend_pid if self._session is not None else 0
         """The session's process at the server; 0: there is none."""
@@ -166,16 +193,21 @@ class _Ear:
     def sleep(self, seconds: float, stop: int | None = None) -> bool:
         """Wait for a call, for so many seconds at most; return whether ``stop`` is readable."""
         ends = [] if stop is None else [stop]
-        if self._session is not None:
-            ends.append(self._session.fileno())
-        ready = readable(ends, seconds)
-        if self._session is not None and self._session.fileno() in ready:
-            try:
-                for _ in self._session.notifies(timeout=0):
-                    pass
-            except Exception as error:
-                raise self._store.told(error) from error
+        if self._session is None:
+            return stop in readable(ends, seconds)
+        if self._called():  # while a statement was carried out
+            seconds = 0.0
+        ready = readable([*ends, self._session.fileno()], seconds)
+        self._called()
         return stop in ready
+
+    def _called(self) -> bool:
+        """Take in the calls that have come; return whether there were any."""
+        assert self._session is not None
+        try:
+            return bool(list(self._session.notifies(timeout=0)))
+        except Exception as error:
+            raise self._store.told(error) from error
 
     def close(self) -> None:
         """Hear nothing any more."""

@@ -39,13 +39,18 @@ class Connection:
 
     def run(self, sql: str, arguments: Sequence[Any] = (), binary: bool = False) -> list[tuple[Any, ...]]:
         """Carry out one statement, in a transaction of its own, and return its rows."""
+        with self.told() as handle, handle.cursor(binary=binary) as cursor:
+            cursor.execute(self._store.sql(sql), arguments)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    @contextmanager
+    def told(self) -> Iterator[Session]:
+        """Give the session for statements of their own; the driver's errors are raised as ours."""
         handle = self.open()
         import psycopg  # after opening, which says it if there is none
 
         try:
-            with handle.cursor(binary=binary) as cursor:
-                cursor.execute(self._store.sql(sql), arguments)
-                return cursor.fetchall() if cursor.description is not None else []
+            yield handle
         except psycopg.Error as error:
             raise self.failed(error) from error
         except BaseException:
@@ -278,7 +283,7 @@ class Store:
                 )
             if not schema.version(handle, self.schema):
                 handle.patience = None  # others may be making the tables, and have us wait
-            schema.check(handle, self.schema)
+            schema.check(handle, self.schema, self.url)
         except psycopg.Error as error:
             raise translated(error, self.url, sent=False) from error
         self._ready = True

@@ -12,6 +12,7 @@ from celeriac.exceptions import CeleriacError
 from celeriac.worker.control import Panel, nok
 from celeriac.worker.control.plain import plain
 from celeriac.worker.control.state import State
+from celeriac.worker.state import tell_of
 
 if TYPE_CHECKING:
     from celeriac.worker.agent import Agent
@@ -28,6 +29,7 @@ class Service:
     def __init__(self, agent: Agent) -> None:
         self.app = agent.app
         self.state = State(agent)
+        tell_of(self.state)
 
     def serve(self, stop: int) -> None:
         """Take orders until the file descriptor ``stop`` is readable, if the broker carries any."""

@@ -29,17 +29,13 @@ _IMPLEMENTATIONS = {
 
 def collect(agent: Agent) -> dict[str, Any]:
     """The node's statistics. ``rusage`` is the agent's own (in solo the whole worker's)."""
-    started = [Holdings(agent.board, child.number).totals() for child in agent.records]
-    total: Counter[str] = Counter()
-    for counts in started:
-        total.update(counts)
     bounds = agent.board.autoscale
     told = {
-        "total": dict(total),
+        "total": dict(totals(agent)),
         "pid": agent.node.pid,
         "clock": str(agent.app.clock.value),
         "uptime": round(agent.board.age),
-        "pool": _pool(agent, [sum(counts.values()) for counts in started]),
+        "pool": _pool(agent, [sum(counts.values()) for counts in _started(agent)]),
         "broker": _broker(agent),
         "prefetch_count": _prefetch(agent),
         "rusage": _rusage(),
@@ -50,6 +46,15 @@ def collect(agent: Agent) -> dict[str, Any]:
     if bounds is not None:
         told["autoscaler"] = {"max": bounds[0], "min": bounds[1], "current": agent.board.wanted, "qty": 0}
     return told
+
+
+def totals(agent: Agent) -> Counter[str]:
+    """How many tasks of each name the node has started."""
+    return sum(map(Counter, _started(agent)), Counter())
+
+
+def _started(agent: Agent) -> list[dict[str, int]]:
+    return [Holdings(agent.board, child.number).totals() for child in agent.records]
 
 
 def processes(agent: Agent) -> int:
