@@ -56,6 +56,17 @@ def test_one_that_was_forgotten_is_known_again(store: Any) -> None:
     assert names(store) == ["celery@n"]
 
 
+def test_the_next_agent_of_a_node_that_was_forgotten_twice_is_known_again(store: Any) -> None:
+    """It begins with the node's own name. To be refused under the next one must not end what runs there."""
+    app: Any = SimpleNamespace(coordinator=store, broker=object())
+    presence = Presence(app, here("n"))
+    for _ in range(3):
+        presence.beat()
+        store.recover(host_identity(), always(False))
+    Presence(app, here("n")).beat()
+    assert names(store) == ["celery@n"]
+
+
 def test_where_the_broker_keeps_presence_nothing_is_said(store: Any) -> None:
     presence = Presence(SimpleNamespace(coordinator=store, broker=store), here("n"))  # type: ignore[arg-type]
     presence.beat()

@@ -30,12 +30,14 @@ class Presence:
         """Say that the node lives, and forget those that do not. Raises ``OperationalError``."""
         if self._store is None:
             return
-        try:
-            self._store.beat(msgspec.structs.replace(self._node, id=self._id))
-        except Fenced:
-            # We were silent for too long, and others forgot us: nothing hangs on it here but the name.
-            self._id += "+"
-            self._store.beat(msgspec.structs.replace(self._node, id=self._id))
+        while True:
+            try:
+                self._store.beat(msgspec.structs.replace(self._node, id=self._id))
+                break
+            except Fenced:
+                # We were silent for too long, and others forgot us: nothing hangs on it here but the name. An
+                # agent that died may have had such names already.
+                self._id += "+"
         self._store.recover(self._node.host, process_lives)
 
     def leave(self) -> None:
