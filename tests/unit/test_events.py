@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
+from celeriac.app.event import utcoffset
+from celeriac.engines.base import Delivery
 from celeriac.engines.history import Attempt
 from celeriac.events import Event, EventReceiver, group_from
 from celeriac.events.dumper import Dumper
@@ -23,10 +25,14 @@ from celeriac.events.snapshot import Polaroid
 from celeriac.events.state import State, Worker, heartbeat_expires
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError
 from celeriac.lamport import LamportClock
+from celeriac.message import encode_envelope
 from celeriac.monitor.events.dumper import events_of
 from celeriac.monitor.events.snapshot import seconds_between
 from celeriac.worker.board import Board
+from celeriac.worker.events import Recorder
+from celeriac.worker.job import Job
 from celeriac.worker.options import resolve
+from celeriac.worker.runner import Runner
 from celeriac.worker.sender import BATCH, BUFFERED, Sender
 from celeriac.worker.tape import Tape
 from tests.processes import wait_until
@@ -191,6 +197,45 @@ def test_task_events_are_sent_in_bounded_batches(sender: Sender, carrier: Carrie
     assert [event["n"] for batch in batches for event in batch] == list(range(5000))
     assert max(len(json.dumps(batch)) for batch in batches) < 2 * BATCH
     assert tape.tick() > 5000, "the node's clock has gone on, and the children know it"
+
+
+def test_a_child_s_events_are_completed_by_the_agent(sender: Sender, carrier: Carrier) -> None:
+    """Whatever the arguments look like, and where a header holds what JSON cannot carry."""
+    app, tape = sender.app, Tape(_board_of(sender), 0)
+    runner = Runner(app, "w@h", "owner", max_deliveries=3)
+    recorder = Recorder(tape)
+    recorder.keeping = True
+    runner.record(recorder)
+
+    @app.task(name="shop.add")
+    def add(x: str) -> str:
+        return x
+
+    def run(*args: object, **headers: object) -> None:
+        built = app.publisher.build("shop.add", args, {}, task=add, task_id="one")
+        built.message.headers.update(headers)
+        job = runner.prepare(Delivery(1, "celery", encode_envelope(built.message)))
+        assert isinstance(job, Job)
+        runner.run(job)
+
+    run('{"~clock~":5}', group="g", stamps={"batch": "1"})
+    run("b", shadow="\ud800")
+    recorder.flush()
+    sender._step()
+    events = [event for event in carrier.events() if "uuid" in event]
+    received, _, succeeded, *others = events
+    common = {"hostname": "w@h", "utcoffset": utcoffset(), "pid": sender._pid}
+    for event in events:
+        assert {name: event[name] for name in common} == common
+    assert [event["type"] for event in others] == ["task-received", "task-started", "task-succeeded"]
+    clocks = [event["clock"] for event in events]
+    assert clocks == sorted(set(clocks))
+    assert (received["args"], received["group_id"], received["stamps"]) == (
+        repr(('{"~clock~":5}',)), "g", {"batch": "1"},
+    )  # fmt: skip
+    assert succeeded["result"] == repr('{"~clock~":5}')
+    assert received.keys() - {"group_id", "stamps"} == others[0].keys()
+    assert others[0]["name"] == "\ud800"
 
 
 def _board_of(sender: Sender) -> Board:

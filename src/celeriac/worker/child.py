@@ -65,8 +65,7 @@ class Seat:
         self.recorder: Recorder | None = None
         """Writes events, if the broker carries them."""
         if app.events.carrier is not None:
-            main = os.getpid() if options.pool == "solo" else os.getppid()
-            self.recorder = Recorder(Tape(record.board, record.number), options.name, main)
+            self.recorder = Recorder(Tape(record.board, record.number))
             app.events.sink = self._take_event
         told = notice.read(record.board)
         import_modules(told)

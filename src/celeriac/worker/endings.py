@@ -66,19 +66,20 @@ class Endings:
         self._quietly(plan.on_success, value, context.id, context.args, context.kwargs)
         if signals.task_success.receivers:
             signals.task_success.send(sender=plan.task, result=value, runtime=runtime)
-        if self.events is not None or trace_logger.isEnabledFor(logging.INFO):
-            self._tell_success(job, value, runtime)
+        logs = trace_logger.isEnabledFor(logging.INFO)
+        if logs or self.events is not None:
+            self._tell_success(job, value, runtime, logs)
         self._after(job, states.SUCCESS, value, None)
         outcome = Outcome(job.delivery.token, job.delivery.queue, Verdict.ACK, record, publications)
         if parts:
             outcome.parts = parts
         return outcome
 
-    def _tell_success(self, job: Job, value: Any, runtime: float) -> None:
+    def _tell_success(self, job: Job, value: Any, runtime: float, logs: bool) -> None:
         result = job.shown = self.app.redact.result_repr(job.plan.task, value)
         if self.events is not None:
             self.events.succeeded(job, result, runtime)
-        if trace_logger.isEnabledFor(logging.INFO):
+        if logs:
             self._log(
                 logging.INFO,
                 job,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from celeriac.app.event import Event, routing_key, utcoffset
 from celeriac.exceptions import OperationalError
 from celeriac.extended_json import dumps
+from celeriac.worker.events import completed
 from celeriac.worker.state import SOFTWARE_INFO
 from celeriac.worker.tape import TapeReader
 
@@ -119,8 +120,9 @@ class Sender(threading.Thread):
         left = waiting
         while left > 0 and (records := tape.take(BATCH if self._heard else PROBE)):
             left -= sum(map(len, records))
-            self.app.clock.adjust(_clock_of(records[-1]))
-            if not self._post("task.multi", b"[%b]" % b",".join(records)):
+            events = completed(b"[%b]" % b",".join(records), self._hostname, self._pid)
+            self.app.clock.adjust(_clock_of(events))
+            if not self._post("task.multi", events):
                 # Nobody listens at this moment: nor would they to the others.
                 tape.skip()
                 break
@@ -204,7 +206,7 @@ class Sender(threading.Thread):
             self._lost = 0
 
 
-def _clock_of(record: bytes) -> int:
-    """The logical clock of the last event in a record."""
-    found = _CLOCK.match(record, max(0, record.rfind(b'"clock":')))
+def _clock_of(events: bytes) -> int:
+    """The logical clock of the last one of these events."""
+    found = _CLOCK.match(events, max(0, events.rfind(b'"clock":')))
     return int(found[1]) if found else 0
