@@ -249,6 +249,12 @@ def with_notes(message: Message, noted: Notes) -> Message:
     return Message(headers, message.properties, message.body, message.content_type, message.content_encoding)
 
 
+def note_sent_before(message: Message, since: float = 0.0) -> None:
+    """Note on a message of ours that another copy of it may be out: before it runs, a result is looked for
+    that was stored since then (epoch seconds)."""
+    message.headers[OWN_HEADER] = {**message.headers[OWN_HEADER], "returned": since}
+
+
 # -- the body ----------------------------------------------------------------------------------------
 
 

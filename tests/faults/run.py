@@ -192,7 +192,7 @@ in two servers: what follows is sent and confirmed, the result is stored, the me
 * a task that had ended and was not acknowledged is delivered again, found done by its result, and not run
   again;
 * if that happens between the sending of a callback or a retry and the storing of the result, the task runs
-  again and sends it again;
+  again and sends it again, and who gets the second copy looks for the result of the first;
 * a chord's body that was sent by an agent which died before it could note that is sent again, and only run
   again if it has no result by then;
 * a task that must run only once (`acks_late=False`) is not repeated, but may be given up (a dead letter)

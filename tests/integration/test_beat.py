@@ -66,11 +66,16 @@ class Beats:
         wait_until(lambda: len(self.ids(entry)) > before, timeout)
         return time.monotonic() - began
 
-    def assert_once(self, entry: str) -> None:
+    def assert_once(self, entry: str, broken_off: int = 0) -> None:
+        """No tick was sent twice, and each is marked. No beat may be at work any more.
+
+        So many were ``broken_off``: where messages are in another store, each may have sent a tick without
+        marking it.
+        """
         ids = self.ids(entry)
         assert len(ids) == len(set(ids))
-        view = self.app.schedule.get(entry)
-        assert view.runs == len(ids)
+        unmarked = len(ids) - self.app.schedule.get(entry).runs
+        assert 0 <= unmarked <= (broken_off if self.site.broker.startswith("amqp") else 0)
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def test_another_beat_takes_over_within_ten_seconds_of_kill_9_and_at_once_after_
     assert "beat: resigned" in second.log
     assert beats.await_tick("fast", 5) < 2.0
     assert third.stop() == 0
-    beats.assert_once("fast")
+    beats.assert_once("fast", broken_off=1)
 
 
 def test_entries_can_be_added_paused_and_run_while_beat_runs(beats: Beats) -> None:
@@ -270,7 +275,9 @@ def test_all_beats_are_stopped_for_longer_than_a_term(beats: Beats) -> None:
         beat.signal(signal.SIGCONT)
     for _ in range(5):
         beats.await_tick("fast", 10)
-    beats.assert_once("fast")
+    for beat in both:
+        assert beat.stop() == 0
+    beats.assert_once("fast", broken_off=2)
 
 
 def test_ticks_that_fall_due_while_redis_is_away_are_made_up_for(tmp_path: Path) -> None:

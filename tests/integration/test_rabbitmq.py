@@ -138,7 +138,11 @@ def test_a_worker_of_a_queue_that_is_another_one_there_says_so_and_begins_when_i
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda url: url.replace("guest:guest", "guest:wrong"), "Check user and password"),
+        (
+            lambda url: url.replace("127.0.0.1", "no.such.host.invalid"),
+            r"name is not known.*check it in the URL",
+        ),
+        (lambda url: url.replace("guest:guest", "guest:wrong"), r"logfile\. Check user and password"),
         (lambda url: url.rpartition("/")[0] + "/nosuch", "virtual host"),
         (lambda url: "amqp://127.0.0.1:1//", "refused"),
     ],
@@ -213,6 +217,23 @@ def test_an_alarm_is_an_error_at_once_and_not_a_hang(site: Site, rabbit_server: 
         assert time.monotonic() - began < 8
     finally:
         rabbit_server.control("set_vm_memory_high_watermark", "0.6")
+
+
+def test_a_worker_sits_out_an_alarm_with_what_it_has_to_send(site: Site, rabbit_server: RabbitServer) -> None:
+    """Who gave up and tried again would run the task again, and leave a copy on its way each time."""
+    callback = site.app.signature("tests.integration.project.mark", ("called",), immutable=True)
+    results = [site.send("flaky", 1), site.send("mark", "calling", link=callback)]
+    rabbit_server.control("set_vm_memory_high_watermark", "0.00001")
+    try:
+        worker = site.worker("-c", "2")
+        worker.await_line(":0] RabbitMQ at")
+        worker.await_line(":1] RabbitMQ at")
+    finally:
+        rabbit_server.control("set_vm_memory_high_watermark", "0.6")
+    assert [result.get(timeout=30) for result in results] == [1, "calling"]
+    site.await_true(lambda: site.app.broker.depth(["celery"])["celery"].ready == 0)
+    assert worker.stop() == 0
+    assert sorted(site.journal()) == ["called", "calling", "try 0", "try 1"]
 
 
 def test_quorum_queues_delays_and_failover(site: Site) -> None:

@@ -11,6 +11,7 @@ import pytest
 from celeriac import chain, chord, group, signature
 from celeriac.exceptions import ChordError
 from tests.unit.canvas_bench import Bench
+from tests.unit.helpers import messages
 
 Make = Callable[[Bench], Any]
 
@@ -221,6 +222,23 @@ def test_a_task_that_has_added_to_its_chord_cannot_be_replaced() -> None:
     bench.work()
     with pytest.raises(ChordError, match="cannot be replaced after add_to_chord"):
         result.get(timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (lambda b: chain(b.add.s(1, 1), b.add.s(2)), 1),
+        (lambda b: group(b.add.s(1, 1), b.add.s(2, 2)), 2),
+        (lambda b: chord([b.add.s(1, 1), b.add.s(2, 2)], b.total.s()), 2),
+        (lambda b: b.add.chunks(zip(range(4), range(4), strict=True), 2), 2),
+    ],
+    ids=["chain", "group", "chord", "chunks"],
+)
+def test_a_canvas_is_routed_by_another_name(make: Make, count: int) -> None:
+    bench = Bench(task_routes={"elsewhere": {"queue": "there"}})
+    make(bench).apply_async(route_name="elsewhere")
+    assert len(messages(bench.app, "there")) == count
+    assert messages(bench.app) == []
 
 
 def test_what_gathers_a_group_runs_where_its_tasks_run() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -488,6 +488,27 @@ def _whatever_the_key(publish: Callable[[Any], Any], batch: list[Publication]) -
     for publication in batch:
         publication.unique = None
     publish(batch)
+
+
+def test_apart_a_callback_whose_confirm_got_lost_runs_once(
+    apart: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent again, and who gets the second copy looks for the result of the first."""
+    publish, lost = apart.app.broker.publish, iter([True])
+
+    def carried_out(batch: Sequence[Publication]) -> dict[int, str]:
+        done = publish(batch)
+        if next(lost, False):
+            error = OperationalError("no answer")
+            error.maybe_done = True
+            raise error
+        return done
+
+    callback = apart.app.signature("plain", immutable=True).set(task_id="called")
+    apart.app.send_task("one", (1,), link=callback)
+    monkeypatch.setattr(apart.app.broker, "publish", carried_out)
+    apart.work()
+    assert apart.calls == [("plain",)]
 
 
 def test_apart_a_message_that_comes_back_with_its_result_still_counts(apart: Bench) -> None:

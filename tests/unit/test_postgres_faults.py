@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -217,6 +218,35 @@ def test_results_are_announced_after_the_listening_connection_broke(
     subscription.close()
 
 
+def test_a_short_success_comes_with_its_announcement(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened(server.url(), poll=60.0)
+    got: dict[str, bytes] = {}
+    read: list[str] = []
+    fetch = engine._listener._fetch
+
+    def fetched(ids: Sequence[str]) -> dict[str, bytes]:
+        read.extend(ids)
+        return fetch(ids)
+
+    monkeypatch.setattr(engine._listener, "_fetch", fetched)
+    records = [
+        record("short\nid"), record("failed", "FAILURE"), record("long", value="x" * 6000), record("id" * 600)
+    ]  # fmt: skip
+    ids = [one.id for one in records]
+    subscription = engine.subscribe(ids, got.__setitem__)
+    eventually(lambda: set(read) == set(ids))  # it listens, and has looked once
+    read.clear()
+    for one in records:
+        engine.store([one])
+    eventually(lambda: len(got) == len(ids))
+    assert got == {one.id: one.payload for one in records}
+    assert set(read) == {"failed", "long", "id" * 600}
+    subscription.close()
+    engine.close()
+
+
 def test_a_forked_child_uses_sessions_of_its_own(engine: PostgresEngine) -> None:
     engine.publish([pub("a")])
     child = os.fork()
@@ -231,6 +261,25 @@ def test_a_forked_child_uses_sessions_of_its_own(engine: PostgresEngine) -> None
     assert os.waitpid(child, 0)[1] == 0
     engine.publish([pub("c")])
     assert engine.depth(["q"])["q"].ready == 3
+
+
+def test_who_sleeps_is_called_once_however_many_messages_come(
+    server: PostgresServer, engine: PostgresEngine, consumer: Consumer
+) -> None:
+    woken: list[bool] = []
+    claim(consumer)
+    sleeper = threading.Thread(target=lambda: woken.append(consumer.wait(["q"], 30)))
+    sleeper.start()
+    eventually(lambda: server.run("SELECT channel FROM celeriac.waiter"))
+    ((channel,),) = server.run("SELECT channel FROM celeriac.waiter")
+    with psycopg.connect(server.url(), autocommit=True) as listener:
+        listener.execute(f'LISTEN "{channel}"')
+        for number in range(50):
+            engine.publish([pub(str(number))])
+        sleeper.join(30)
+        assert woken == [True]
+        listener.execute("SELECT 1")  # what was sent before has arrived with the answer
+        assert len(list(listener.notifies(timeout=0))) == 1
 
 
 # -- the server ------------------------------------------------------------------------------------------
@@ -284,8 +333,8 @@ def test_tokens_grow_over_the_loss_of_everything(server: PostgresServer, engine:
         consumer = engine.attach(incarnation(epoch=epoch))
         engine.publish([pub("a")])
         tokens += [delivery.token for delivery in claim(consumer)]
+        engine.close()
         server.empty()
-        engine = opened(server.url())
     assert tokens == sorted(set(tokens))
     assert len(tokens) == 2
 
@@ -306,6 +355,13 @@ def test_what_cannot_be_opened_is_named_with_a_remedy(server: PostgresServer) ->
     server.run("DROP ROLE IF EXISTS guest; CREATE ROLE guest NOLOGIN PASSWORD 'secret'")
     assert "may not connect" in error(server.url().replace("celeriac:", "guest:"))
     assert "cannot be reached" in error("postgresql://me:secret@127.0.0.1:1/db")
+
+
+def test_the_version_of_tables_that_may_not_be_read(server: PostgresServer, engine: PostgresEngine) -> None:
+    engine.publish([pub("a")])
+    server.run("DROP USER IF EXISTS stranger; CREATE USER stranger PASSWORD 'secret'")
+    with pytest.raises(OperationalError, match="lacks a right"):
+        opened(server.url().replace("celeriac:", "stranger:")).schema_versions()
 
 
 def test_missing_rights_are_named(server: PostgresServer) -> None:

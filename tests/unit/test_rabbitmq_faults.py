@@ -11,6 +11,7 @@ import pytest
 from celeriac.contrib.conformance.helpers import claim, drain, ids_of, incarnation, outcome, pub, pubs, settle
 from celeriac.engines import create
 from celeriac.engines.base import Consumer, DeadLetter, Delivery, Verdict
+from celeriac.engines.rabbitmq import ledger
 from celeriac.engines.rabbitmq.broker import RabbitBroker
 from celeriac.engines.rabbitmq.consumer import RabbitConsumer
 from celeriac.exceptions import OperationalError
@@ -394,7 +395,7 @@ def test_many_dead_letters_are_counted_now_and_then(url: str, monkeypatch: pytes
     engine = opened(url)
 
     def bury(queue: str) -> tuple[int, int]:
-        engine.bury([DeadLetter("", queue, b"{}", "failed", "", 0.0, "t", "")])
+        engine.bury([DeadLetter("", queue, "failed", "", 0.0, "t", "", b"{}")])
         depths = engine.depth(["q", "r"])
         return depths["q"].dead, depths["r"].dead
 
@@ -404,3 +405,19 @@ def test_many_dead_letters_are_counted_now_and_then(url: str, monkeypatch: pytes
     assert engine.purge_dead() == 5
     assert engine.depth(["q"])["q"].dead == 0
     engine.close()
+
+
+def test_a_note_that_somebody_reads_is_there_for_others(url: str) -> None:
+    """To ask for it deletes its queue if that is empty: what a reader has in hand must not make it that."""
+    engine, other = opened(url), opened(url)
+    with engine.session("note") as here, other.session("note") as there:
+        assert ledger.read(there, "a") is None
+        ledger.write(here, [("a", ledger.Note(deliveries=1))], 5.0)
+        ledger.write(here, [("a", ledger.Note(deliveries=2))], 5.0)
+        assert here.desk.basic_get("celeriac.note.a") is not None
+        for _ in range(2):
+            assert ledger.read(there, "a") == ledger.Note(deliveries=2)
+        ledger.erase(here, "a")
+        assert ledger.read(here, "a") is None
+    engine.close()
+    other.close()

@@ -66,11 +66,11 @@ class Celeriac(Connected):
     user_options: defaultdict[str, set[Any]]
     """More options of the command line (``click.Option``), by command; ``"preload"`` is for all."""
 
-    AsyncResult: type[_AsyncResult[Any]] = part(lambda app: _bound(app, _AsyncResult))
+    AsyncResult: type[_AsyncResult[Any]] = part(lambda app: names.bound(app, _AsyncResult))
     """:class:`celeriac.result.AsyncResult`, bound to this application."""
-    ResultSet: type[ResultSet[Any]] = part(lambda app: _bound(app, ResultSet))
+    ResultSet: type[ResultSet[Any]] = part(lambda app: names.bound(app, ResultSet))
     """:class:`celeriac.result.ResultSet`, bound to this application."""
-    GroupResult: type[GroupResult[Any]] = part(lambda app: _bound(app, GroupResult))
+    GroupResult: type[GroupResult[Any]] = part(lambda app: names.bound(app, GroupResult))
     """:class:`celeriac.result.GroupResult`, bound to this application."""
     publisher: Publisher = part(Publisher)
     """Builds and sends messages."""
@@ -489,10 +489,6 @@ def _refuse(**parts: Any) -> None:
     for name, value in parts.items():
         if value not in (None, [], (), "app", "default", "celery.loaders.app:AppLoader"):
             raise ImproperlyConfigured(f"{name}= is not supported: there is no such part to replace")
-
-
-def _bound(app: Celeriac, result: type[R]) -> type[R]:
-    return type(result.__name__, (result,), {"app": app, "__module__": result.__module__})
 
 
 def _unpickle(main: str | None, settings: dict[str, Any]) -> Celeriac:

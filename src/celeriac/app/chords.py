@@ -29,7 +29,7 @@ from celeriac.engines.base import Hold, Publication, Unique
 from celeriac.engines.groups import OWED_AGAIN, ChordPart, Owed
 from celeriac.engines.results import ResultRecord
 from celeriac.exceptions import ChordError, EncodeError, Fenced, ImproperlyConfigured, OperationalError
-from celeriac.message import OWN_HEADER, Message, notes
+from celeriac.message import OWN_HEADER, Message, note_sent_before, notes
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
@@ -266,8 +266,7 @@ class Chords:
         for number, publication in enumerate(publications):
             publication.unique = Unique(f"chord:{group}:{number}", _DAY, Hold.EXPIRY)
             if again:
-                headers = publication.message.headers
-                headers[OWN_HEADER] = {**headers[OWN_HEADER], "returned": 0.0}
+                note_sent_before(publication.message)
         if publications:
             self._app.write_broker.publish(publications)
 

@@ -16,6 +16,7 @@ from celeriac import states
 from celeriac.app.chords import is_ours
 from celeriac.app.coroutines import in_thread
 from celeriac.app.inspector import Inspect, flatten_reply
+from celeriac.app.names import bound
 from celeriac.app.rates import interval
 from celeriac.app.request import Context
 from celeriac.app.stamps import marks
@@ -60,7 +61,8 @@ class Control:
     @cached_property
     def inspect(self) -> type[Inspect]:
         """Questions to workers: ``app.control.inspect(destination, timeout, ...)`` makes an ``Inspect``."""
-        return type("Inspect", (Inspect,), {"app": self.app})
+        made: type[Inspect] = bound(self.app, Inspect)
+        return made
 
     # -- sending -----------------------------------------------------------------------------------------
 

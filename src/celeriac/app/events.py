@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app import ids
 from celeriac.app.event import Event, group_from, routing_key, utcoffset
+from celeriac.app.names import bound
 from celeriac.exceptions import EncodeError, OperationalError
 from celeriac.extended_json import dumps
 
@@ -42,17 +42,17 @@ class Events:
     @cached_property
     def Receiver(self) -> Any:
         """:class:`celeriac.events.EventReceiver`, bound to this application."""
-        return self._bound(self.receiver_cls)
+        return bound(self.app, self.receiver_cls)
 
     @cached_property
     def Dispatcher(self) -> Any:
         """:class:`celeriac.events.EventDispatcher`, bound to this application."""
-        return self._bound(self.dispatcher_cls)
+        return bound(self.app, self.dispatcher_cls)
 
     @cached_property
     def State(self) -> Any:
         """:class:`celeriac.events.state.State`: workers and tasks, as events tell of them."""
-        return self._bound(self.state_cls)
+        return bound(self.app, self.state_cls)
 
     @contextmanager
     def default_dispatcher(
@@ -129,12 +129,6 @@ class Events:
             return dumps(events)
         except (TypeError, ValueError) as error:
             raise _unfit(events if isinstance(events, dict) else events[0], error) from error
-
-    def _bound(self, made: Any) -> Any:
-        if isinstance(made, str):
-            module, _, name = made.partition(":")
-            made = getattr(import_module(module), name)
-        return type(made.__name__, (made,), {"app": self.app, "__module__": made.__module__})
 
 
 def _unfit(event: Mapping[str, Any], error: Exception) -> EncodeError:

@@ -42,7 +42,7 @@ def make_task(
     if pydantic:
         from celeriac.app.pydantic import validated
 
-        body = validated(function, name, bind, pydantic_strict, pydantic_context or {}, pydantic_dump_kwargs)
+        body = validated(function, pydantic_strict, pydantic_context or {}, pydantic_dump_kwargs)
     attributes: dict[str, Any] = {
         "_app": app,
         "name": name,

@@ -44,3 +44,9 @@ def given_or_default(given: Any, default: Any) -> Any:
         return chosen
     module, _, name = chosen.replace(":", ".").rpartition(".")
     return getattr(import_module(module), name)
+
+
+def bound(app: object, kind: Any) -> Any:
+    """A class, or the one named ``"module:Class"``, with ``app`` as its attribute: for that application."""
+    kind = given_or_default(None, kind)
+    return type(kind.__name__, (kind,), {"app": app, "__module__": kind.__module__})

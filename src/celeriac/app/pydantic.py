@@ -18,12 +18,7 @@ except ImportError as error:
 
 
 def validated(
-    function: Callable[..., Any],
-    name: str,
-    bound: bool,
-    strict: bool,
-    context: dict[str, Any],
-    dump: dict[str, Any] | None,
+    function: Callable[..., Any], strict: bool, context: dict[str, Any], dump: dict[str, Any] | None
 ) -> Callable[..., Any]:
     """``function``, whose arguments annotated with a model are made models, and a returned model plain data.
 

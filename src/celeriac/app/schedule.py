@@ -102,7 +102,9 @@ class Entries:
         task, schedule or field, ``EncodeError`` for what cannot be stored.
         """
         if self._store.find_entries([name]):
-            raise ValueError(f"there is a periodic task {name!r} already: change() it, or remove() it first")
+            raise ValueError(
+                f"there is a periodic task {name!r} already: remove it first, or change it by change()"
+            )
         _check_fields(fields)
         made = definitions.make(
             self._app, name, task, schedule, args=list(args), kwargs=kwargs, options=options, **fields
@@ -181,7 +183,7 @@ class Entries:
         if found:
             return found[0]
         near = difflib.get_close_matches(name, [entry.name for entry in self._store.schedule().entries], 1)
-        hint = f"did you mean {near[0]!r}?" if near else "see app.schedule.list()"
+        hint = f"did you mean {near[0]!r}?" if near else "'celeriac schedule list' shows those there are"
         if name in self._app.conf.beat_schedule:
             hint = "it stands in beat_schedule, and no beat has led since: start one"
         raise EntryNotFound(f"there is no periodic task {name!r}: {hint}")
@@ -190,7 +192,7 @@ class Entries:
         if entry.source == "code":
             raise ImproperlyConfigured(
                 f"the periodic task {entry.name!r} stands in the code (beat_schedule or add_periodic_task), "
-                f"it cannot be {what} here: do it there and restart beat; pause() takes effect at once"
+                f"it cannot be {what} here: do it there and restart beat; pausing it takes effect at once"
             )
 
     def _enable(self, name: str, enabled: bool) -> None:

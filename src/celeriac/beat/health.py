@@ -50,12 +50,7 @@ class Health:
         samples = (
             ("celeriac_beat_leader", "gauge", "Whether this beat leads.", leads),
             ("celeriac_store_up", "gauge", "Whether the store can be reached.", beat.reaches_store),
-            (
-                "celeriac_schedule_entries",
-                "gauge",
-                "Entries at work; 0 on standby.",
-                len(beat.agenda),
-            ),
+            ("celeriac_schedule_entries", "gauge", "Entries at work; 0 on standby.", len(beat.agenda)),
             ("celeriac_schedule_lag_seconds", "gauge", "By how much the next tick is overdue.", lag),
             ("celeriac_schedule_late_seconds", "gauge", "How late the last tick was sent.", counted.late),
             ("celeriac_schedule_sent_total", "counter", "Ticks sent by this beat.", counted.sent),

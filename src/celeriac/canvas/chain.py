@@ -83,6 +83,8 @@ class chain(Composite):
         check(self, app, args, kwargs)
         args, kwargs = self._for_first(args, kwargs)
         _, _, options = self._merge((), None, options)
+        if route_name is not None:
+            options["route_name"] = route_name
         frozen = self.clone()
         frozen["options"] = {key: options.pop(key) for key in _OWN if key in options}
         chained = options.pop("chain", None) or []

@@ -89,6 +89,8 @@ class chord(Composite):
             raise TypeError("a chord needs a body: chord(header)(body) or chord(header, body)")
         args = tuple(args or ())
         _, _, merged = whole._merge((), None, options)
+        if route_name is not None:
+            merged["route_name"] = route_name
         app = self.app
         if app.conf.task_always_eager:
             with allow_join_result():

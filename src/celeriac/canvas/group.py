@@ -66,6 +66,8 @@ class group(Composite):
             with allow_join_result():
                 return self.apply(args, kwargs, **options)
         _, _, options = self._merge((), None, options)
+        if route_name is not None:
+            options["route_name"] = route_name
         chained = options.pop("chain", None)
         if chained:  # from Celery's clients
             return self._followed_by(chained, app).apply_async(args, kwargs, **options)

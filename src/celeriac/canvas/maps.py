@@ -87,7 +87,7 @@ class chunks(_OfTask):
         **options: Any,
     ) -> Any:
         """Send the group, and return its ``GroupResult``."""
-        return self.group().apply_async(args, kwargs, **options)
+        return self.group().apply_async(args, kwargs, route_name=route_name, **options)
 
     def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the group here."""

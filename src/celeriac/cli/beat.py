@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from celeriac import __version__, platforms
-from celeriac.cli.daemon import enter, identity_options, run_with
+from celeriac.cli.daemon import identity_options, run_with, settle_in
 from celeriac.cli.errors import Failure
 from celeriac.cli.options import LEVEL, SETTLED, Command, option, pass_session
 from celeriac.cli.session import Session
@@ -55,7 +55,7 @@ def beat(session: Session, /, **flags: Any) -> int:
         run_with(executable, "beat")
     name = _name(flags["hostname"])
     session.enter()
-    ready = enter(session, flags, name, "beat's")
+    ready = settle_in(session, flags, name, "beat's")
     app = session.application
     if flags["schedule_filename"]:
         session.say(SETTLED["schedule_filename"])

@@ -31,7 +31,7 @@ def identity_options(declare: Callable[..., Any] = option) -> Callable[[Decorate
     return decorate
 
 
-def enter(session: Session, flags: Mapping[str, Any], node: str, whose: str) -> Callable[[], None] | None:
+def settle_in(session: Session, flags: Mapping[str, Any], node: str, whose: str) -> Callable[[], None] | None:
     """Go to the background, become another user, and take the pid file, as the flags say.
 
     Returns what is to be called when the command is ready, if a process waits for that. ``whose`` messages

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from celeriac import platforms
-from celeriac.cli.daemon import enter, identity_options
+from celeriac.cli.daemon import identity_options, settle_in
 from celeriac.cli.errors import Failure
 from celeriac.cli.options import LEVEL, Command, json_option, option, pass_session
 from celeriac.cli.session import Session
@@ -51,7 +51,7 @@ def events(session: Session, /, dump: bool, as_json: bool, camera: str | None, *
     if flags["detach"] and not camera:
         raise Failure("--detach is about a camera: give --camera as well", EX_USAGE)
     session.enter()
-    ready = enter(session, flags, platforms.node_name(None), "the camera's")
+    ready = settle_in(session, flags, platforms.node_name(None), "the camera's")
     app = session.application
     try:
         app.events.Receiver()  # says so if the broker carries no events

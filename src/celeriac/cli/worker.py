@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from celeriac import platforms
-from celeriac.cli.daemon import enter, identity_options, run_with
+from celeriac.cli.daemon import identity_options, run_with, settle_in
 from celeriac.cli.errors import Failure
 from celeriac.cli.options import (
     COMMA_LIST,
@@ -183,7 +183,7 @@ def worker(session: Session, /, settings: tuple[str, ...], **flags: Any) -> int:
         run_with(executable, "worker")
     node = platforms.node_name(flags["hostname"])
     session.enter()
-    ready = enter(session, flags, node, "the worker's")
+    ready = settle_in(session, flags, node, "the worker's")
     for name in ("detach", "uid", "gid", "umask", "pidfile"):
         del flags[name]
     app = session.application

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +147,12 @@ class Listener(ABC):
             wanted = set(self._interested) if look else told & self._interested.keys()
             for interest in fresh:
                 wanted.update(interest.ids)
-        if not wanted:
-            return
-        for id, payload in self._fetch(list(wanted)).items():
+        if wanted:
+            self._pass_on(self._fetch(list(wanted)))
+
+    def _pass_on(self, found: Mapping[str, bytes]) -> None:
+        """Tell those who wait of states."""
+        for id, payload in found.items():
             with self._lock:
                 interests = list(self._interested.get(id, ()))
             for interest in interests:

@@ -29,7 +29,7 @@ from celeriac.exceptions import (
     Terminated,
     TimeLimitExceeded,
 )
-from celeriac.message import OWN_HEADER, notes
+from celeriac.message import OWN_HEADER, note_sent_before, notes
 from celeriac.saferepr import shown
 from celeriac.worker.job import Job
 from celeriac.worker.persist import persist
@@ -360,5 +360,4 @@ def _note_repeats(context: Context, batch: Sequence[Publication]) -> None:
     if own is None or not (context.redelivered or own.returned is not None):
         return
     for publication in batch:
-        headers = publication.message.headers
-        headers[OWN_HEADER] = {**headers[OWN_HEADER], "returned": own.replayed or 0.0}
+        note_sent_before(publication.message, own.replayed or 0.0)

@@ -24,6 +24,7 @@ from celeriac.engines.base import Answer, Consumer, Delivery, Incarnation, Outco
 from celeriac.engines.coordinator import Coordinator
 from celeriac.engines.history import HistoryStore
 from celeriac.exceptions import OperationalError, StoreFull
+from celeriac.message import note_sent_before
 from celeriac.worker.persist import persist
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class Line:
         """
         follow_ups = [p for outcome in outcomes for p in outcome.publications if not _waits(p, outcome)]
         if follow_ups:
-            persist("publish", lambda: self.app.broker.publish(follow_ups))
+            persist("publish", lambda: self._send(follow_ups))
         records = [outcome.result for outcome in outcomes if outcome.result is not None]
         backend = self.app.backend
         if backend is None:
@@ -181,6 +182,16 @@ class Line:
         if not parts:
             return []
         return persist("record parts of chords", lambda: backend.record_parts(parts, self.owner.name))
+
+    def _send(self, follow_ups: Sequence[Publication]) -> None:
+        """Send what follows; over the connection that holds the messages, if the engine has such a thing."""
+        try:
+            getattr(self.consumer, "send", self.app.broker.publish)(follow_ups)
+        except OperationalError as error:
+            if error.maybe_done:
+                for publication in follow_ups:
+                    note_sent_before(publication.message)
+            raise
 
     def _bare(self, outcome: Outcome) -> Outcome:
         """The outcome without what has been stored elsewhere already."""

@@ -18,13 +18,8 @@ from celeriac.app.request import Context
 from celeriac.app.stamps import marks
 from celeriac.engines.base import Delivery, Outcome, Publication, Verdict
 from celeriac.engines.coordinator import Control
-from celeriac.exceptions import (
-    DecodeError,
-    Fenced,
-    InvalidTaskError,
-    OperationalError,
-)
-from celeriac.message import Message, Notes, decode_body, decode_envelope, notes
+from celeriac.exceptions import DecodeError, Fenced, InvalidTaskError, OperationalError
+from celeriac.message import OWN_HEADER, Message, Notes, decode_body, decode_envelope, notes
 from celeriac.worker import transaction
 from celeriac.worker.attempts import Attempts
 from celeriac.worker.counters import Counters
@@ -153,13 +148,13 @@ class Runner:
 
     @staticmethod
     def _is_special(headers: dict[str, Any], plan: Plan) -> bool:
-        """The few messages that need a closer look; most take none."""
+        """Whether a message needs a closer look (0.5 us): ours do, for their notes; of Celery's, a few."""
         return bool(
             headers.get("expires")
             or headers.get("eta")
             or plan.interval
             or headers.get("redelivered")
-            or headers.get("celeriac")
+            or headers.get(OWN_HEADER)
             or not plan.plain
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from celeriac.contrib.conformance.helpers import (
@@ -20,10 +22,12 @@ from celeriac.engines.base import Consumer, Depth, Engine, Verdict
 
 def park_all(engine: Engine, consumer: Consumer, interval: float, task_ids: str) -> None:
     """Take the bucket's token and park messages of these ids over it, in one step."""
+    began = time.monotonic()
     assert engine.admit("q", "t.add", interval)
     engine.publish(pubs(task_ids))
     deliveries = claim(consumer)
-    assert not engine.admit("q", "t.add", interval)
+    # On a busy machine the next token may be there already; it is taken then.
+    assert not engine.admit("q", "t.add", interval) or time.monotonic() - began >= interval
     settle(
         consumer,
         *[

@@ -63,6 +63,8 @@ class PostgresEngine(
         handle = self._store.open_handle()
         try:
             return schema.version(handle, self._store.schema), len(schema.MIGRATIONS)
+        except Exception as error:
+            raise self._store.told(error) from error
         finally:
             handle.close()
 

@@ -19,9 +19,11 @@ from celeriac.engines.postgres.transaction import TaskTransaction
 
 _QUEUES = "SELECT name FROM @queue ORDER BY name"
 _STATES = {"ready": (0,), "delayed": (2,), "leased": (1,), "parked": (3, 5)}
-_COUNTS = """SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state = 2),
+_COUNTS = """SELECT queue, count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state = 2),
 count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state IN (3, 5)),
-(SELECT count(*) FROM @dead WHERE queue = %s) FROM @message WHERE queue = %s"""
+count(*) FILTER (WHERE state IS NULL)
+FROM (SELECT queue, state FROM @message WHERE queue = ANY (%s::text[])
+    UNION ALL SELECT queue, NULL FROM @dead WHERE queue = ANY (%s::text[])) m GROUP BY queue"""
 # Walks from lane to lane by the index instead of along a million rows.
 _AGE = """WITH RECURSIVE lane (rank) AS (
     (SELECT rank FROM @message WHERE state = 0 AND queue = %s ORDER BY queue, rank LIMIT 1)
@@ -131,13 +133,15 @@ class PostgresBroker(DeadLetters, Recovery, PostgresBindings):
         return [name for (name,) in self._store.read(_QUEUES)]
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
-        """How many messages are in which state; counting reads the table once a queue."""
-        depths = {}
+        """How many messages are in which state; counting reads the whole table, once for all queues."""
+        names = list(queues)
         with self._store.borrowed(patient=True) as connection:
-            for queue in queues:
-                counts = connection.run(_COUNTS, (queue, queue))[0]
-                age = connection.run(_AGE, (queue, queue, queue))[0][0]
-                depths[queue] = Depth(*counts)._replace(age=None if age is None else max(0.0, age))
+            found = {name: Depth(*counts) for name, *counts in connection.run(_COUNTS, (names, names))}
+            depths = {name: found.get(name, Depth()) for name in names}
+            for name, depth in depths.items():
+                if depth.ready:
+                    age = connection.run(_AGE, (name, name, name))[0][0]
+                    depths[name] = depth._replace(age=None if age is None else max(0.0, age))
         return depths
 
     def peek(self, queue: str, offset: int = 0, limit: int = 50, state: str = "ready") -> list[bytes]:

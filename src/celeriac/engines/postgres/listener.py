@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import time
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 from celeriac.engines import listener
@@ -101,7 +102,7 @@ class Listener(listener.Listener):
                 next_look = time.monotonic() + poll
 
     def _hear(self) -> tuple[set[str], bool]:
-        """The ids announced, and whether something may have been missed."""
+        """The ids announced without their states, and whether something may have been missed."""
         import psycopg
 
         missed = False
@@ -115,8 +116,12 @@ class Listener(listener.Listener):
         told: set[str] = set()
         try:
             for note in self._ear.notifies(timeout=0):
-                told.update(note.payload[1:].split("\n"))
-                missed = missed or note.payload == "r"
+                if note.payload.startswith("p"):
+                    payload, _, id = note.payload[1:].partition("\n")
+                    self._pass_on({id: b64decode(payload)})
+                else:
+                    told.update(note.payload[1:].split("\n"))
+                    missed = missed or note.payload == "r"
         except psycopg.Error:
             self._hang_up()
             missed = True

@@ -18,7 +18,7 @@ MIGRATIONS = (
     "0003_remote.sql",
     "0004_history.sql",
     "0005_marks.sql",
-    "0006_sleepers.sql",
+    "0006_shorter.sql",
 )
 """What brings a schema from version i to i + 1; append, never change."""
 
@@ -38,18 +38,21 @@ def version(handle: Handle, schema: str) -> int:
     return int(str(rows[0][0])) if rows else 0
 
 
-def check(handle: Handle, schema: str) -> None:
-    """See that the tables are of our version, and make them if there are none. Raises ``SchemaError``."""
+def check(handle: Handle, schema: str, shown: str) -> None:
+    """See that the tables are of our version, and make them if there are none.
+
+    Raises ``SchemaError``, which names the server by ``shown``.
+    """
     found = version(handle, schema) or upgrade(handle, schema, only_new=True)
     if found > len(MIGRATIONS):
         raise SchemaError(
-            f"the schema {schema} has version {found}, written by a newer Celeriac; this one knows "
-            f"{len(MIGRATIONS)}. Upgrade Celeriac here too"
+            f"PostgreSQL at {shown}: the schema {schema} has version {found}, written by a newer "
+            f"Celeriac; this one knows {len(MIGRATIONS)}. Upgrade Celeriac here too"
         )
     if found < len(MIGRATIONS):
         raise SchemaError(
-            f"the schema {schema} has version {found}, this Celeriac needs {len(MIGRATIONS)}. Run "
-            "`celeriac schema upgrade` once"
+            f"PostgreSQL at {shown}: the schema {schema} has version {found}, this Celeriac needs "
+            f"{len(MIGRATIONS)}. Run `celeriac schema upgrade` once"
         )
 
 

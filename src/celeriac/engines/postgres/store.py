@@ -283,7 +283,7 @@ class Store:
                 )
             if not schema.version(handle, self.schema):
                 handle.patience = None  # others may be making the tables, and have us wait
-            schema.check(handle, self.schema)
+            schema.check(handle, self.schema, self.url)
         except psycopg.Error as error:
             raise translated(error, self.url, sent=False) from error
         self._ready = True

@@ -115,6 +115,7 @@ class Buffer:
         """Rate limits: when to ask again, and how long the pause was."""
         self._in_row = 0
         """How many have come back since a message that had not."""
+        self._row_began = 0.0
         self._excused = False
         self.count = 0
 
@@ -124,9 +125,12 @@ class Buffer:
         entry.suspect = entry.suspect and self._starts
         self.count += 1
         if entry.suspect:
-            if self._in_row >= CROWD:
-                # Those that some worker held, and some agent has to note something of, are before it.
-                entry.crowd, entry.ready_at = True, 0.0
+            if not self._in_row:
+                self._row_began = time.monotonic()
+            # Those that some worker held, and some agent has to note something of, come first.
+            entry.crowd = self._in_row >= CROWD
+            if entry.crowd or self._excused:
+                entry.ready_at = self._row_began + SUSPECT_WAIT
             self._in_row += 1
             self._suspects.append(entry)
         else:
@@ -185,7 +189,11 @@ class Buffer:
         Of those that came back only some: after a crash of the server all of a queue has come back, and who
         had more pushed for each of them would soon hold everything.
         """
-        return min(len(self._suspects), MOST_SUSPECTS) + sum(map(len, self._parked.values()))
+        early = 0
+        if self._suspects:
+            now = time.monotonic()
+            early = min(sum(entry.ready_at > now for entry in self._suspects), MOST_SUSPECTS)
+        return early + sum(map(len, self._parked.values()))
 
     def excuses(self, entry: Entry) -> bool:
         """Whether a message came back for the server's sake: no worker's end is to be learned from it."""

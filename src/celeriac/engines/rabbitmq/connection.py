@@ -225,7 +225,7 @@ class Link(amqp.Connection):  # type: ignore[misc]
         self.blocked = True
         logger.error(
             "RabbitMQ at %s takes no messages: a memory or disk alarm is on (rabbitmqctl status tells "
-            "which). What is sent fails until it is off",
+            "which). Until it is off, calls fail, and workers wait with what they have to send",
             self.shown,
         )
 

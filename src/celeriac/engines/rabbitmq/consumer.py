@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from amqp import spec
 from amqp.exceptions import NotFound
 
-from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Verdict
+from celeriac.engines.base import Answer, Delivery, Incarnation, Outcome, Publication, Verdict
 from celeriac.engines.rabbitmq import dead, keys, ledger
 from celeriac.engines.rabbitmq.buffer import Buffer, Entry
 from celeriac.engines.rabbitmq.errors import FAILURES, translate
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _LATE: Final = 16
 """Cancelled subscriptions for which messages are still taken."""
-LONG: Final = 1.0
+LONG: Final = 3.0
 """Seconds without an exchange after which also what came back is given back: each is looked up first."""
 PROOF_EVERY: Final = 1.0
 """Seconds after which the server is asked whether what was sent to it has arrived."""
@@ -136,6 +136,21 @@ class RabbitConsumer:
                 raise self._given_up(error, "wait") from error
             if not arrived and wakeup_fd is not None and readable([wakeup_fd], 0):
                 return False
+
+    def send(self, follow_ups: Sequence[Publication]) -> None:
+        """Send what follows tasks before they are settled: on this connection, which sits out an alarm. Each
+        further attempt on another one would be a further copy, which the server takes in the end."""
+        with self._lock:
+            try:
+                if self._session is None:
+                    self._connect()
+                session = self._session
+                assert session is not None
+                self._broker.post(session, self._broker.follow_ups(session, follow_ups))
+            except EncodeError:
+                raise
+            except (*FAILURES, CeleriacError) as error:
+                raise self._given_up(error, "publish") from error
 
     def mark_once(self, delivery: Delivery) -> bool:
         """Note beside the message that it has been started and must not be again."""
@@ -436,7 +451,7 @@ class RabbitConsumer:
     # -- the connection ----------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        session = Session(self._broker.dialler.dial())
+        session = Session(self._broker.dialler.dial(), patient=True)
         try:
             channel = session.link.channel()
             channel.auto_decode = False

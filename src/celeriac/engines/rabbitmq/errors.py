@@ -41,8 +41,9 @@ def translate(error: Exception, shown: str, doing: str, maybe_done: bool = False
 def mismatch(text: str, shown: str) -> ImproperlyConfigured:
     """A queue or exchange is there already and is another one than we would declare."""
     return ImproperlyConfigured(
-        f"at {shown} it exists already with other properties: {text}. Declare it in task_queues as it is "
-        "there (queue_arguments, max_priority, durable, exchange type), or delete it there when it is empty"
+        f"{shown} has a queue or exchange of this name already, with other properties: {text}. Declare it in "
+        "task_queues as it is there (queue_arguments, max_priority, durable, exchange type), or delete it "
+        "there when it is empty"
     )
 
 
@@ -51,6 +52,8 @@ def _words(error: Exception) -> str:
         return "it did not answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "the connection was refused: does the server run, and is this its port?"
+    if isinstance(error, socket.gaierror):
+        return f"the host's name is not known ({error.strerror}): check it in the URL"
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return "the server or the network ended the connection"
     text = getattr(error, "reply_text", "") or str(error)

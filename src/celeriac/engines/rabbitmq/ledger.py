@@ -2,9 +2,13 @@
 
 RabbitMQ returns what a dead process held unchanged, and says only that it was delivered before. A quorum
 queue's own count would count neighbours and give-backs too. So the count is kept beside the message: in a
-queue of one message for each task that was lost while it ran (``celeriac.note.<task id>``). The dead worker's
-agent writes it, whoever claims the message next reads it, and it goes when the task is settled, or after a
-week.
+queue for each task that was lost while it ran (``celeriac.note.<task id>``). The dead worker's agent writes
+it, whoever claims the message next reads it, and it goes when the task is settled, or after a week.
+
+Most messages that come back have no note, and to ask for a queue that is not there is an error, which ends
+the channel and stands in the server's log. To delete a queue that is not there is none, nor does it delete
+one that holds something. So that is how it is asked, and a note is there in several copies: while some
+reader has one in hand, the queue must not look empty.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from celeriac.engines.rabbitmq.wire import Content
 
 _EXPIRES: Final = 7 * 86400 * 1000
 _LONGEST: Final = 200
+_COPIES: Final = 3
+_ARGUMENTS: Final = {"x-expires": _EXPIRES, "x-max-length": _COPIES}
 
 
 class Note(msgspec.Struct, omit_defaults=True):
@@ -46,8 +52,11 @@ class Note(msgspec.Struct, omit_defaults=True):
 
 def read(session: Session, task_id: str) -> Note | None:
     """The note on a task, if there is one."""
+    name = _queue(task_id)
+    if not session.differs(lambda: session.desk.queue_delete(name, if_empty=True)):
+        return None
     try:
-        found = session.desk.basic_get(_queue(task_id))
+        found = session.desk.basic_get(name)
     except NotFound:
         return None
     if found is None:
@@ -62,14 +71,13 @@ def read(session: Session, task_id: str) -> Note | None:
 
 def write(session: Session, notes: Sequence[tuple[str, Note]], timeout: float) -> None:
     """Keep each note in place of an earlier one on its task; confirmed by the server when it returns."""
-    parcels = []
-    for task_id, note in notes:
-        name = _queue(task_id)
-        session.desk.queue_declare(
-            name, durable=True, auto_delete=False, arguments={"x-expires": _EXPIRES, "x-max-length": 1}
-        )
-        parcels.append(Parcel("", name, Content(msgspec.json.encode(note), delivery_mode=2)))
-    session.publish(parcels, timeout)
+    left = {_queue(task_id): Content(msgspec.json.encode(note), delivery_mode=2) for task_id, note in notes}
+    while left:
+        for name in left:
+            session.desk.queue_declare(name, durable=True, auto_delete=False, arguments=_ARGUMENTS)
+        parcels = [Parcel("", name, content) for name, content in left.items() for _ in range(_COPIES)]
+        # One that was still empty when somebody asked for it is gone again.
+        left = {name: left[name] for _, name in session.publish(parcels, timeout)}
 
 
 def erase(session: Session, task_id: str) -> None:

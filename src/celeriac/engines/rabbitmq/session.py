@@ -16,6 +16,8 @@ from celeriac.exceptions import OperationalError
 
 _PIECE: Final = 1 << 16
 """Bytes after which a long batch looks for confirms, so that neither side's buffers fill up."""
+_LOOK_EVERY: Final = 60.0
+"""Seconds after which who sits out an alarm makes sure that the connection is there."""
 _AROUND: Final = 800
 """Bytes that a task's message takes beside its body, about."""
 
@@ -33,8 +35,12 @@ class Parcel(NamedTuple):
 class Session:
     """A connection in use. One thread at a time."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, patient: bool = False) -> None:
+        """``patient``: an alarm's end is waited for, however long it takes. That is for who holds messages
+        and has to send something before they are done: to give up would bring them back, and what had been
+        sent so far would be taken by the server later on, each time."""
         self.link = link
+        self.patient = patient
         self.declared: set[str] = set()
         """What is known to be there: the topology's business."""
         self._outlet: Any = None
@@ -82,26 +88,25 @@ class Session:
         """Send messages and wait until the server has confirmed every one.
 
         Returns the addresses (exchange, routing key) of those that no queue took. Raises
-        ``OperationalError`` if a confirm does not come within ``timeout`` seconds or the server refuses one;
+        ``OperationalError`` if a confirm does not come within ``timeout`` seconds or the server refuses one,
+        and at once while an alarm is on (``Blocked``), unless the session is patient;
         ``maybe_done`` says whether some may have been stored. The session must then be given up.
         """
         if not parcels:
             return []
-        if self.link.blocked:
-            self.link.pump()
-        if self.link.blocked:
-            raise Blocked(_ALARM.format(self.shown))
-        deadline = time.monotonic() + timeout
         self._returned, self._refused = [], set()
         sent = False
         try:
+            if self.link.blocked:
+                self.link.pump()
             channel = self._confirming()
             for piece in self._pieces(channel.channel_id, parcels):
                 if sent:
                     self.link.pump()
+                self._check_alarm(sent)
                 sent = True
                 self.link.send(piece)
-            self._await_confirms(deadline)
+            self._await_confirms(timeout)
         except FAILURES as error:
             raise translate(error, self.shown, "publish", maybe_done=sent) from error
         if self._refused:
@@ -132,13 +137,25 @@ class Session:
         if frames:
             yield b"".join(frames)
 
-    def _await_confirms(self, deadline: float) -> None:
+    def _await_confirms(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
         while self._waiting:
-            if self.link.blocked:
-                failed = Blocked(_ALARM.format(self.shown))
-                failed.maybe_done = True
-                raise failed
+            if self._check_alarm(sent=True):
+                deadline = time.monotonic() + timeout
             self.link.blocking_read(max(0.0, deadline - time.monotonic()))
+
+    def _check_alarm(self, sent: bool) -> bool:
+        """Whether there was an alarm, which is over. Raises ``Blocked`` while it is on, if not patient."""
+        if not self.link.blocked:
+            return False
+        if not self.patient:
+            failed = Blocked(_ALARM.format(self.shown))
+            failed.maybe_done = sent
+            raise failed
+        while self.link.blocked:
+            self.link.await_bytes(_LOOK_EVERY)
+            self.link.pump()
+        return True
 
     def _confirming(self) -> Any:
         if self._outlet is None:

@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from celeriac.engines.attempt_rows import AttemptRows
-from celeriac.engines.attempts import (
-    Row,
-    collect,
-    encode,
-    number_of,
-    rows,
-)
+from celeriac.engines.attempts import Row, collect, encode, number_of, rows
 from celeriac.engines.history import Attempt, Wanted
 from celeriac.engines.sqlite import clock
 from celeriac.engines.sqlite.step import Step, step
