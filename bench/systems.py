@@ -128,7 +128,7 @@ class System:
     @contextmanager
     def running(self, stores: Stores) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker for the length of the block, in a process group that ends with it."""
-        with tempfile.TemporaryFile() as log, _listener(stores) if self.heard else nullcontext():
+        with tempfile.TemporaryFile() as log, listener(stores) if self.heard else nullcontext():
             process = subprocess.Popen(
                 [str(self.python), *(part.format(**stores.environment) for part in self.worker)],
                 cwd=ROOT,
@@ -160,7 +160,7 @@ class System:
 
 
 @contextmanager
-def _listener(stores: Stores) -> Iterator[None]:
+def listener(stores: Stores) -> Iterator[None]:
     """Take all events as fast as they come: what a monitor makes of them is its own business."""
     url = urlsplit(stores.environment["BENCH_BROKER"])
     with socket.create_connection((url.hostname, url.port or 6379)) as connection:
@@ -337,7 +337,6 @@ SYSTEMS = {
         _ours("celeriac", 20_000, note='prefetch "auto"'),
         _ours("celeriac-prefetch-1", 10_000, "--prefetch-multiplier", "1", note="prefetch 1"),
         replace(_ours("celeriac-events", 20_000, "-E", note="task events on, and heard"), heard=True),
-        _ours("celeriac-events-unheard", 20_000, "-E", note="task events on, nobody listens"),
         _ours("celeriac-tracked", 15_000, module="celeriac_tracked_app", note="task_track_queued on"),
         _ours(
             "celeriac-sqlite", 15_000, sqlite="", note="SQLite as it comes: publishers FULL, workers NORMAL"
