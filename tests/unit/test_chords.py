@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +158,50 @@ def test_the_client_of_the_chord_is_told_of_the_body(bench: Bench) -> None:
     assert bench.app.chords.finish(GROUP, "n1:0:1")
     (sent,) = messages(bench.app)
     assert notes(sent).reply == "client"
+
+
+def test_what_joins_a_header_may_end_before_the_task_that_brought_it_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages and results in two stores: between sending the one and storing the other others go on."""
+    with make_app(backend=f"sqlite:///{tmp_path}/results.db", set_as_current=False) as app:
+        bench = Bench(app)
+
+        @app.task(name="invite", shared=False, bind=True)
+        def invite(self: Task, value: int) -> int:
+            self.add_to_chord(app.signature("one", args=[value * 100]))
+            return value
+
+        send = Line._send
+
+        def send_and_let_others_work(self: Line, follow_ups: Sequence[Publication]) -> None:
+            for _ in range(2):  # as if its answer had been lost: what joins has the same id
+                send(self, follow_ups)
+            bench.work()
+
+        monkeypatch.setattr(Line, "_send", send_and_let_others_work)
+        chord([app.signature("invite", args=[1]), app.signature("invite", args=[2])])(bench.body())
+        bench.work()
+        ((_, values),) = bench.calls
+        assert (values[:2], sorted(values[2:])) == ([1, 2], [100, 200])
+
+
+def test_what_a_task_brings_into_its_header_has_the_same_id_in_each_run(app: Celeriac) -> None:
+    seen = []
+
+    @app.task(name="invite", shared=False, bind=True)
+    def invite(self: Task) -> None:
+        seen.append([self.add_to_chord(app.signature("one")).id for _ in range(2)])
+
+    chord([app.signature("invite", task_id="h0")])(app.signature("total"))
+    (sent,) = messages(app)
+    for _ in range(2):
+        app.broker.publish([Publication(sent, "celery")])
+    Bench(app).work()
+    first, *others = seen
+    assert len(set(first)) == 2
+    assert others
+    assert all(other == first for other in others)
 
 
 def test_an_immutable_body_gets_no_results(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_OID, uuid5
 
 from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
@@ -74,10 +75,12 @@ def add_to_chord(task: Task[..., Any], sig: Any, lazy: bool) -> Any:
     if not request.chord:
         raise ValueError(f"{task.name}[{request.id}] is not in the header of a chord, to which it could add")
     made = synchronised(maybe_signature(sig, app, clone=True), app)
-    # No index: the results of added tasks come after those of the header, in no certain order.
-    result = made.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
     if request.chord_additions is None:
         request.chord_additions = []
+    # An id that another run of this task gives as well: what both have sent counts once.
+    added = str(uuid5(NAMESPACE_OID, f"{request.id} brought in {len(request.chord_additions)}"))
+    # No index: the results of added tasks come after those of the header, in no certain order.
+    result = made.freeze(added, request.group, request.chord, request.root_id)
     request.chord_additions.append(made)
     return _Added(made, app=app) if lazy else result
 

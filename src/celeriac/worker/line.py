@@ -160,15 +160,22 @@ class Line:
     def _store_apart(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Store what follows, then results, then parts of chords; return the chords that are owed now.
 
-        Parts come last: a message that comes back and has a result already gets its part recorded then.
+        Parts come last: a message that comes back and has a result already gets its part recorded then. But
+        the part of a task that has brought others into its chord's header comes first: one of them could end
+        before, and be taken for the last one. (If this process dies then, the task runs again, its part is
+        there already, and what it brings in has the same ids.)
         """
+        backend = self.app.backend
+        parts = [part for outcome in outcomes for part in outcome.parts]
+        growing = [part for part in parts if part.grow]
+        if growing and backend is not None:
+            persist("record parts of chords", lambda: backend.record_parts(growing, self.owner.name))
         follow_ups = [p for outcome in outcomes for p in outcome.publications if not _waits(p, outcome)]
         if follow_ups:
             persist("publish", lambda: self._send(follow_ups))
-        records = [outcome.result for outcome in outcomes if outcome.result is not None]
-        backend = self.app.backend
         if backend is None:
             return []
+        records = [outcome.result for outcome in outcomes if outcome.result is not None]
         records.extend(record for outcome in outcomes for record in outcome.records)
         attempts = [outcome.attempt for outcome in outcomes if outcome.attempt] if self.notes_apart else []
         if attempts:
@@ -178,10 +185,10 @@ class Line:
         for outcome in outcomes:
             if outcome.forget_checkpoint and self._orders is not None:
                 self._forget_checkpoint(self._orders, outcome.task_id)
-        parts = [part for outcome in outcomes for part in outcome.parts]
-        if not parts:
+        last = [part for part in parts if not part.grow]
+        if not last:
             return []
-        return persist("record parts of chords", lambda: backend.record_parts(parts, self.owner.name))
+        return persist("record parts of chords", lambda: backend.record_parts(last, self.owner.name))
 
     def _send(self, follow_ups: Sequence[Publication]) -> None:
         """Send what follows; over the connection that holds the messages, if the engine has such a thing."""
