@@ -322,6 +322,7 @@ def test_an_older_copy_of_a_message_whose_later_attempt_has_run_is_not_run(app: 
         raise self.retry(countdown=9)
 
     assert app.backend is not None
+    app.conf.worker_deduplicate_successful_tasks = True
     later = run(app, delivery(app, "again", task_id="late", retries=2))
     assert later.result is not None
     app.backend.store([later.result])
@@ -352,6 +353,7 @@ def test_a_copy_is_not_run_if_the_other_one_is_to_be_tried_again(
     task_id = f"copy{given_back_after}{came_back}"
     received = delivery(app, "again", task_id=task_id)
     assert app.backend is not None
+    app.conf.worker_deduplicate_successful_tasks = True
     record = run(app, received).result
     assert record is not None
     app.backend.store([record])

@@ -78,6 +78,12 @@ class Connected(Configured):
         return bool(shares is not None and self.backend is not None and shares(self.backend))
 
     @property
+    def looks_back(self) -> bool:
+        """Whether a message that came back is looked up in the results before it runs: where they are kept
+        apart from it, and where ``worker_deduplicate_successful_tasks`` asks for it."""
+        return not self.fused or bool(self.conf.worker_deduplicate_successful_tasks)
+
+    @property
     def tracks_queued(self) -> bool:
         """Whether a publish records that the task is queued (``task_track_queued``)."""
         return tracks_queued(self.conf, self.write_broker.url) and self.fused

@@ -88,7 +88,9 @@ class ResultFormat:
                 meta["parent_id"] = request.parent_id
             if conf.result_extended:
                 meta.update(self._extended(request))
-            if state == states.RETRY:  # by which another copy of the message is known
+            if (
+                state == states.RETRY and self._app.looks_back
+            ):  # by which another copy of the message is known
                 meta["retries"], meta["retried"] = request.retries, clock.now()
         meta["task_id"] = identifier
         ttl = conf.result_expires

@@ -68,7 +68,7 @@ class Runner:
         coordinator: object = app.coordinator
         self.leased = coordinator is not None and coordinator is app.broker
         """Whether the store that others ask about leases is the one that keeps them."""
-        self.lookup_redelivered = not app.fused or bool(app.conf.worker_deduplicate_successful_tasks)
+        self._looks_back = app.looks_back
         self.max_size = app.conf.message_max_size
         self._tells_sent = bool(app.conf.task_send_sent_event)
         self.events: Recorder | None = None
@@ -172,7 +172,7 @@ class Runner:
         if own.deliveries and job.plan.task.reject_on_worker_lost is False:
             return self.refusals.post_mortem(job, own)
         context = job.context
-        if self.lookup_redelivered and (context.redelivered or own.returned is not None):
+        if self._looks_back and (context.redelivered or own.returned is not None):
             meta = self._result_of(context, own)
             if meta is not None:
                 return self._done_before(job, meta)

@@ -112,7 +112,8 @@ class RedisEngine(
             shared = layout._replace(
                 result_prefix=results.prefix, result_db=results.db, tombstone=results.tombstone
             )
-            self.scripts = Scripts(shared)
+            if shared != layout:
+                self.scripts = Scripts(shared)
         other.lease_store = self
         return True
 
