@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from celeriac import Celeriac
 from celeriac.cli.root import run
-from celeriac.contrib.conformance.helpers import pub
+from celeriac.contrib.conformance.helpers import drain, incarnation, pub, pubs
 from celeriac.engines import create
 from celeriac.engines.base import Engine
 from celeriac.engines.postgres import schema
@@ -82,6 +84,42 @@ def test_an_older_schema_is_used_only_after_its_upgrade(
     engine = create(url)
     engine.publish([pub("a")])
     engine.close()
+
+
+def test_an_upgrade_keeps_what_waits(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        schema, "MIGRATIONS", schema.MIGRATIONS[:5]
+    )  # the oldest that today's code can write to
+    with closing(create(url)) as engine:
+        engine.publish([*pubs("abc"), pub("later", delay=0.1), pub("much later", delay=1000)])
+    monkeypatch.undo()
+    with mock.patch.dict(os.environ):
+        assert run(["-b", url, "schema", "upgrade"], Celeriac("upgrade", set_as_current=False)) == 0
+    with closing(create(url)) as engine:
+        consumer = engine.attach(incarnation())
+        found: list[str] = []
+        while len(found) < 4:
+            found += drain(consumer)
+            consumer.wait(["q"], 1.0)
+        assert found == ["a", "b", "c", "later"]
+        assert engine.depth(["q"])["q"].delayed == 1
+        consumer.close()
+
+
+def test_queue_tables_leave_room_for_updates_and_are_vacuumed_early(
+    postgres_server: PostgresServer, url: str
+) -> None:
+    with closing(create(url)) as engine:
+        engine.queues()
+    rows = postgres_server.run(
+        "SELECT c.relname, o.option_name, o.option_value::float8 FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace, pg_options_to_table(c.reloptions) o"
+        " WHERE n.nspname = 'other' AND c.relkind = 'r'"
+    )
+    options: dict[tuple[object, object], Any] = {(table, name): value for table, name, value in rows}
+    assert options["message", "fillfactor"] < 100
+    for table in ("message", "payload", "answer", "waiter", "attempt"):
+        assert options[table, "autovacuum_vacuum_scale_factor"] < 0.2, table  # which is the server's own
 
 
 def test_a_newer_schema_is_refused(postgres_server: PostgresServer, url: str) -> None:

@@ -60,4 +60,6 @@ def columns(parcels: Sequence[Parcel], sign: int, known: Collection[str]) -> tup
 
 def _sparse(values: list[float | None]) -> list[float | None]:
     """The values, or none at all: what is missing counts as NULL, and costs nothing to send and to read."""
-    return values if any(value is not None for value in values) else []
+    if all(value is None for value in values):
+        return []
+    return [None if value is None else float(value) for value in values]  # psycopg sends no mixture with int
