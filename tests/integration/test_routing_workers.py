@@ -158,7 +158,7 @@ def test_celery_s_workers_count_as_consumers(alone: InteropSite) -> None:  # noq
 
     celery = alone.worker("celery", "shared", "-c", "1", "-P", "solo", worker_enable_remote_control=True)
     with Celeriac("watcher", broker=alone.server.url(), set_as_current=False) as app:
-        assert app.broker.consumers(["shared", "nobody"]) == {"shared": 1}
+        alone.await_true(lambda: app.broker.consumers(["shared", "nobody"]) == {"shared": 1})
         app.publisher.watch.patience = 0.0
         app.send_task("interop_tasks.mark", ["x"], queue="shared")
         app.send_task("interop_tasks.mark", ["x"], queue="nobody")

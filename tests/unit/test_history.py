@@ -205,7 +205,8 @@ def test_the_command_explains_one_task(tmp_path: Path, capsys: pytest.CaptureFix
     engine.close()
 
     def run(*arguments: str) -> str:
-        assert root.run(["-b", broker, "history", *arguments]) == 0
+        own = Celeriac("fresh", set_as_current=False)  # no other test's
+        assert root.run(["-b", broker, "history", *arguments], own) == 0
         said = capsys.readouterr()
         return said.out or said.err
 
