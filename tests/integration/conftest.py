@@ -149,8 +149,9 @@ class Site:
             session.alive()
 
     def take_all(self, queue: str = "celery") -> list[bytes]:
-        """Take away what is ready in a queue, in order."""
-        consumer = self.app.broker.attach(Incarnation(uuid.uuid4().hex, 1, 1, slots=100))
+        """Take away what is ready in a queue, in order; without slots, for then nothing that was delivered
+        before is held back for a while."""
+        consumer = self.app.broker.attach(Incarnation(uuid.uuid4().hex, 1, 1, slots=0))
         found: list[bytes] = []
         try:
             while deliveries := consumer.exchange((), [queue], 100).deliveries:
